@@ -1,0 +1,119 @@
+"""The native engine as Python sees it. Only localllm/engines/native.py imports this module."""
+
+from collections.abc import Sequence
+from typing import Any, final
+
+class Error(Exception):
+    """Base of the engine's errors: `code` is the name of an ll_error_code, `offset` a file offset."""
+
+    code: str
+    offset: int
+
+# One class per row of LL_ERRORS in localllm.h.
+class ArgumentError(Error): ...
+class IoError(Error): ...
+class FormatError(Error): ...
+class UnsupportedError(Error): ...
+class MemoryError(Error): ...
+class ContextError(Error): ...
+class CancelledError(Error): ...
+class NumericError(Error): ...
+
+@final
+class Model:
+    """A GGUF file mapped read-only, with its tokenizer. Close it or drop it."""
+
+    def __init__(self, path: str) -> None: ...
+    info: dict[str, Any]
+    """arch, tokenizer, n_layers, n_heads, n_kv_heads, head_dim, dim, ffn_dim, n_vocab, n_ctx_train,
+    n_params, file_bytes, weight_bytes, token_bytes, bos, eos (-1: none), adds_bos."""
+
+    def meta(self, key: str) -> Any:
+        """The value of one metadata key (str, int, float, bool or list), None where absent."""
+    def meta_keys(self) -> list[tuple[str, str, int]]:
+        """Every key with its type's name ("u32", "string", "array[string]" …) and element count."""
+    def tensors(self) -> list[tuple[str, str, tuple[int, ...], int]]:
+        """Every tensor: name, quant, shape in GGUF order, bytes."""
+    def tokenize(self, text: bytes, control: bool = False, add_special: bool = False) -> list[int]:
+        """control: text may become control tokens. add_special: BOS/EOS as the model asks."""
+    def token_bytes(self, id: int, control: bool = False) -> bytes: ...
+    def token_is_end(self, id: int) -> bool: ...
+    def token_is_control(self, id: int) -> bool: ...
+    def find_token(self, text: bytes) -> int: ...
+    def plan(
+        self,
+        *,
+        n_ctx: int = 0,
+        n_sessions: int = 1,
+        n_batch: int = 0,
+        n_logits: int = 1,
+        n_threads: int = 0,
+        kernels: str | None = None,
+    ) -> dict[str, int]:
+        """What an engine would use, in bytes, before anything is allocated: weight_bytes, kv_bytes,
+        scratch_bytes, logits_bytes, tables_bytes; and n_ctx, n_threads it is for."""
+    def close(self) -> None: ...
+
+@final
+class Engine:
+    """A model with threads and a KV pool. One caller at a time; cancel() from anywhere."""
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        n_ctx: int = 0,
+        n_sessions: int = 1,
+        n_batch: int = 0,
+        n_logits: int = 1,
+        n_threads: int = 0,
+        kernels: str | None = None,
+    ) -> None: ...
+    kernels: str
+    n_threads: int
+    n_ctx: int
+    n_batch: int
+    def session(self) -> Session: ...
+    def step(self, rows: Sequence[tuple[Session, Sequence[int], int]]) -> int:
+        """Feeds all or nothing: each entry is a session, its next ids, and how many of the last of
+        these ids keep their logits. Returns the number of logit rows kept. Releases the GIL. A
+        signal that arrives meanwhile cancels the step and raises from its handler."""
+    def logits(self) -> memoryview:
+        """The kept rows of the last step, float32 [n_kept, n_vocab], without a copy. Valid until
+        the next step; an exported view keeps the engine's memory alive."""
+    def sample(
+        self,
+        row: int,
+        recent: Sequence[int],
+        position: int,
+        *,
+        temperature: float,
+        top_k: int,
+        top_p: float,
+        min_p: float,
+        typical_p: float,
+        repeat_penalty: float,
+        frequency_penalty: float,
+        presence_penalty: float,
+        penalty_last_n: int,
+        seed: int,
+        biases: Sequence[tuple[int, float]] = (),
+    ) -> int:
+        """Draws the token for `position` from kept logits row `row` (see ll_sample)."""
+    def cancel(self) -> None: ...
+    def close(self) -> None: ...
+
+@final
+class Session:
+    """One timeline of tokens inside an engine; keeps the engine alive."""
+
+    n_tokens: int
+    def truncate(self, n_tokens: int) -> int:
+        """Drops tokens from the end; returns the number left, which may be lower than asked."""
+    def close(self) -> None: ...
+
+def machine() -> dict[str, Any]:
+    """n_cores (usable: affinity and cgroup quota) and kernels (names, best first)."""
+
+def read_rate(n_bytes: int, n_threads: int, seconds: float) -> float:
+    """Bytes per second that n_threads threads read from memory."""

@@ -1,0 +1,28 @@
+/* system: everything that differs from one operating system to the next, in one file a system
+ * (system_linux.c, system_macos.c). Another system is one more file.
+ */
+#ifndef LL_BASE_SYSTEM_H
+#define LL_BASE_SYSTEM_H
+
+#include "base/error.h"
+
+/* Maps a whole file read-only and shared. An empty file maps to NULL with *n_bytes = 0. */
+bool system_map_file(const char *path, const void **data, size_t *n_bytes, ll_error *err);
+void system_unmap(const void *data, size_t n_bytes);
+
+/* Zeroed, page-aligned memory that costs nothing until touched. NULL: refused. */
+void *system_reserve(size_t n_bytes);
+void system_release(void *memory, size_t n_bytes);
+/* Gives the pages back; the range reads as zero afterwards. Page-aligned. */
+void system_forget(void *memory, size_t n_bytes);
+
+/* Cores this process may use: the smaller of its affinity and its cgroup quota, at least 1. */
+uint32_t system_usable_cores(void);
+
+/* Sleeps until *word differs from `value` or somebody wakes it; may return early. */
+void system_wait(const uint32_t *word, uint32_t value);
+void system_wake_all(const uint32_t *word);
+
+double system_seconds(void); /* monotonic */
+
+#endif

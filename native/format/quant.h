@@ -1,0 +1,44 @@
+/* quant: the table of stored weight formats, one row a format.
+ *
+ * A row gives the block's size, what kind of activations its dot takes, and the scalar truth:
+ * dequantize and dot. Every kernel on every instruction set returns the bits of `dot`.
+ */
+#ifndef LL_FORMAT_QUANT_H
+#define LL_FORMAT_QUANT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "format/acts.h"
+
+/* Order is ours; ggml's number is in the row. */
+typedef enum quant {
+    QUANT_F32, QUANT_F16, QUANT_BF16,
+    QUANT_Q4_0, QUANT_Q4_1, QUANT_Q5_0, QUANT_Q5_1, QUANT_Q8_0, QUANT_IQ4_NL, QUANT_MXFP4,
+    QUANT_Q2_K, QUANT_Q3_K, QUANT_Q4_K, QUANT_Q5_K, QUANT_Q6_K, QUANT_IQ4_XS,
+    QUANT_COUNT
+} quant;
+
+typedef struct quant_traits {
+    const char *name;
+    uint32_t ggml_id;
+    uint32_t block_dim;   /* values per block */
+    uint32_t block_bytes;
+    acts_kind acts;       /* the activations its dot takes */
+    /* n values (a multiple of block_dim) from n/block_dim blocks; equals gguf's bits. */
+    void (*dequantize)(const void *blocks, float *out, size_t n);
+    /* One row of n weights with column `col` of a; the truth every kernel must match bit for bit. */
+    float (*dot)(const void *row, const acts *a, size_t col);
+} quant_traits;
+
+extern const quant_traits quant_table[QUANT_COUNT];
+
+/* The quant with ggml's number, or NULL where this engine has none. */
+const quant_traits *quant_find(uint32_t ggml_id);
+
+static inline size_t quant_row_bytes(const quant_traits *q, size_t n) {
+    return n / q->block_dim * q->block_bytes;
+}
+
+#endif

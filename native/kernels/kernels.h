@@ -1,0 +1,98 @@
+/* kernels: the hot loops of one instruction set as a struct, and the ordered list of them.
+ *
+ * Kernels know quants, activations and plain arrays; never a model. Every function returns the
+ * bits of the scalar truth in format/ and base/exact for all shapes it accepts. The functions of
+ * one struct may be called from many threads at once; scratch belongs to the calling thread.
+ */
+#ifndef LL_KERNELS_KERNELS_H
+#define LL_KERNELS_KERNELS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "format/acts.h"
+#include "format/quant.h"
+
+enum {
+    KERNELS_SCRATCH_BYTES = 512 * 1024, /* per thread, 64-byte aligned, for unpacked panels */
+    KERNELS_CHUNK = 64,                 /* positions of one attention chunk = one KV block */
+};
+
+/* y[c * y_stride + r] = dot(row r, column c) for r in [0, n_rows), c in [col0, col0 + n_cols);
+ * `rows` points at the first row, rows are row_bytes apart, y at column col0, row 0. */
+typedef void matmul_kernel(const void *rows, size_t row_bytes, size_t n_rows, const acts *a,
+                           size_t col0, size_t n_cols, float *y, size_t y_stride, void *scratch);
+
+/* One chunk of keys and values of one KV head: at most KERNELS_CHUNK positions, F16.
+ *   k [head_dim][KERNELS_CHUNK]   v [KERNELS_CHUNK][head_dim] */
+typedef struct attend_chunk {
+    const uint16_t *k;
+    const uint16_t *v;
+    size_t head_dim; /* a multiple of 8 */
+} attend_chunk;
+
+/* The running result of one query row: maximum, sum of exponentials, weighted values. */
+typedef struct attend_state {
+    float m;
+    float l;
+    float *o; /* [head_dim] */
+} attend_state;
+
+typedef struct kernels {
+    const char *name;
+    bool (*is_available)(void);
+
+    /* One for each quant; NULL where this instruction set has none (see kernels_matmul). */
+    matmul_kernel *matmul[QUANT_COUNT];
+
+    /* acts_quantize of format/acts.h */
+    void (*quantize)(acts *a, size_t col, const float *x);
+
+    /* exact_rms_norm of base/exact.h */
+    void (*rms_norm)(const float *x, const float *weight, float eps, float *y, size_t n);
+
+    /* y[i] = x[i] + y[i] */
+    void (*add)(const float *x, float *y, size_t n);
+
+    /* y[i] = exact_silu(gate[i]) * up[i];  exact_gelu likewise. y may be gate. */
+    void (*silu_mul)(const float *gate, const float *up, float *y, size_t n);
+    void (*gelu_mul)(const float *gate, const float *up, float *y, size_t n);
+
+    /* f32 -> f16, round to nearest even */
+    void (*to_f16)(const float *x, uint16_t *y, size_t n);
+
+    /* Attention of n_rows query rows over one chunk. Row r sees the positions [first[r], last[r])
+     * of the chunk, a range that is never empty. For each row, with j over its visible positions
+     * in ascending order and lanes j mod 16:
+     *   s_j = (fmaf chain over d ascending of q[d] * k[d][j], from 0) * scale
+     *   m = max s_j;  p_j = exact_exp(s_j - m);  l = tree16 of lane sums of p_j
+     *   o[d] = fmaf(p_j, v[j][d], o[d]) from 0
+     * q is [n_rows] rows q_stride floats apart; writes state[r] (m, l, and o's head_dim values). */
+    void (*attend)(const attend_chunk *chunk, const float *q, size_t q_stride, size_t n_rows,
+                   float scale, const uint8_t *first, const uint8_t *last, attend_state *state,
+                   void *scratch);
+
+    /* into = merge(into, from), both non-empty, from being the later chunk:
+     *   m' = max(m, m_c), a = exp(m - m'), b = exp(m_c - m'), l = fmaf(l_c, b, l * a),
+     *   o[d] = fmaf(o_c[d], b, o[d] * a) */
+    void (*attend_merge)(attend_state *into, const attend_state *from, size_t head_dim);
+} kernels;
+
+extern const kernels kernels_scalar;
+#if defined(__x86_64__)
+extern const kernels kernels_avx2;
+extern const kernels kernels_avx512;
+#endif
+
+/* The kernels of that name, or NULL where the name is unknown or the processor lacks the
+ * instructions. A NULL name asks for the best available. */
+const kernels *kernels_find(const char *name);
+
+/* k's kernel for a quant, the scalar one where k has none. */
+matmul_kernel *kernels_matmul(const kernels *k, quant q);
+
+/* All compiled-in kernels, best first, NULL-terminated; also those the processor lacks. */
+extern const kernels *const kernels_list[];
+
+#endif

@@ -1,0 +1,208 @@
+/* localllm.h: the whole C interface of the engine.
+ *
+ * A model is one GGUF file mapped read-only. An engine runs one model with its threads and its KV
+ * pool. A session is one timeline of tokens inside an engine. One step feeds rows (tokens) of any
+ * number of sessions at once and leaves the logits of the rows that asked for them.
+ *
+ * Every function that can fail returns false or NULL and fills the ll_error it was given. Nothing
+ * prints, exits or aborts. Close functions accept NULL. An engine has one caller at a time;
+ * ll_engine_cancel alone may be called from another thread or a signal handler.
+ */
+#ifndef LOCALLLM_H
+#define LOCALLLM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* ---- errors -------------------------------------------------------------------------------- */
+
+/* One list feeds the codes, their names and the Python exception classes. */
+#define LL_ERRORS(X)                                                                               \
+    X(ARGUMENT, "argument")       /* the caller passed something out of range */                   \
+    X(IO, "io")                   /* the operating system refused a file operation */              \
+    X(FORMAT, "format")           /* a file breaks its format's rules */                           \
+    X(UNSUPPORTED, "unsupported") /* a valid file asks for what this engine does not have */       \
+    X(MEMORY, "memory")           /* an allocation was refused */                                  \
+    X(CONTEXT, "context")         /* a session or the KV pool is full; nothing was changed */      \
+    X(CANCELLED, "cancelled")     /* ll_engine_cancel was called; nothing was changed */           \
+    X(NUMERIC, "numeric")         /* a value that is not finite appeared; names the layer */
+
+typedef enum ll_error_code {
+    LL_OK = 0,
+#define X(name, text) LL_ERR_##name,
+    LL_ERRORS(X)
+#undef X
+} ll_error_code;
+
+typedef struct ll_error {
+    ll_error_code code;
+    uint64_t offset; /* byte offset in the file for FORMAT errors of a file, else 0 */
+    char message[512];
+} ll_error;
+
+const char *ll_error_name(ll_error_code code);
+
+/* ---- model --------------------------------------------------------------------------------- */
+
+typedef struct ll_model ll_model;
+
+/* Sizes in the field's terms; every count is at least 1 unless said otherwise. */
+typedef struct ll_model_info {
+    const char *arch;        /* general.architecture */
+    const char *tokenizer;   /* tokenizer.ggml.model */
+    uint32_t n_layers, n_heads, n_kv_heads, head_dim, dim, ffn_dim, n_vocab;
+    uint32_t n_ctx_train;    /* the model's own context length */
+    uint64_t n_params;
+    uint64_t file_bytes;
+    uint64_t weight_bytes;   /* bytes of all tensors */
+    uint64_t token_bytes;    /* bytes of weights read to compute one token with logits */
+} ll_model_info;
+
+ll_model *ll_model_open(const char *path, ll_error *err);
+void ll_model_close(ll_model *m);
+const ll_model_info *ll_model_get_info(const ll_model *m);
+
+/* One metadata entry of the file, or one tensor. Strings are borrowed from the mapping and are NOT
+ * NUL-terminated. */
+typedef struct ll_string { const char *data; size_t n_bytes; } ll_string;
+
+typedef enum ll_value_type { /* GGUF's own numbering */
+    LL_VALUE_U8, LL_VALUE_I8, LL_VALUE_U16, LL_VALUE_I16, LL_VALUE_U32, LL_VALUE_I32,
+    LL_VALUE_F32, LL_VALUE_BOOL, LL_VALUE_STRING, LL_VALUE_ARRAY, LL_VALUE_U64, LL_VALUE_I64,
+    LL_VALUE_F64
+} ll_value_type;
+
+typedef struct ll_meta {
+    ll_string key;
+    ll_value_type type;         /* of the value; LL_VALUE_ARRAY has element_type and n_elements */
+    ll_value_type element_type; /* of the elements when type is LL_VALUE_ARRAY */
+    uint64_t n_elements;        /* 1 unless an array */
+    const uint8_t *data;        /* unaligned little-endian value; a string's u64 length first */
+    size_t n_bytes;             /* bytes of data inside the file */
+} ll_meta;
+
+typedef struct ll_tensor_info {
+    ll_string name;
+    const char *quant;   /* "Q4_K", … */
+    uint32_t n_dims;
+    uint64_t shape[4];   /* GGUF order: shape[0] is the row length */
+    uint64_t n_bytes;
+} ll_tensor_info;
+
+uint64_t ll_model_n_meta(const ll_model *m);
+void ll_model_get_meta(const ll_model *m, uint64_t i, ll_meta *out);
+uint64_t ll_model_n_tensors(const ll_model *m);
+void ll_model_get_tensor(const ll_model *m, uint64_t i, ll_tensor_info *out);
+
+/* ---- text ---------------------------------------------------------------------------------- */
+
+/* Which tokens text may become. USER text never becomes a control token. */
+typedef enum ll_parse { LL_PARSE_USER, LL_PARSE_CONTROL } ll_parse;
+
+/* Writes at most `capacity` ids and sets *n_ids to the number the text has (call again with room
+ * if larger). add_special adds BOS/EOS where the model's own metadata asks for them. */
+bool ll_tokenize(const ll_model *m, const char *text, size_t n_bytes, ll_parse parse,
+                 bool add_special, int32_t *ids, size_t capacity, size_t *n_ids, ll_error *err);
+
+/* Bytes of one token, not NUL-terminated; may be part of a UTF-8 character. Control tokens have
+ * no bytes unless `control` is true. Writes at most `capacity` bytes, returns the full length,
+ * or -1 for an id outside the vocabulary. */
+int32_t ll_token_bytes(const ll_model *m, int32_t id, bool control, char *out, size_t capacity);
+
+bool ll_token_is_end(const ll_model *m, int32_t id);     /* ends the answer */
+bool ll_token_is_control(const ll_model *m, int32_t id);
+int32_t ll_model_find_token(const ll_model *m, const char *text, size_t n_bytes); /* -1: none */
+bool ll_model_adds_bos(const ll_model *m);
+int32_t ll_model_bos(const ll_model *m); /* -1: none */
+int32_t ll_model_eos(const ll_model *m); /* -1: none */
+
+/* ---- engine -------------------------------------------------------------------------------- */
+
+typedef struct ll_engine ll_engine;
+typedef struct ll_session ll_session;
+
+typedef struct ll_engine_options {
+    uint32_t n_ctx;        /* positions per session; 0: the model's own */
+    uint32_t n_sessions;   /* sessions the KV pool has room for; 0: 1 */
+    uint32_t n_batch;      /* rows per step; 0: 512 */
+    uint32_t n_logits;     /* rows per step whose logits are kept; 0: 1 */
+    uint32_t n_threads;    /* 0: usable cores */
+    const char *kernels;   /* "scalar", "avx2", "avx512"; NULL: $LOCALLLM_KERNELS, else the best */
+} ll_engine_options;
+
+/* What an engine will use, before anything is allocated. The allocator reads the same numbers. */
+typedef struct ll_memory {
+    uint64_t weight_bytes;  /* file-backed, shared, evictable */
+    uint64_t kv_bytes;      /* reserved; touched only as positions are used */
+    uint64_t scratch_bytes; /* activations and per-thread panels */
+    uint64_t logits_bytes;
+    uint64_t tables_bytes;  /* plan, tokenizer, block tables */
+    uint32_t n_ctx;         /* the context these numbers are for */
+    uint32_t n_threads;
+} ll_memory;
+
+bool ll_engine_plan(const ll_model *m, const ll_engine_options *options, ll_memory *out,
+                    ll_error *err);
+ll_engine *ll_engine_open(const ll_model *m, const ll_engine_options *options, ll_error *err);
+void ll_engine_close(ll_engine *e);
+const char *ll_engine_kernels(const ll_engine *e);
+uint32_t ll_engine_n_threads(const ll_engine *e);
+
+ll_session *ll_session_open(ll_engine *e, ll_error *err);
+void ll_session_close(ll_session *s);
+uint32_t ll_session_n_tokens(const ll_session *s);
+/* Drops tokens from the end until at most n_tokens are left; returns the number left. */
+uint32_t ll_session_truncate(ll_session *s, uint32_t n_tokens);
+
+/* One row of a step: a token appended to a session. Rows of one session are in order. */
+typedef struct ll_row {
+    ll_session *session;
+    int32_t id;
+    bool logits; /* keep this row's logits */
+} ll_row;
+
+/* Feeds all rows or none. The kept logits are [n kept, n_vocab] float, in row order, valid until
+ * the next step of this engine. */
+bool ll_engine_step(ll_engine *e, const ll_row *rows, size_t n_rows, ll_error *err);
+const float *ll_engine_logits(const ll_engine *e, size_t *n_kept);
+
+/* Makes the running step (or the next one, if none is running) fail with LL_ERR_CANCELLED. */
+void ll_engine_cancel(ll_engine *e);
+void ll_engine_clear_cancel(ll_engine *e);
+
+/* ---- sampler ------------------------------------------------------------------------------- */
+
+typedef struct ll_logit_bias { int32_t id; float bias; } ll_logit_bias;
+
+typedef struct ll_sampling {
+    float temperature;        /* 0: greedy */
+    int32_t top_k;            /* 0: off */
+    float top_p, min_p, typical_p;              /* 1, 0, 1: off */
+    float repeat_penalty;                       /* 1: off */
+    float frequency_penalty, presence_penalty;  /* 0: off */
+    uint32_t penalty_last_n;  /* how many of the latest tokens the penalties see */
+    uint64_t seed;
+    const ll_logit_bias *biases;
+    size_t n_biases;
+} ll_sampling;
+
+/* Draws the token for `position` from logits [n_vocab]; the draw depends on (seed, position)
+ * alone. `recent` holds the latest tokens, oldest first. Scratch is n_vocab * 8 bytes supplied by
+ * the caller. Fails with LL_ERR_NUMERIC when no logit is finite. */
+bool ll_sample(const ll_sampling *s, const float *logits, uint32_t n_vocab, const int32_t *recent,
+               size_t n_recent, uint64_t position, void *scratch, int32_t *id, ll_error *err);
+
+/* ---- machine ------------------------------------------------------------------------------- */
+
+typedef struct ll_machine {
+    uint32_t n_cores;         /* usable: affinity and cgroup quota */
+    const char *kernels[8];   /* names of the kernels this processor runs, best first; NULL ends */
+} ll_machine;
+
+void ll_machine_get(ll_machine *out);
+
+/* Reads `n_bytes` with `n_threads` threads until `seconds` passed; returns bytes per second. */
+double ll_machine_read_rate(size_t n_bytes, uint32_t n_threads, double seconds);
+
+#endif
