@@ -46,6 +46,10 @@ class InterruptedByUserError(LocalLLMError):
     """Generation was cancelled."""
 
 
+class DeadlineError(LocalLLMError):
+    """The time the user allowed has passed."""
+
+
 class EngineError(LocalLLMError):
     """The engine met a value that is not finite, or failed in a way no other class names."""
 

@@ -148,6 +148,8 @@ ll_engine *ll_engine_open(const ll_model *m, const ll_engine_options *options, l
 void ll_engine_close(ll_engine *e);
 const char *ll_engine_kernels(const ll_engine *e);
 uint32_t ll_engine_n_threads(const ll_engine *e);
+uint32_t ll_engine_n_ctx(const ll_engine *e);
+uint32_t ll_engine_n_batch(const ll_engine *e);
 
 ll_session *ll_session_open(ll_engine *e, ll_error *err);
 void ll_session_close(ll_session *s);
@@ -169,7 +171,11 @@ const float *ll_engine_logits(const ll_engine *e, size_t *n_kept);
 
 /* Makes the running step (or the next one, if none is running) fail with LL_ERR_CANCELLED. */
 void ll_engine_cancel(ll_engine *e);
-void ll_engine_clear_cancel(ll_engine *e);
+
+/* Lets the caller look around during a long step: the thread that called ll_engine_step calls
+ * poll(arg) some tens of milliseconds apart; true cancels the step. NULL: none. */
+typedef bool ll_poll(void *arg);
+void ll_engine_set_poll(ll_engine *e, ll_poll *poll, void *arg);
 
 /* ---- sampler ------------------------------------------------------------------------------- */
 

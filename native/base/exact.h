@@ -15,7 +15,7 @@ uint16_t exact_f32_to_f16(float x); /* round to nearest even, subnormals kept */
 float exact_bf16_to_f32(uint16_t h);
 uint16_t exact_f32_to_bf16(float x);
 
-/* e^x for x <= 88; 0 below -87. Relative error at most 2.5e-7. */
+/* e^x for x <= 88; 0 below -87. Relative error below 1e-7. */
 float exact_exp(float x);
 /* 1 / (1 + e^-x), computed from e^-|x|. */
 float exact_sigmoid(float x);

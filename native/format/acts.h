@@ -41,7 +41,8 @@ size_t acts_bytes(acts_kind kind, size_t n, size_t n_cols);
 void acts_place(acts *a, acts_kind kind, size_t n, size_t n_cols, void *memory);
 
 /* The scalar truth: rounds the n values of x into column `col`. Scale d = amax / 127,
- * q = round to nearest even of x * (127 / amax); amax < 1e-30 is a zero block with d = 0. */
+ * q = round to nearest even of x * (127 / amax); amax < 1e-30 is a zero block with d = 0. A block
+ * that holds a value that is not finite gets d = NaN and q = 0, so the fault shows downstream. */
 void acts_quantize(acts *a, size_t col, const float *x);
 
 #endif

@@ -19,7 +19,7 @@ typedef struct gguf_tensor {
     uint64_t shape[4];         /* innermost first; unused dimensions are 1 */
     uint64_t offset;           /* of the first byte, from the start of the file */
     uint64_t n_bytes;          /* 0 where quant is NULL */
-    const void *data;          /* NULL where only a header was given */
+    const void *data;          /* NULL where it was not given or quant is NULL */
 } gguf_tensor;
 
 typedef struct gguf gguf;
@@ -28,14 +28,15 @@ typedef struct gguf gguf;
 gguf *gguf_open(const char *path, ll_error *err);
 
 /* Checks a header held in memory (not copied: it must outlive the gguf) of a file that is
- * file_bytes long. Tensors whose bytes lie beyond header_bytes get no data. */
+ * file_bytes long. Tensors whose bytes lie beyond header_bytes get no data. ARGUMENT where what
+ * was given ends within the header: the file may be sound, more of it is needed. */
 gguf *gguf_parse(const void *header, size_t header_bytes, uint64_t file_bytes, ll_error *err);
 
 void gguf_close(gguf *g);
 
 uint64_t gguf_file_bytes(const gguf *g);
 uint64_t gguf_n_meta(const gguf *g);
-const ll_meta *gguf_meta(const gguf *g, uint64_t i);
+const ll_meta *gguf_meta(const gguf *g, uint64_t i); /* NULL from n_meta on */
 uint64_t gguf_n_tensors(const gguf *g);
 const gguf_tensor *gguf_tensors(const gguf *g); /* [n_tensors] */
 
@@ -59,7 +60,8 @@ bool gguf_read_bool_at(const gguf *g, const char *key, uint64_t i, bool *out, ll
 /* A walk over an array of strings: start with *cursor = array->data, call once per element. */
 ll_string gguf_next_string(const uint8_t **cursor);
 
-/* Unaligned little-endian element i of a numeric array. */
+/* Unaligned little-endian element i of an array of any numeric type, i32 clamped to its range; 0
+ * beyond the array's end or where it holds no numbers. */
 float gguf_f32_at(const ll_meta *array, uint64_t i);
 int32_t gguf_i32_at(const ll_meta *array, uint64_t i);
 

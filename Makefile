@@ -1,0 +1,59 @@
+# localllm: the development commands. `make` alone lists them.
+
+PYTHON ?= python3
+VENV    = .venv
+BIN     = $(VENV)/bin
+BUILD   = build
+JOBS   ?= $(shell nproc 2>/dev/null || echo 2)
+
+SOURCES   = CMakeLists.txt pyproject.toml $(shell find native -name '*.[ch]')
+INTERNALS = $(BUILD)/internals/liblocalllm_internals.so
+C_FILES   = $(shell find native tests bench -name '*.[ch]' -not -name 'unicode_tables.h')
+
+.PHONY: help run test lint format asan bench clean
+.DEFAULT_GOAL := help
+
+help: ## list these targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+run: $(VENV)/installed ## build, pull a small model and answer a question
+	$(BIN)/localllm run smollm2:135m 'What is the capital of France?'
+
+test: $(VENV)/installed $(INTERNALS) ## build and pass every test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed ## formatting, style and types, warnings as errors
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(C_FILES)
+	cmake -S . -B $(BUILD)/lint -DLOCALLLM_INTERNALS=ON -DLOCALLLM_WERROR=ON >/dev/null
+	cmake --build $(BUILD)/lint -j $(JOBS)
+
+format: $(VENV)/installed ## rewrite all sources in the house style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(C_FILES)
+
+asan: $(VENV)/installed ## the reader and the engine under the address and undefined sanitizers
+	cmake -S . -B $(BUILD)/asan -DLOCALLLM_INTERNALS=ON -DLOCALLLM_SANITIZE=ON >/dev/null
+	cmake --build $(BUILD)/asan -j $(JOBS)
+	$(BIN)/python tests/gguf_files.py $(BUILD)/asan/seed.gguf
+	$(BUILD)/asan/gguf_fuzz $(BUILD)/asan/seed.gguf 100000 1
+
+bench: $(VENV)/installed ## ours and llama-cpp-python, interleaved; writes bench/results/
+	$(BIN)/python bench/run.py
+
+clean: ## remove everything that was built
+	rm -rf $(VENV) $(BUILD)
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: $(VENV)/bin/python $(SOURCES)
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+$(INTERNALS): $(SOURCES)
+	cmake -S . -B $(BUILD)/internals -DLOCALLLM_INTERNALS=ON >/dev/null
+	cmake --build $(BUILD)/internals -j $(JOBS)

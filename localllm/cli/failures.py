@@ -1,0 +1,74 @@
+"""One table: what went wrong, and the exit code scripts see.
+
+Every error a user can cause is a class of localllm/errors.py with its own sentence and hint. An
+OSError speaks for itself (what, which file). Anything else is a defect of ours: one sentence, and
+how to see the traceback.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import traceback
+
+from localllm import errors
+from localllm.cli import console
+
+# The most derived class that is in the table decides.
+EXIT_CODES: dict[type[BaseException], int] = {
+    errors.LocalLLMError: 1,
+    errors.EngineError: 1,
+    errors.TemplateError: 1,
+    errors.UsageError: 2,
+    errors.ModelNotFoundError: 3,
+    errors.AccessError: 4,
+    errors.NetworkError: 5,
+    errors.IntegrityError: 6,
+    errors.DoesNotFitError: 7,
+    MemoryError: 7,
+    errors.ContextFullError: 8,
+    errors.DeadlineError: 124,
+    errors.InterruptedByUserError: 130,
+    KeyboardInterrupt: 130,
+    BrokenPipeError: 141,
+    OSError: 1,
+    Exception: 1,
+}
+
+# The reader left, or the user stopped it: both know already.
+SILENT = (BrokenPipeError, KeyboardInterrupt, errors.InterruptedByUserError)
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def exit_code(error: BaseException) -> int:
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
+        return EXIT_CODES[errors.DoesNotFitError]
+    return next(EXIT_CODES[kind] for kind in type(error).__mro__ if kind in EXIT_CODES)
+
+
+def describe(error: BaseException) -> tuple[str, str | None]:
+    """The sentence and the hint that are printed for an error."""
+    if isinstance(error, errors.LocalLLMError):
+        return str(error), error.hint
+    if isinstance(error, MemoryError):
+        return "the machine has no memory left for this", None
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{os.fspath(error.filename)!r}: " if error.filename is not None else ""
+        return f"{where}{error.strerror}", None
+    return (
+        f"an unexpected {type(error).__name__}: {error}",
+        "set LOCALLLM_TRACEBACK=1 and run it again to see where",
+    )
+
+
+def report(error: BaseException) -> int:
+    """Prints the sentence and the hint, and returns the exit code."""
+    code = exit_code(error)
+    if isinstance(error, BrokenPipeError):
+        console.abandon_stdout()
+    if os.environ.get("LOCALLLM_TRACEBACK") == "1":
+        console.note("".join(traceback.format_exception(error)).rstrip("\n"))
+    if not isinstance(error, SILENT):
+        console.error(*describe(error))
+    return code

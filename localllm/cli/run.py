@@ -1,0 +1,368 @@
+"""`run`: a prompt is answered, or a conversation held, with one model.
+
+Three shapes: a prompt in the arguments, text on stdin, and neither on a terminal, which is the
+interactive prompt of chat.py. Whatever does not apply to the model at hand is said and ends the
+run; nothing that was asked for is ignored.
+"""
+
+from __future__ import annotations
+
+import enum
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from localllm import store
+from localllm.cli import console, prompting
+from localllm.cli.flags import Json, Offline, Quiet
+from localllm.errors import ContextFullError, DeadlineError, UsageError
+from localllm.sampling import settled
+from localllm.units import parse_bytes, parse_count
+
+if TYPE_CHECKING:
+    from localllm.cli.prompting import Ask
+    from localllm.generate import PrefillProgress
+    from localllm.model import Answer, Model
+
+
+class Part(enum.StrEnum):
+    head = "head"
+    middle = "middle"
+    tail = "tail"
+
+
+class Switch(enum.StrEnum):
+    on = "on"
+    off = "off"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the flags of one run ask for."""
+
+    name: str
+    system: str | None
+    given: dict[str, Any]  # sampling settings, None where not given
+    max_tokens: int | None
+    stop: Sequence[str]
+    raw: bool
+    think: bool | None
+    truncate: Part | None
+    strict: bool
+    json: bool
+    quiet: bool
+    verbose: bool
+
+
+def option(*names: str, help: str, variable: str | None = None, **settings: Any) -> Any:
+    """An option with its LOCALLLM_… variable, named after the long form unless said otherwise."""
+    long = next(name for name in names if name.startswith("--"))
+    stem = variable or long.strip("-").replace("-", "_").upper()
+    return typer.Option(*names, envvar=f"LOCALLLM_{stem}", help=help, **settings)
+
+
+COUNT = {"parser": parse_count, "metavar": "N"}
+BYTES = {"parser": parse_bytes, "metavar": "SIZE"}
+
+
+def command(
+    name: Annotated[str, typer.Argument(metavar="MODEL", help="A name, an address or a file.")],
+    prompt: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[PROMPT]...", help="What to ask; {} is where stdin goes, - is it."),
+    ] = None,
+    system: Annotated[
+        str | None, option("-s", "--system", help="The system message of the conversation.")
+    ] = None,
+    file: Annotated[
+        list[str] | None, option("-f", "--file", help="A text to put behind the prompt.")
+    ] = None,
+    max_tokens: Annotated[
+        int | None, option("-n", "--max-tokens", help="End the answer after N tokens.", **COUNT)
+    ] = None,
+    ctx: Annotated[int | None, option("-c", "--ctx", help="Tokens of context.", **COUNT)] = None,
+    threads: Annotated[
+        int | None, option("-t", "--threads", help="Threads; default: usable cores.", **COUNT)
+    ] = None,
+    temperature: Annotated[
+        float | None, option("--temp", help="Temperature; 0 takes the likeliest token.")
+    ] = None,
+    top_k: Annotated[int | None, option("--top-k", help="Draw from the K likeliest.")] = None,
+    top_p: Annotated[float | None, option("--top-p", help="Draw from this probability.")] = None,
+    min_p: Annotated[
+        float | None, option("--min-p", help="Drop what is this much less likely than the best.")
+    ] = None,
+    typical_p: Annotated[float | None, option("--typical-p", help="Typical sampling.")] = None,
+    repeat_penalty: Annotated[
+        float | None, option("--repeat-penalty", help="Divide the logits of recent tokens.")
+    ] = None,
+    frequency_penalty: Annotated[
+        float | None, option("--frequency-penalty", help="Subtract per recent occurrence.")
+    ] = None,
+    presence_penalty: Annotated[
+        float | None, option("--presence-penalty", help="Subtract where it occurred recently.")
+    ] = None,
+    seed: Annotated[int | None, option("--seed", help="Same seed, same text.")] = None,
+    stop: Annotated[
+        list[str] | None, option("--stop", help="End the answer before this text; repeatable.")
+    ] = None,
+    budget: Annotated[
+        int | None, option("--budget", help="Memory the process may use, as 2G.", **BYTES)
+    ] = None,
+    raw: Annotated[bool, option("--raw", help="Leave out the model's chat template.")] = False,
+    think: Annotated[
+        Switch | None, option("--think", help="Let the model reason first, or not.")
+    ] = None,
+    truncate: Annotated[
+        Part | None,
+        option("--truncate", help="Leave out this part of a text that is too long."),
+    ] = None,
+    strict: Annotated[
+        bool, option("--strict", help="Exit with 8 when --max-tokens cut the answer.")
+    ] = False,
+    deadline: Annotated[
+        float | None, option("--deadline", help="Stop after this many seconds, with exit 124.")
+    ] = None,
+    kernels: Annotated[
+        str | None, option("--kernels", help="Force kernels: scalar, avx2 or avx512.")
+    ] = None,
+    no_stdin: Annotated[bool, option("--no-stdin", help="Do not read stdin.")] = False,
+    no_pull: Annotated[bool, option("--no-pull", help="Do not fetch a missing model.")] = False,
+    offline: Offline = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Annotated[bool, option("-v", "--verbose", help="Tell the timings.")] = False,
+) -> None:
+    """Answers a prompt, or talks in the terminal.
+
+    The prompt is the arguments, a blank line, and what is piped in. With neither, on a terminal,
+    a conversation begins.
+    """
+    if deadline is not None:
+        set_deadline(deadline)
+    request = Request(
+        name=name,
+        system=system,
+        given={
+            "temperature": temperature,
+            "top_k": top_k,
+            "top_p": top_p,
+            "min_p": min_p,
+            "typical_p": typical_p,
+            "repeat_penalty": repeat_penalty,
+            "frequency_penalty": frequency_penalty,
+            "presence_penalty": presence_penalty,
+            "seed": seed,
+        },
+        max_tokens=max_tokens,
+        stop=stop or (),
+        raw=raw,
+        think=None if think is None else think is Switch.on,
+        truncate=truncate,
+        strict=strict,
+        json=json,
+        quiet=quiet,
+        verbose=verbose,
+    )
+    check(request)
+    arguments, files = prompt or [], file or []
+    conversation = prompting.wants_conversation(arguments, files, no_stdin)
+    if conversation:
+        check_conversation(request)
+    ask = None if conversation else prompting.compose(arguments, files, no_stdin, quiet)
+    started = time.perf_counter()
+    path = store.resolve(
+        name, pull=not no_pull, offline=offline, progress=console.progress(quiet)
+    )
+    from localllm.model import open_path
+
+    with open_path(path, ctx=ctx, threads=threads, budget=budget, kernels=kernels) as model:
+        note_context(model, ctx, request)
+        if ask is None:
+            from localllm.cli import chat
+
+            chat.talk(model, request)
+        else:
+            respond(model, request, ask, time.perf_counter() - started)
+
+
+def check(request: Request) -> None:
+    """What can be refused before a model is opened."""
+    settled(request.given, lambda key: None)
+    if request.max_tokens is not None and request.max_tokens < 1:
+        raise UsageError(f"--max-tokens is {request.max_tokens}, but must be at least 1")
+    if "" in request.stop:
+        raise UsageError("--stop needs a text that is not empty")
+    if request.raw and request.system is not None:
+        raise UsageError("--system needs the chat template, which --raw leaves out")
+    if request.raw and request.think is not None:
+        raise UsageError("--think needs the chat template, which --raw leaves out")
+
+
+def check_conversation(request: Request) -> None:
+    import sys
+
+    if request.json:
+        raise UsageError("--json needs a prompt", "localllm run MODEL --json 'a question'")
+    if not sys.stdout.isatty():
+        raise UsageError("there is no prompt, and no terminal on stdout to talk in")
+    if request.truncate is not None:
+        raise UsageError("--truncate needs a prompt; a conversation keeps all of its text")
+
+
+def set_deadline(seconds: float) -> None:
+    if not 0 < seconds < 1e8:
+        raise UsageError(f"--deadline is {seconds:g}, but must be a positive number of seconds")
+
+    def pass_deadline(signal_number: int, frame: object) -> NoReturn:
+        raise DeadlineError(f"the deadline of {seconds:g} s has passed")
+
+    signal.signal(signal.SIGALRM, pass_deadline)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
+def note_context(model: Model, asked: int | None, request: Request) -> None:
+    own = int(model.file.info["n_ctx_train"])
+    if asked is None and model.engine.n_ctx < own:
+        limit = model.verdict.limit
+        note(request, f"a context of {model.engine.n_ctx} of {own} fits in {limit and limit.name}")
+
+
+def note(request: Request, text: str) -> None:
+    """A line for somebody who watches; scripts never see it."""
+    import sys
+
+    if not request.quiet and console.is_terminal(sys.stderr):
+        console.note(text)
+
+
+def respond(model: Model, request: Request, ask: Ask, load_seconds: float) -> None:
+    from localllm.cli.answer import HOW_IT_ENDED, PrefillMeter, describe, stream
+
+    meter = PrefillMeter(request.quiet)
+    answer = begin(model, request, fit(model, request, ask), meter)
+    if request.json:
+        text = "".join(answer)
+        console.out_json(report(model, request, answer, text, load_seconds))
+    else:
+        stream(answer)
+    result = answer.result
+    if request.verbose:
+        console.note(describe(result))
+    if result.finish == "context" or (result.finish == "length" and request.strict):
+        raise ContextFullError(
+            f"{HOW_IT_ENDED[result.finish]}: {result.n_prompt} tokens of prompt and "
+            f"{result.n_generated} of answer"
+        )
+
+
+def begin(model: Model, request: Request, prompt: str, meter: PrefillProgress) -> Answer:
+    """The answer to one prompt, through the model's template or without it."""
+    sampling = model.settle(**request.given)
+    if request.raw or not has_template(model, request):
+        return model.generate(prompt, sampling, request.max_tokens, request.stop, progress=meter)
+    return model.chat(
+        messages_for(request, prompt),
+        sampling,
+        request.max_tokens,
+        request.stop,
+        think=request.think,
+        progress=meter,
+    )
+
+
+def has_template(model: Model, request: Request) -> bool:
+    """Raises: UsageError, for a flag that only a template could honour."""
+    if model.find_encoder() is not None:
+        return True
+    for flag, value in (("--system", request.system), ("--think", request.think)):
+        if value is not None:
+            raise UsageError(f"{flag} does not apply: this model has no chat template")
+    note(request, "this model has no chat template, so it continues the text as it is")
+    return False
+
+
+def messages_for(request: Request, prompt: str) -> list[dict[str, str]]:
+    system = [] if request.system is None else [{"role": "system", "content": request.system}]
+    return [*system, {"role": "user", "content": prompt}]
+
+
+# ---- a text that is longer than the context ---------------------------------------------------
+
+
+def fit(model: Model, request: Request, ask: Ask) -> str:
+    """The prompt, its text shortened as --truncate says where it is too long.
+
+    Raises: ContextFullError, where that was not asked for or does not help.
+    """
+    if request.truncate is None:
+        return str(ask)
+    ids = model.tokenize(ask.text)
+    n_kept = len(ids)
+    while True:
+        kept = ask.text if n_kept == len(ids) else cut(model, ids, n_kept, request.truncate)
+        prompt = ask.before + kept + ask.after
+        excess = count(model, request, prompt) - model.engine.n_ctx + (request.max_tokens or 1)
+        if excess <= 0:
+            return prompt
+        if n_kept == 0:
+            raise ContextFullError(
+                f"without its text the prompt is {excess} tokens longer than the context of "
+                f"{model.engine.n_ctx} has room for",
+                "a larger context (-c)",
+            )
+        n_kept = max(0, n_kept - excess)
+
+
+def count(model: Model, request: Request, prompt: str) -> int:
+    encoder = None if request.raw else model.find_encoder()
+    if encoder is None:
+        return len(model.file.tokenize(prompt, add_special=True))
+    return len(encoder.encode(messages_for(request, prompt), request.think).ids)
+
+
+def cut(model: Model, ids: list[int], n_kept: int, part: Part) -> str:
+    n_dropped = len(ids) - n_kept
+    if part is Part.head:
+        kept = [ids[n_dropped:]]
+    elif part is Part.tail:
+        kept = [ids[:n_kept]]
+    else:
+        kept = [ids[: n_kept - n_kept // 2], ids[len(ids) - n_kept // 2 :]]
+    return " … ".join(model.detokenize(run).strip("\ufffd") for run in kept)
+
+
+# ---- for programs ----------------------------------------------------------------------------
+
+
+def report(
+    model: Model, request: Request, answer: Answer, text: str, load_seconds: float
+) -> dict[str, Any]:
+    result = answer.result
+    sampling = asdict(answer.sampling)
+    sampling["biases"] = [list(bias) for bias in sampling["biases"]]
+    return {
+        "model": request.name,
+        "path": str(model.file.path),
+        "text": text,
+        "reasoning": answer.reasoning,
+        "finish": result.finish,
+        "seed": sampling.pop("seed"),
+        "sampling": sampling,
+        "n_prompt": result.n_prompt,
+        "n_reused": result.n_reused,
+        "n_generated": result.n_generated,
+        "n_ctx": model.engine.n_ctx,
+        "n_threads": model.engine.n_threads,
+        "kernels": model.engine.kernels,
+        "seconds": {
+            "load": load_seconds,
+            "prompt": result.prompt_seconds,
+            "generate": result.generate_seconds,
+            "first_token": result.first_token_seconds,
+        },
+    }

@@ -1,0 +1,129 @@
+"""`localllm show`: what one model is, from its file and from its manifest."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from localllm import engines, store
+from localllm.cli import console
+from localllm.cli.flags import Json
+from localllm.engines.base import ModelFile
+from localllm.sources import Local
+from localllm.units import format_bytes
+
+SHAPE_KEYS = ("n_layers", "n_heads", "n_kv_heads", "head_dim", "dim", "ffn_dim", "n_vocab")
+MAX_VALUE_CHARS = 100
+
+
+def command(
+    model: Annotated[str, typer.Argument(help="A model that is here, or a path to a GGUF file.")],
+    metadata: Annotated[
+        bool,
+        typer.Option("--metadata", envvar="LOCALLLM_METADATA", help="Every key of the file."),
+    ] = False,
+    tensors: Annotated[
+        bool,
+        typer.Option("--tensors", envvar="LOCALLLM_TENSORS", help="Every tensor of the file."),
+    ] = False,
+    template: Annotated[
+        bool,
+        typer.Option("--template", envvar="LOCALLLM_TEMPLATE", help="The chat template alone."),
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Describe one model: its family, size, context, quants and where it came from."""
+    stored = find(model)
+    file = engines.open_model(stored.path)
+    try:
+        if json:
+            console.out_json(describe(stored, file))
+        elif template:
+            console.out(file.meta("tokenizer.chat_template") or "")
+        else:
+            print_summary(stored, file)
+            if metadata:
+                print_metadata(file)
+            if tensors:
+                print_tensors(file)
+    finally:
+        file.close()
+
+
+def find(name: str) -> store.Stored:
+    if Local.parse(name) is None:
+        stored = store.find_stored(name)
+        if stored is not None:
+            return stored
+    path = store.resolve(name, pull=False)
+    return store.Stored(path.stem, path, path.stat().st_size)
+
+
+def describe(stored: store.Stored, file: ModelFile) -> dict[str, Any]:
+    """The JSON of a model: the manifest, the engine's view, keys without long lists, tensors."""
+    return {
+        **stored.to_json(),
+        "info": file.info,
+        "chat_template": file.meta("tokenizer.chat_template"),
+        "metadata": [
+            {"key": key, "type": kind, "n_elements": n, "value": short_value(file, key, n)}
+            for key, kind, n in file.meta_keys()
+        ],
+        "tensors": [
+            {"name": name, "quant": quant, "shape": list(shape), "n_bytes": n_bytes}
+            for name, quant, shape, n_bytes in file.tensors()
+        ],
+    }
+
+
+def short_value(file: ModelFile, key: str, n_elements: int) -> Any:
+    """A value; a vocabulary is left out, its type and count say enough."""
+    return file.meta(key) if n_elements <= 64 else None
+
+
+def print_summary(stored: store.Stored, file: ModelFile) -> None:
+    info = file.info
+    quants: dict[str, int] = {}
+    for _, quant, _, n_bytes in file.tensors():
+        quants[quant] = quants.get(quant, 0) + n_bytes
+    shares = sorted(quants.items(), key=lambda item: -item[1])
+    template = file.meta("tokenizer.chat_template")
+    rows = [
+        ("name", stored.name),
+        ("file", str(stored.path)),
+        ("size", format_bytes(stored.n_bytes)),
+        ("family", info["arch"]),
+        ("parameters", f"{info['n_params'] / 1e6:.1f} million"),
+        ("context", f"{info['n_ctx_train']} tokens"),
+        ("shape", ", ".join(f"{key} {info[key]}" for key in SHAPE_KEYS)),
+        ("quants", ", ".join(f"{quant} {format_bytes(n)}" for quant, n in shares)),
+        ("tokenizer", info["tokenizer"]),
+        ("chat", "its own template" if template else "no template: it continues text"),
+        ("licence", stored.licence or file.meta("general.license") or "not stated"),
+        ("from", stored.origin or "not pulled by localllm"),
+        ("sha256", stored.sha256 or "not recorded"),
+        ("pulled", stored.pulled_at or "not recorded"),
+    ]
+    width = max(len(label) for label, _ in rows)
+    for label, value in rows:
+        console.out(f"{label.ljust(width)}  {value}")
+
+
+def print_metadata(file: ModelFile) -> None:
+    console.out("")
+    rows = []
+    for key, kind, n_elements in file.meta_keys():
+        value = short_value(file, key, n_elements)
+        text = f"{n_elements} elements" if value is None else repr(value)
+        rows.append((key, kind, text[:MAX_VALUE_CHARS]))
+    console.out_table(("KEY", "TYPE", "VALUE"), rows)
+
+
+def print_tensors(file: ModelFile) -> None:
+    console.out("")
+    rows = [
+        (name, quant, " x ".join(map(str, shape)), format_bytes(n_bytes))
+        for name, quant, shape, n_bytes in file.tensors()
+    ]
+    console.out_table(("TENSOR", "QUANT", "SHAPE", "SIZE"), rows)

@@ -1,0 +1,183 @@
+"""The engine that ships with localllm, and the only importer of localllm._native.
+
+It adds nothing but Python's side of the crossing: text to bytes, options to keywords, and each of
+the engine's exceptions to the class of localllm.errors that people meet, with the cause kept.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+from localllm import _native, errors
+from localllm.engines import base
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+FELT_AS: dict[str, tuple[type[errors.LocalLLMError], str | None]] = {
+    "ArgumentError": (errors.UsageError, None),
+    "IoError": (errors.IntegrityError, None),
+    "FormatError": (errors.IntegrityError, "another copy of the file"),
+    "UnsupportedError": (errors.IntegrityError, None),
+    "MemoryError": (errors.DoesNotFitError, "a smaller context: -c 2048"),
+    "ContextError": (errors.ContextFullError, "a larger context (-c), or --truncate"),
+    "CancelledError": (errors.InterruptedByUserError, None),
+    "NumericError": (errors.EngineError, None),
+}
+
+
+def translate(error: _native.Error) -> errors.LocalLLMError:
+    """The exception people meet for one of the engine's."""
+    kind, hint = FELT_AS.get(type(error).__name__, (errors.EngineError, None))
+    return kind(str(error), hint)
+
+
+def translated(call: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """A method whose engine errors arrive as localllm.errors."""
+
+    @functools.wraps(call)
+    def crossing(*args: Arguments.args, **keywords: Arguments.kwargs) -> Result:
+        try:
+            return call(*args, **keywords)
+        except _native.Error as error:
+            raise translate(error) from error
+
+    return crossing
+
+
+def encode(text: str | bytes) -> bytes:
+    """UTF-8; half of a surrogate pair becomes U+FFFD, bytes that were never text stay."""
+    if isinstance(text, bytes):
+        return text
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
+
+
+class NativeEngine:
+    """See base.Engine."""
+
+    def __init__(self, engine: _native.Engine) -> None:
+        self.engine = engine
+        self.kernels: str = engine.kernels
+        self.n_threads: int = engine.n_threads
+        self.n_ctx: int = engine.n_ctx
+        self.n_batch: int = engine.n_batch
+
+    @translated
+    def session(self) -> base.Session:
+        return self.engine.session()
+
+    @translated
+    def step(self, rows: Sequence[tuple[base.Session, Sequence[int], int]]) -> int:
+        return self.engine.step(rows)  # type: ignore[arg-type]  # sessions are this engine's own
+
+    @translated
+    def logits(self) -> memoryview:
+        return self.engine.logits()
+
+    @translated
+    def sample(
+        self, row: int, recent: Sequence[int], position: int, sampler: base.Sampler
+    ) -> int:
+        return self.engine.sample(
+            row,
+            recent,
+            position,
+            temperature=sampler.temperature,
+            top_k=sampler.top_k,
+            top_p=sampler.top_p,
+            min_p=sampler.min_p,
+            typical_p=sampler.typical_p,
+            repeat_penalty=sampler.repeat_penalty,
+            frequency_penalty=sampler.frequency_penalty,
+            presence_penalty=sampler.presence_penalty,
+            penalty_last_n=sampler.penalty_last_n,
+            seed=sampler.seed,
+            biases=sampler.biases,
+        )
+
+    def cancel(self) -> None:
+        self.engine.cancel()
+
+    def close(self) -> None:
+        self.engine.close()
+
+
+class NativeModel:
+    """See base.ModelFile."""
+
+    def __init__(self, path: Path, model: _native.Model) -> None:
+        self.path = path
+        self.model = model
+        self.info: dict[str, Any] = model.info
+
+    @translated
+    def meta(self, key: str) -> Any:
+        return self.model.meta(key)
+
+    @translated
+    def meta_keys(self) -> list[tuple[str, str, int]]:
+        return self.model.meta_keys()
+
+    @translated
+    def tensors(self) -> list[tuple[str, str, tuple[int, ...], int]]:
+        return self.model.tensors()
+
+    @translated
+    def tokenize(
+        self, text: str | bytes, control: bool = False, add_special: bool = False
+    ) -> list[int]:
+        return self.model.tokenize(encode(text), control=control, add_special=add_special)
+
+    @translated
+    def token_bytes(self, id: int, control: bool = False) -> bytes:
+        return self.model.token_bytes(id, control)
+
+    def token_is_end(self, id: int) -> bool:
+        return self.model.token_is_end(id)
+
+    def token_is_control(self, id: int) -> bool:
+        return self.model.token_is_control(id)
+
+    def find_token(self, text: str) -> int:
+        return self.model.find_token(encode(text))
+
+    @translated
+    def plan(self, options: base.EngineOptions) -> base.Plan:
+        return base.Plan(**self.model.plan(**vars(options)))
+
+    @translated
+    def open_engine(self, options: base.EngineOptions) -> base.Engine:
+        return NativeEngine(_native.Engine(self.model, **vars(options)))
+
+    def close(self) -> None:
+        self.model.close()
+
+
+@translated
+def open_model(path: Path) -> base.ModelFile:
+    """Maps a GGUF file.
+
+    Raises: ModelNotFoundError, IntegrityError, DoesNotFitError.
+    """
+    if not path.exists():
+        raise errors.ModelNotFoundError(f"no model file at {os.fspath(path)!r}", "localllm list")
+    if not path.is_file():
+        raise errors.ModelNotFoundError(f"{os.fspath(path)!r} is not a file", "localllm list")
+    return NativeModel(path, _native.Model(os.fspath(path)))
+
+
+def machine() -> dict[str, Any]:
+    """n_cores (usable) and kernels (names, best first)."""
+    return _native.machine()
+
+
+def read_rate(n_bytes: int, n_threads: int, seconds: float) -> float:
+    """Bytes per second that n_threads threads read from memory."""
+    return _native.read_rate(n_bytes, n_threads, seconds)

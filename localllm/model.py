@@ -1,0 +1,280 @@
+"""The public model: a file, the engine that runs it, and text in and out.
+
+`load` is the one way in: it finds the file, holds the engine's plan against the machine's memory,
+and only then opens the engine. `Answer` is the one way out: an iterator of text that also knows how
+it ended.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from localllm import engines, memory, store
+from localllm.engines.base import Engine, EngineOptions, ModelFile
+from localllm.errors import UsageError
+from localllm.generate import (
+    THINK_OPEN,
+    Generation,
+    Piece,
+    PrefillProgress,
+    ReasoningSplitter,
+    Result,
+    Timeline,
+)
+from localllm.sampling import Sampling, seeded, settled
+
+if TYPE_CHECKING:
+    import numpy
+    from numpy.typing import NDArray
+
+    from localllm.template import ChatEncoder, Message
+
+LOGIT_ROWS = 64  # rows of logits kept per step when every row is asked for
+
+
+def load(
+    name_or_path: str | os.PathLike[str],
+    *,
+    ctx: int | None = None,
+    threads: int | None = None,
+    budget: int | None = None,
+    kernels: str | None = None,
+) -> Model:
+    """Opens a model by its catalog name, address or path, fetching it where it is not here yet.
+
+    ctx: tokens of context; None: the model's own, or the largest that fits.
+    threads: None: the usable cores. budget: bytes of memory the process may use.
+    kernels: "scalar", "avx2", "avx512"; None: $LOCALLLM_KERNELS, else the best.
+    Raises: ModelNotFoundError, NetworkError, IntegrityError, DoesNotFitError, UsageError.
+    """
+    return open_path(
+        store.resolve(os.fspath(name_or_path)),
+        ctx=ctx,
+        threads=threads,
+        budget=budget,
+        kernels=kernels,
+    )
+
+
+def open_path(
+    path: Path,
+    *,
+    ctx: int | None = None,
+    threads: int | None = None,
+    budget: int | None = None,
+    kernels: str | None = None,
+) -> Model:
+    """Opens a model file that is already here. Settings and Raises as for load."""
+    for name, value in (("ctx", ctx), ("threads", threads), ("budget", budget)):
+        if value is not None and not 1 <= value < 1 << 53:
+            raise UsageError(f"{name} is {value}, but must be at least 1")
+    if max(ctx or 0, threads or 0) >= 1 << 31:
+        raise UsageError("a context or a number of threads that large does not exist")
+    file = engines.open_model(path)
+    try:
+        limits = memory.find_limits(budget)
+        asked = EngineOptions(n_ctx=ctx or 0, n_threads=threads or 0, kernels=kernels)
+        options, verdict = memory.choose_options(file, asked, limits)
+        return Model(file, file.open_engine(options), options, verdict)
+    except BaseException:
+        file.close()
+        raise
+
+
+class Model:
+    """A model ready to answer. Close it, or use it as a context manager."""
+
+    def __init__(
+        self, file: ModelFile, engine: Engine, options: EngineOptions, verdict: memory.Verdict
+    ) -> None:
+        self.file = file
+        self.engine = engine
+        self.options = options
+        self.verdict = verdict
+        self.timeline = Timeline(engine)
+        self.read_template = False
+        self.chat_encoder: ChatEncoder | None = None
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.timeline.close()
+        self.engine.close()
+        self.file.close()
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What the file says of itself, and how it runs: path, n_ctx, n_threads, kernels."""
+        return {
+            **self.file.info,
+            "path": str(self.file.path),
+            "n_ctx": self.engine.n_ctx,
+            "n_threads": self.engine.n_threads,
+            "kernels": self.engine.kernels,
+        }
+
+    def tokenize(self, text: str, special: bool = False) -> list[int]:
+        """The ids of a text; `special` lets it become control tokens. No BOS is added."""
+        return self.file.tokenize(text, control=special)
+
+    def detokenize(self, ids: Sequence[int]) -> str:
+        """The text of ids; control tokens have none, bytes that are not UTF-8 become U+FFFD."""
+        return b"".join(map(self.file.token_bytes, ids)).decode("utf-8", "replace")
+
+    def logits(self, ids: Sequence[int]) -> NDArray[numpy.float32]:
+        """The logits behind every id: float32 [n_tokens, n_vocab], in an array of its own."""
+        import numpy
+
+        n_vocab = int(self.file.info["n_vocab"])
+        out = numpy.empty((len(ids), n_vocab), dtype=numpy.float32)
+        if not ids:
+            return out
+        n_rows = min(LOGIT_ROWS, len(ids))
+        engine = self.open_beside(n_ctx=len(ids), n_batch=n_rows, n_logits=n_rows)
+        try:
+            session = engine.session()
+            for start in range(0, len(ids), n_rows):
+                piece = ids[start : start + n_rows]
+                engine.step([(session, piece, len(piece))])
+                with engine.logits() as kept:
+                    rows = numpy.frombuffer(kept, dtype=numpy.float32)
+                    out[start : start + len(piece)] = rows.reshape(len(piece), n_vocab)
+                    del rows
+            session.close()
+        finally:
+            engine.close()
+        return out
+
+    def open_beside(self, n_ctx: int, n_batch: int, n_logits: int) -> Engine:
+        """Another engine on the same weights, after the same look at memory."""
+        asked = EngineOptions(
+            n_ctx=n_ctx,
+            n_batch=n_batch,
+            n_logits=n_logits,
+            n_threads=self.options.n_threads,
+            kernels=self.options.kernels,
+        )
+        options, _ = memory.choose_options(self.file, asked, memory.find_limits())
+        return self.file.open_engine(options)
+
+    def settle(self, **given: Any) -> Sampling:
+        """Sampling with the settings given; the rest as the model's file says, else the defaults."""
+        return settled(given, self.file.meta)
+
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        sampling: Sampling | None = None,
+        max_tokens: int | None = None,
+        stop: Sequence[str] = (),
+        *,
+        progress: PrefillProgress | None = None,
+    ) -> Answer:
+        """Continues a text, without the chat template, or continues ids exactly as they are.
+
+        Text never becomes control tokens; BOS is added where the model asks for it.
+        Raises: ContextFullError, UsageError, EngineError; all but UsageError while iterating.
+        """
+        if isinstance(prompt, str):
+            ids = self.file.tokenize(prompt, add_special=True)
+        else:
+            ids = list(prompt)
+        generation = self.begin(ids, sampling, max_tokens, stop, progress)
+        return Answer(generation, splitter=None)
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        sampling: Sampling | None = None,
+        max_tokens: int | None = None,
+        stop: Sequence[str] = (),
+        *,
+        think: bool | None = None,
+        progress: PrefillProgress | None = None,
+    ) -> Answer:
+        """Answers a conversation of {"role": …, "content": …} with the model's own template.
+
+        Only the new part of a conversation is computed. think: switches reasoning where the
+        template knows it. Raises: as generate, and TemplateError.
+        """
+        encoder = self.find_encoder()
+        if encoder is None:
+            raise UsageError("this model has no chat template", "--raw, or generate()")
+        prompt = encoder.encode(messages, think)
+        generation = self.begin(prompt.ids, sampling, max_tokens, stop, progress)
+        inside = prompt.text.rstrip().endswith(THINK_OPEN)
+        return Answer(generation, ReasoningSplitter(starts_inside=inside))
+
+    def begin(
+        self,
+        ids: list[int],
+        sampling: Sampling | None,
+        max_tokens: int | None,
+        stop: Sequence[str],
+        progress: PrefillProgress | None,
+    ) -> Generation:
+        return Generation(
+            self.file,
+            self.timeline,
+            ids,
+            seeded(sampling or self.settle()),
+            max_tokens=max_tokens,
+            stop=[stop] if isinstance(stop, str) else stop,
+            progress=progress,
+        )
+
+    def find_encoder(self) -> ChatEncoder | None:
+        """The encoder of conversations, None for a model without a chat template."""
+        if not self.read_template:
+            from localllm.template import ChatEncoder, load_template
+
+            template = load_template(self.file)
+            self.chat_encoder = ChatEncoder(self.file, template) if template else None
+            self.read_template = True
+        return self.chat_encoder
+
+
+class Answer(Iterator[str]):
+    """Iterates over the answer's text. `result` tells how it ended; `reasoning` what came before."""
+
+    def __init__(self, generation: Generation, splitter: ReasoningSplitter | None) -> None:
+        self.generation = generation
+        self.splitter = splitter
+        self.reasoning = ""
+        self.pieces = self.read()
+
+    @property
+    def result(self) -> Result:
+        return self.generation.result
+
+    @property
+    def sampling(self) -> Sampling:
+        return self.generation.sampling
+
+    def read(self) -> Iterator[Piece]:
+        for text in self.generation:
+            for piece in self.splitter.push(text) if self.splitter else [Piece(text)]:
+                yield self.note(piece)
+        for piece in self.splitter.finish() if self.splitter else []:
+            yield self.note(piece)
+
+    def note(self, piece: Piece) -> Piece:
+        if piece.is_reasoning:
+            self.reasoning += piece.text
+        return piece
+
+    def __next__(self) -> str:
+        return next(piece.text for piece in self.pieces if not piece.is_reasoning)

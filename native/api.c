@@ -1,0 +1,173 @@
+/* api: the C interface's model, text and machine functions, each a line or two over a lower floor.
+ * Engine and session functions live with the engine, ll_sample with the sampler.
+ */
+#include <stdlib.h>
+
+#include "base/exact.h"
+#include "base/system.h"
+#include "base/threads.h"
+#include "engine/engine.h"
+#include "localllm.h"
+#include "text/tokenizer.h"
+
+struct ll_model {
+    model model;
+    tokenizer *tokenizer;
+    ll_model_info info;
+    char arch[32], tokenizer_name[32];
+};
+
+static void copy_name(const gguf *g, const char *key, char *out, size_t capacity) {
+    ll_string s = {"", 0};
+    (void)gguf_read_string(g, key, &s, NULL);
+    size_t n = s.n_bytes < capacity - 1 ? s.n_bytes : capacity - 1;
+    for (size_t i = 0; i < n; i++) out[i] = s.data[i];
+    out[n] = '\0';
+}
+
+static void fill_info(ll_model *m) {
+    const model *of = &m->model;
+    copy_name(of->file, "general.architecture", m->arch, sizeof m->arch);
+    copy_name(of->file, "tokenizer.ggml.model", m->tokenizer_name, sizeof m->tokenizer_name);
+    m->info = (ll_model_info){
+        .arch = m->arch,
+        .tokenizer = m->tokenizer_name,
+        .n_layers = of->n_layers,
+        .n_heads = of->n_heads,
+        .n_kv_heads = of->n_kv_heads,
+        .head_dim = of->head_dim,
+        .dim = of->dim,
+        .ffn_dim = of->ffn_dim,
+        .n_vocab = of->n_vocab,
+        .n_ctx_train = of->n_ctx_train,
+        .n_params = of->n_params,
+        .file_bytes = gguf_file_bytes(of->file),
+        .weight_bytes = of->weight_bytes,
+        .token_bytes = model_token_bytes(of),
+    };
+}
+
+ll_model *ll_model_open(const char *path, ll_error *err) {
+    ll_model *m = calloc(1, sizeof *m);
+    if (m == NULL) {
+        ll_fail(err, LL_ERR_MEMORY, "no memory for a model");
+        return NULL;
+    }
+    gguf *file = gguf_open(path, err);
+    if (file != NULL && model_open(&m->model, file, err)) m->tokenizer = tokenizer_open(file, err);
+    if (m->tokenizer == NULL) {
+        ll_model_close(m);
+        return NULL;
+    }
+    fill_info(m);
+    return m;
+}
+
+void ll_model_close(ll_model *m) {
+    if (m == NULL) return;
+    tokenizer_close(m->tokenizer);
+    model_close(&m->model);
+    free(m);
+}
+
+const ll_model_info *ll_model_get_info(const ll_model *m) { return &m->info; }
+
+uint64_t ll_model_n_meta(const ll_model *m) { return gguf_n_meta(m->model.file); }
+
+void ll_model_get_meta(const ll_model *m, uint64_t i, ll_meta *out) {
+    *out = *gguf_meta(m->model.file, i);
+}
+
+uint64_t ll_model_n_tensors(const ll_model *m) { return gguf_n_tensors(m->model.file); }
+
+void ll_model_get_tensor(const ll_model *m, uint64_t i, ll_tensor_info *out) {
+    const gguf_tensor *t = &gguf_tensors(m->model.file)[i];
+    *out = (ll_tensor_info){.name = t->name, .quant = t->quant->name, .n_dims = t->n_dims,
+                            .n_bytes = t->n_bytes};
+    for (int d = 0; d < 4; d++) out->shape[d] = t->shape[d];
+}
+
+bool ll_tokenize(const ll_model *m, const char *text, size_t n_bytes, ll_parse parse,
+                 bool add_special, int32_t *ids, size_t capacity, size_t *n_ids, ll_error *err) {
+    return tokenizer_encode(m->tokenizer, text, n_bytes, parse, add_special, ids, capacity, n_ids,
+                            err);
+}
+
+int32_t ll_token_bytes(const ll_model *m, int32_t id, bool control, char *out, size_t capacity) {
+    return tokenizer_token_bytes(m->tokenizer, id, control, out, capacity);
+}
+
+bool ll_token_is_end(const ll_model *m, int32_t id) { return tokenizer_is_end(m->tokenizer, id); }
+
+bool ll_token_is_control(const ll_model *m, int32_t id) {
+    return tokenizer_is_control(m->tokenizer, id);
+}
+
+int32_t ll_model_find_token(const ll_model *m, const char *text, size_t n_bytes) {
+    return tokenizer_find(m->tokenizer, text, n_bytes);
+}
+
+bool ll_model_adds_bos(const ll_model *m) { return tokenizer_adds_bos(m->tokenizer); }
+int32_t ll_model_bos(const ll_model *m) { return tokenizer_bos(m->tokenizer); }
+int32_t ll_model_eos(const ll_model *m) { return tokenizer_eos(m->tokenizer); }
+
+bool ll_engine_plan(const ll_model *m, const ll_engine_options *options, ll_memory *out,
+                    ll_error *err) {
+    if (!engine_plan_memory(&m->model, options, out, err)) return false;
+    out->tables_bytes += tokenizer_memory_bytes(m->tokenizer);
+    return true;
+}
+
+ll_engine *ll_engine_open(const ll_model *m, const ll_engine_options *options, ll_error *err) {
+    return engine_open(&m->model, options, err);
+}
+
+/* ---- machine --------------------------------------------------------------------------------- */
+
+void ll_machine_get(ll_machine *out) {
+    *out = (ll_machine){.n_cores = system_usable_cores()};
+    size_t n = 0, most = sizeof out->kernels / sizeof out->kernels[0] - 1;
+    for (size_t i = 0; kernels_list[i] != NULL && n < most; i++)
+        if (kernels_list[i]->is_available()) out->kernels[n++] = kernels_list[i]->name;
+}
+
+typedef struct reading {
+    const uint64_t *memory;
+    size_t words_per_thread;
+    double until;
+    _Atomic uint64_t bytes, sink;
+} reading;
+
+/* Sums 64-bit words with as many chains as keep the loads busy. */
+static void read_memory(void *arg, uint32_t thread) {
+    reading *r = arg;
+    const uint64_t *p = r->memory + thread * r->words_per_thread;
+    enum { CHAINS = 16, PIECE = 1 << 17 };
+    uint64_t sums[CHAINS] = {0}, n_bytes = 0;
+    do {
+        for (size_t at = 0; at + PIECE <= r->words_per_thread; at += PIECE) {
+            for (size_t i = at; i < at + PIECE; i += CHAINS)
+                for (int c = 0; c < CHAINS; c++) sums[c] += p[i + (size_t)c];
+            n_bytes += PIECE * sizeof(uint64_t);
+        }
+    } while (system_seconds() < r->until);
+    for (int c = 0; c < CHAINS; c++) r->sink += sums[c];
+    r->bytes += n_bytes;
+}
+
+double ll_machine_read_rate(size_t n_bytes, uint32_t n_threads, double seconds) {
+    threads *pool = n_threads > 0 ? threads_open(n_threads, NULL) : NULL;
+    uint64_t *memory = system_reserve(n_bytes);
+    double rate = 0;
+    if (pool != NULL && memory != NULL) {
+        for (size_t i = 0; i < n_bytes / sizeof *memory; i += 512) memory[i] = i; /* touch pages */
+        reading r = {.memory = memory, .words_per_thread = n_bytes / sizeof *memory / n_threads};
+        double start = system_seconds();
+        r.until = start + seconds;
+        threads_run(pool, read_memory, &r);
+        rate = (double)r.bytes / (system_seconds() - start);
+    }
+    system_release(memory, n_bytes);
+    threads_close(pool);
+    return rate;
+}

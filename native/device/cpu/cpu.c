@@ -1,0 +1,167 @@
+/* cpu: turning a plan into phases, and running them on all threads. */
+#include "device/cpu/cpu.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/isa.h"
+#include "base/system.h"
+
+enum { MAX_PHASES_PER_STEP = 3 };
+
+/* What each kind of step is made of, in order. */
+static const struct {
+    phase_count *count;
+    phase_run *run;
+} phases_of[][MAX_PHASES_PER_STEP] = {
+    [STEP_EMBED] = {{count_rows, run_embed}},
+    [STEP_QKV] = {{count_rows, run_prepare}, {count_heads, run_heads}},
+    [STEP_ATTEND] = {{count_attend, run_attend}, {count_merge, run_merge}},
+    [STEP_PROJECT] = {{count_rows, run_prepare}, {count_tiles, run_project}, {count_rows, run_join}},
+    [STEP_GATE_UP] = {{count_rows, run_prepare}, {count_tiles, run_gate_up}},
+    [STEP_LOGITS] = {{count_kept, run_prepare_kept}, {count_tiles, run_logits}},
+};
+
+static bool build_phases(cpu *d, ll_error *err) {
+    size_t most = d->plan->n_steps * MAX_PHASES_PER_STEP;
+    d->phases = malloc(most * sizeof(phase));
+    d->claimed = malloc(most * sizeof *d->claimed);
+    if (d->phases == NULL || d->claimed == NULL)
+        return ll_fail(err, LL_ERR_MEMORY, "no memory for %zu phases", most);
+    for (size_t i = 0; i < d->plan->n_steps; i++) {
+        const step *s = &d->plan->steps[i];
+        for (int j = 0; j < MAX_PHASES_PER_STEP && phases_of[s->kind][j].run != NULL; j++) {
+            phase_run *run = phases_of[s->kind][j].run;
+            if (run == run_join && s->post_norm == NO_WEIGHT) continue; /* joined by its tasks */
+            d->phases[d->n_phases++] = (phase){s, phases_of[s->kind][j].count, run};
+        }
+    }
+    return true;
+}
+
+void cpu_note_bad(cpu *d, uint32_t layer) {
+    uint32_t known = atomic_load(&d->bad_layer);
+    while (layer < known && !atomic_compare_exchange_weak(&d->bad_layer, &known, layer)) {}
+}
+
+bool cpu_all_finite(const float *x, size_t n) {
+    const uint32_t exponent = 0x7f800000;
+    uint32_t bad = 0;
+    for (size_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, &x[i], sizeof bits);
+        bad |= (uint32_t)((bits & exponent) == exponent);
+    }
+    return bad == 0;
+}
+
+static bool is_over(const cpu *d) {
+    return atomic_load_explicit(d->batch->cancel, memory_order_relaxed) ||
+           atomic_load_explicit(&d->bad_layer, memory_order_relaxed) <= d->model->n_layers;
+}
+
+/* Runs what follows for as long as it is a single task; the others wait meanwhile. */
+static void run_single_tasks(void *arg) {
+    cpu *d = arg;
+    for (; d->next_phase < d->n_phases; d->next_phase++) {
+        const phase *p = &d->phases[d->next_phase];
+        uint32_t n_tasks = p->count(d, p);
+        if (n_tasks > 1) return;
+        if (n_tasks == 1 && !is_over(d)) p->run(d, p, 0, 0);
+    }
+}
+
+static void next_single_tasks(void *arg) {
+    cpu *d = arg;
+    d->next_phase++;
+    run_single_tasks(d);
+}
+
+/* Lets the caller look around, at most once in POLL_SECONDS. */
+static void poll_caller(cpu *d) {
+    const double POLL_SECONDS = 0.03;
+    double now = system_seconds();
+    if (now < d->next_poll) return;
+    d->next_poll = now + POLL_SECONDS;
+    if (d->batch->poll(d->batch->poll_arg)) atomic_store(d->batch->cancel, true);
+}
+
+static void run_thread(void *arg, uint32_t thread) {
+    cpu *d = arg;
+    bool polls = thread == 0 && d->batch->poll != NULL;
+    uint64_t state = isa_enter_exact();
+    threads_barrier(d->pool, run_single_tasks, d);
+    while (d->next_phase < d->n_phases) {
+        const phase *p = &d->phases[d->next_phase];
+        uint32_t n_tasks = p->count(d, p);
+        _Atomic uint32_t *claimed = &d->claimed[d->next_phase];
+        for (;;) {
+            uint32_t task = atomic_fetch_add_explicit(claimed, 1, memory_order_relaxed);
+            if (task >= n_tasks || is_over(d)) break;
+            p->run(d, p, task, thread);
+            if (polls) poll_caller(d);
+        }
+        threads_barrier(d->pool, next_single_tasks, d);
+    }
+    isa_restore(state);
+}
+
+static bool cpu_run(device *opaque, const batch *b, ll_error *err) {
+    cpu *d = (cpu *)(void *)opaque;
+    d->batch = b;
+    d->next_phase = 0;
+    atomic_store(&d->bad_layer, d->model->n_layers + 1);
+    for (uint32_t i = 0; i < d->n_phases; i++)
+        atomic_store_explicit(&d->claimed[i], 0, memory_order_relaxed);
+    cpu_cut_attention(d);
+    threads_run(d->pool, run_thread, d);
+    d->batch = NULL;
+    if (atomic_load(b->cancel)) return ll_fail(err, LL_ERR_CANCELLED, "the step was cancelled");
+    uint32_t bad = atomic_load(&d->bad_layer);
+    if (bad < d->model->n_layers)
+        return ll_fail(err, LL_ERR_NUMERIC, "a value that is not finite appeared in layer %u", bad);
+    if (bad == d->model->n_layers)
+        return ll_fail(err, LL_ERR_NUMERIC, "a value that is not finite appeared in the logits");
+    return true;
+}
+
+static void cpu_close(device *opaque) {
+    cpu *d = (cpu *)(void *)opaque;
+    if (d == NULL) return;
+    threads_close(d->pool);
+    cpu_release(d);
+    free(d->phases);
+    free((void *)d->claimed);
+    free(d);
+}
+
+static device *cpu_open(const plan *p, const device_options *options, ll_error *err) {
+    cpu *d = calloc(1, sizeof *d);
+    if (d == NULL) {
+        ll_fail(err, LL_ERR_MEMORY, "no memory for the device");
+        return NULL;
+    }
+    d->plan = p;
+    d->model = p->model;
+    d->kernels = options->kernels;
+    d->options = *options;
+    if (build_phases(d, err) && cpu_place(d, err)) d->pool = threads_open(options->n_threads, err);
+    if (d->pool == NULL) {
+        cpu_close((device *)(void *)d);
+        return NULL;
+    }
+    return (device *)(void *)d;
+}
+
+static const float *cpu_logits(const device *opaque) {
+    return ((const cpu *)(const void *)opaque)->logits;
+}
+
+const device_kind device_cpu = {
+    .name = "cpu",
+    .plan_memory = cpu_plan_memory,
+    .open = cpu_open,
+    .close = cpu_close,
+    .run = cpu_run,
+    .logits = cpu_logits,
+};

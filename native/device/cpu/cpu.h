@@ -1,0 +1,130 @@
+/* cpu: the processor as a device: its memory, its phases, and what a running phase sees.
+ *
+ * A step of the plan becomes one to three phases. A phase is a number of independent tasks, which
+ * the threads claim one by one; between phases all threads meet. A phase of a single task is run
+ * by whichever thread arrives last at the meeting, so it costs no meeting of its own: at one row a
+ * layer has five.
+ */
+#ifndef LL_DEVICE_CPU_CPU_H
+#define LL_DEVICE_CPU_CPU_H
+
+#include "base/threads.h"
+#include "device/device.h"
+
+extern const device_kind device_cpu;
+
+enum {
+    ROWS_PER_TASK = 8,   /* of the phases that go row by row */
+    TILE_ROWS = 64,      /* weight rows of one matmul task of a large batch */
+    TILE_TOKENS = 16,    /* rows of one attention task */
+};
+
+typedef struct cpu cpu;
+typedef struct phase phase;
+
+/* Tasks of this phase for the batch being run; 0 skips the phase. */
+typedef uint32_t phase_count(const cpu *d, const phase *p);
+typedef void phase_run(cpu *d, const phase *p, uint32_t task, uint32_t thread);
+
+struct phase {
+    const step *step;
+    phase_count *count;
+    phase_run *run;
+};
+
+/* Query rows of one attention task: consecutive rows of a segment. */
+typedef struct tile {
+    const segment *segment;
+    uint32_t first_row, n_rows, first_position;
+} tile;
+
+/* How the attention of the running batch is cut. With few rows and a long context each task takes
+ * some chunks of a tile and leaves one state a chunk, merged in ascending order afterwards. */
+typedef struct attend_cut {
+    uint32_t n_tiles;
+    uint32_t n_spans; /* 1: a task sees all chunks of its tile */
+} attend_cut;
+
+struct cpu {
+    const plan *plan;
+    const model *model;
+    const kernels *kernels;
+    device_options options;
+    threads *pool;
+
+    char *scratch; /* one reservation, laid out by cpu_memory.c */
+    size_t scratch_bytes;
+    float *buffers[N_BUFFERS];             /* [n_batch, buffer_dim] */
+    void *acts_memory[ACTS_KIND_COUNT];    /* the inputs of the running matmuls */
+    float *rope[N_ROPES];                  /* [n_batch, n_rot]: cosine and sine of each pair */
+    float *states;                         /* split attention: [rows, heads, chunks, head_dim + 2] */
+    uint32_t n_split_rows;                 /* rows `states` has room for */
+    tile *tiles;                           /* [n_batch] */
+    char *thread_memory;                   /* [n_threads] of thread_bytes */
+    size_t thread_bytes, tile_floats;
+
+    float *logits; /* [n_logits, n_vocab] */
+    size_t logits_bytes;
+    char *kv[MAX_GROUPS]; /* [n_blocks] of block_bytes */
+    size_t block_bytes[MAX_GROUPS];
+
+    phase *phases;
+    uint32_t n_phases;
+    _Atomic uint32_t *claimed; /* [n_phases] tasks handed out in this run */
+
+    const batch *batch; /* of the running call */
+    attend_cut cut;
+    uint32_t next_phase;
+    double next_poll; /* seconds */
+    _Atomic uint32_t bad_layer; /* lowest layer that met a value that is not finite; n_layers + 1: none */
+};
+
+/* ---- cpu_memory.c ---- */
+
+/* Byte counts of scratch, logits and KV; the allocator and the memory plan both come from here. */
+void cpu_plan_memory(const plan *p, const device_options *options, ll_memory *out);
+bool cpu_place(cpu *d, ll_error *err);
+void cpu_release(cpu *d);
+
+/* Scratch of one thread: the kernels' panel, a tile of outputs, and one row of floats. */
+void *cpu_thread_panel(const cpu *d, uint32_t thread);
+float *cpu_thread_tile(const cpu *d, uint32_t thread); /* [tile_floats] */
+float *cpu_thread_row(const cpu *d, uint32_t thread);  /* [widest row] */
+
+/* K [head_dim][BLOCK_POSITIONS] and V [BLOCK_POSITIONS][head_dim] of one block, layer and head. */
+uint16_t *cpu_keys(const cpu *d, const step *s, uint32_t block, uint32_t kv_head);
+uint16_t *cpu_values(const cpu *d, const step *s, uint32_t block, uint32_t kv_head);
+
+/* ---- cpu_rows.c: phases that go row by row ---- */
+
+uint32_t count_rows(const cpu *d, const phase *p);
+uint32_t count_kept(const cpu *d, const phase *p);
+void run_embed(cpu *d, const phase *p, uint32_t task, uint32_t thread);
+void run_prepare(cpu *d, const phase *p, uint32_t task, uint32_t thread);
+void run_prepare_kept(cpu *d, const phase *p, uint32_t task, uint32_t thread);
+void run_join(cpu *d, const phase *p, uint32_t task, uint32_t thread);
+
+/* ---- cpu_matmul.c: phases that multiply by weights ---- */
+
+uint32_t count_heads(const cpu *d, const phase *p);
+uint32_t count_tiles(const cpu *d, const phase *p);
+void run_heads(cpu *d, const phase *p, uint32_t task, uint32_t thread);
+void run_project(cpu *d, const phase *p, uint32_t task, uint32_t thread);
+void run_gate_up(cpu *d, const phase *p, uint32_t task, uint32_t thread);
+void run_logits(cpu *d, const phase *p, uint32_t task, uint32_t thread);
+
+/* ---- cpu_attend.c ---- */
+
+void cpu_cut_attention(cpu *d); /* before a run */
+uint32_t count_attend(const cpu *d, const phase *p);
+uint32_t count_merge(const cpu *d, const phase *p);
+void run_attend(cpu *d, const phase *p, uint32_t task, uint32_t thread);
+void run_merge(cpu *d, const phase *p, uint32_t task, uint32_t thread);
+
+/* ---- cpu.c ---- */
+
+/* Notes that `layer` met a value that is not finite; the run ends with NUMERIC. */
+void cpu_note_bad(cpu *d, uint32_t layer);
+bool cpu_all_finite(const float *x, size_t n);
+
+#endif

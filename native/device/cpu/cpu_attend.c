@@ -1,0 +1,195 @@
+/* cpu_attend: attention over the blocks of a session's table.
+ *
+ * A task is a tile of consecutive rows of one session and one KV head, with all query heads that
+ * share it, so keys and values are read once for them. It takes the chunks (blocks) the tile sees
+ * in ascending order and merges each into the running state. Where there are fewer tasks than
+ * threads, a tile's chunks are dealt to several tasks instead; each chunk leaves its state, and
+ * the merge takes them in the same ascending order: the same bits either way.
+ */
+#include <string.h>
+
+#include "device/cpu/cpu.h"
+
+typedef struct queries {
+    uint32_t n_rows;   /* tokens of the tile times heads sharing the KV head */
+    uint32_t n_shared; /* heads sharing it */
+    float *q;          /* [n_rows][head_dim], row = token * n_shared + head */
+    float *running;    /* [n_rows][head_dim] */
+    float *chunk;      /* [n_rows][head_dim] */
+    attend_state *states, *chunk_states; /* [n_rows] */
+} queries;
+
+void cpu_cut_attention(cpu *d) {
+    uint32_t n = 0, longest = 0;
+    for (uint32_t i = 0; i < d->batch->n_segments; i++) {
+        const segment *g = &d->batch->segments[i];
+        for (uint32_t row = 0; row < g->n_rows; row += TILE_TOKENS) {
+            uint32_t left = g->n_rows - row;
+            d->tiles[n++] = (tile){.segment = g,
+                                   .first_row = g->first_row + row,
+                                   .n_rows = left < TILE_TOKENS ? left : TILE_TOKENS,
+                                   .first_position = g->first_position + row};
+        }
+        uint32_t end = g->first_position + g->n_rows;
+        if (end > longest) longest = end;
+    }
+    enum { WORTH_SPLITTING = 4 }; /* chunks */
+    uint32_t n_chunks = (longest + BLOCK_POSITIONS - 1) / BLOCK_POSITIONS;
+    bool idle = n * d->model->n_kv_heads < d->options.n_threads;
+    d->cut = (attend_cut){.n_tiles = n, .n_spans = 1};
+    if (idle && n_chunks >= WORTH_SPLITTING && d->batch->n_rows <= d->n_split_rows)
+        d->cut.n_spans = n_chunks < 2 * d->options.n_threads ? n_chunks : 2 * d->options.n_threads;
+}
+
+uint32_t count_attend(const cpu *d, const phase *p) {
+    (void)p;
+    return d->cut.n_tiles * d->model->n_kv_heads * d->cut.n_spans;
+}
+
+uint32_t count_merge(const cpu *d, const phase *p) {
+    (void)p;
+    return d->cut.n_spans > 1 ? 1 : 0;
+}
+
+/* First position the row at `position` sees. */
+static uint32_t first_visible(const step *s, uint32_t position) {
+    return s->window != 0 && position >= s->window ? position - s->window + 1 : 0;
+}
+
+static void gather_queries(const cpu *d, const tile *t, uint32_t kv_head, uint32_t thread,
+                           queries *out) {
+    const model *m = d->model;
+    size_t n = m->head_dim, width = (size_t)m->n_heads * n;
+    out->n_shared = m->n_heads / m->n_kv_heads;
+    out->n_rows = t->n_rows * out->n_shared;
+    float *memory = cpu_thread_tile(d, thread);
+    out->states = (attend_state *)(void *)memory;
+    out->chunk_states = out->states + out->n_rows;
+    out->q = (float *)(void *)(out->chunk_states + out->n_rows);
+    out->running = out->q + out->n_rows * n;
+    out->chunk = out->running + out->n_rows * n;
+    for (uint32_t i = 0; i < t->n_rows; i++) {
+        const float *q = d->buffers[X_QUERY] + (t->first_row + i) * width;
+        memcpy(out->q + i * out->n_shared * n, q + kv_head * out->n_shared * n,
+               out->n_shared * n * sizeof(float));
+    }
+    for (uint32_t r = 0; r < out->n_rows; r++) {
+        out->states[r].o = out->running + r * n;
+        out->chunk_states[r].o = out->chunk + r * n;
+    }
+}
+
+/* Computes chunk `c` for the rows that see any of it: rows [*first_row, *end_row) of q. */
+static void attend_one(const cpu *d, const step *s, const tile *t, uint32_t kv_head, uint32_t c,
+                       const queries *q, uint32_t *first_row, uint32_t *end_row, uint32_t thread) {
+    uint8_t first[TILE_TOKENS * MAX_SHARED_HEADS], last[TILE_TOKENS * MAX_SHARED_HEADS];
+    uint32_t start = c * BLOCK_POSITIONS, begin = 0, end = 0;
+    for (uint32_t i = 0; i < t->n_rows; i++) {
+        uint32_t position = t->first_position + i, seen = first_visible(s, position);
+        bool sees = position >= start && seen < start + BLOCK_POSITIONS;
+        if (!sees && end == 0) begin = i + 1; /* rows before the chunk */
+        if (!sees) continue;                  /* or whose window has left it */
+        end = i + 1;
+        uint32_t from = seen > start ? seen - start : 0;
+        uint32_t to = position - start < BLOCK_POSITIONS ? position - start + 1 : BLOCK_POSITIONS;
+        memset(first + i * q->n_shared, (int)from, q->n_shared);
+        memset(last + i * q->n_shared, (int)to, q->n_shared);
+    }
+    *first_row = begin * q->n_shared;
+    *end_row = end * q->n_shared;
+    if (end <= begin) return;
+    uint32_t block = t->segment->tables[s->group][c];
+    attend_chunk chunk = {.k = cpu_keys(d, s, block, kv_head),
+                          .v = cpu_values(d, s, block, kv_head),
+                          .head_dim = d->model->head_dim};
+    d->kernels->attend(&chunk, q->q + *first_row * chunk.head_dim, chunk.head_dim,
+                       *end_row - *first_row, d->model->attention_scale, first + *first_row,
+                       last + *first_row, q->chunk_states + *first_row,
+                       cpu_thread_panel(d, thread));
+}
+
+static void write_heads(const cpu *d, uint32_t row, uint32_t head, const attend_state *state) {
+    size_t n = d->model->head_dim;
+    float *out = d->buffers[X_HEADS] + ((size_t)row * d->model->n_heads + head) * n;
+    float scale = 1.0f / state->l;
+    for (size_t i = 0; i < n; i++) out[i] = state->o[i] * scale;
+}
+
+/* State of one chunk of one row and head: [head_dim] values, m, l. */
+static float *state_slot(const cpu *d, uint32_t row, uint32_t head, uint32_t c) {
+    size_t floats = (size_t)d->model->head_dim + 2;
+    uint32_t n_chunks = (d->options.n_ctx + BLOCK_POSITIONS - 1) / BLOCK_POSITIONS;
+    return d->states + (((size_t)row * d->model->n_heads + head) * n_chunks + c) * floats;
+}
+
+static void keep_states(const cpu *d, const tile *t, uint32_t kv_head, uint32_t c, const queries *q,
+                        uint32_t first_row, uint32_t end_row) {
+    size_t n = d->model->head_dim;
+    for (uint32_t r = first_row; r < end_row; r++) {
+        uint32_t head = kv_head * q->n_shared + r % q->n_shared;
+        float *slot = state_slot(d, t->first_row + r / q->n_shared, head, c);
+        memcpy(slot, q->chunk_states[r].o, n * sizeof(float));
+        slot[n] = q->chunk_states[r].m;
+        slot[n + 1] = q->chunk_states[r].l;
+    }
+}
+
+static void merge_states(const cpu *d, const queries *q, uint32_t first_row, uint32_t end_row,
+                         bool *is_begun) {
+    size_t n = d->model->head_dim;
+    for (uint32_t r = first_row; r < end_row; r++) {
+        if (is_begun[r]) {
+            d->kernels->attend_merge(&q->states[r], &q->chunk_states[r], n);
+            continue;
+        }
+        q->states[r].m = q->chunk_states[r].m;
+        q->states[r].l = q->chunk_states[r].l;
+        memcpy(q->states[r].o, q->chunk_states[r].o, n * sizeof(float));
+        is_begun[r] = true;
+    }
+}
+
+void run_attend(cpu *d, const phase *p, uint32_t task, uint32_t thread) {
+    const step *s = p->step;
+    uint32_t n_spans = d->cut.n_spans, n_kv_heads = d->model->n_kv_heads;
+    uint32_t span = task % n_spans, kv_head = task / n_spans % n_kv_heads;
+    /* The last tiles see the most chunks, so they go first. */
+    const tile *t = &d->tiles[d->cut.n_tiles - 1 - task / n_spans / n_kv_heads];
+    queries q;
+    gather_queries(d, t, kv_head, thread, &q);
+    bool is_begun[TILE_TOKENS * MAX_SHARED_HEADS] = {false};
+    uint32_t c = first_visible(s, t->first_position) / BLOCK_POSITIONS;
+    uint32_t end = (t->first_position + t->n_rows - 1) / BLOCK_POSITIONS + 1;
+    uint32_t first_row, end_row;
+    for (c += span; c < end; c += n_spans) {
+        attend_one(d, s, t, kv_head, c, &q, &first_row, &end_row, thread);
+        if (n_spans > 1)
+            keep_states(d, t, kv_head, c, &q, first_row, end_row);
+        else
+            merge_states(d, &q, first_row, end_row, is_begun);
+    }
+    if (n_spans > 1) return;
+    for (uint32_t r = 0; r < q.n_rows; r++)
+        write_heads(d, t->first_row + r / q.n_shared, kv_head * q.n_shared + r % q.n_shared,
+                    &q.states[r]);
+}
+
+/* Merges the states that split tasks left, each row's in ascending order of chunks. */
+void run_merge(cpu *d, const phase *p, uint32_t task, uint32_t thread) {
+    (void)task, (void)thread;
+    size_t n = d->model->head_dim;
+    for (uint32_t row = 0; row < d->batch->n_rows; row++) {
+        uint32_t position = d->batch->positions[row];
+        uint32_t begin = first_visible(p->step, position) / BLOCK_POSITIONS;
+        for (uint32_t head = 0; head < d->model->n_heads; head++) {
+            float *slot = state_slot(d, row, head, begin);
+            attend_state into = {.m = slot[n], .l = slot[n + 1], .o = slot};
+            for (uint32_t c = begin + 1; c <= position / BLOCK_POSITIONS; c++) {
+                float *next = state_slot(d, row, head, c);
+                attend_state from = {.m = next[n], .l = next[n + 1], .o = next};
+                d->kernels->attend_merge(&into, &from, n);
+            }
+            write_heads(d, row, head, &into);
+        }
+    }
+}

@@ -1,0 +1,173 @@
+/* cpu_matmul: the phases that multiply the rows of a batch by weights. A task is a range of weight
+ * rows times all columns, so a panel is unpacked once; its epilogue (bias, q/k-norm, RoPE, KV
+ * append, activation, residual) works on what the task has just computed.
+ */
+#include <stdint.h>
+
+#include "device/cpu/cpu.h"
+
+typedef struct range {
+    uint32_t first, n;
+} range;
+
+/* Weight rows of a task: TILE_ROWS for a large batch; for a small one long runs of memory, yet
+ * enough tasks that the threads finish together, and outputs that fit the thread's tile. */
+static uint32_t tile_rows(const cpu *d, uint32_t n_rows, uint32_t n_columns) {
+    enum { SMALL_BATCH = 8, TASKS_PER_THREAD = 6 };
+    if (n_columns > SMALL_BATCH) return TILE_ROWS;
+    uint32_t rows = n_rows / (d->options.n_threads * TASKS_PER_THREAD);
+    rows = (rows + TILE_ROWS - 1) / TILE_ROWS * TILE_ROWS;
+    uint32_t most = (uint32_t)(d->tile_floats / n_columns) / TILE_ROWS * TILE_ROWS;
+    return rows < TILE_ROWS ? TILE_ROWS : rows > most ? most : rows;
+}
+
+static uint32_t n_columns_of(const cpu *d, const step *s) {
+    return s->kind == STEP_LOGITS ? d->batch->n_kept : d->batch->n_rows;
+}
+
+uint32_t count_tiles(const cpu *d, const phase *p) {
+    uint32_t n_columns = n_columns_of(d, p->step);
+    if (n_columns == 0) return 0;
+    uint32_t n_rows = d->model->weights[p->step->w[0]].n_rows;
+    uint32_t rows = tile_rows(d, n_rows, n_columns);
+    return (n_rows + rows - 1) / rows;
+}
+
+static range tile_range(const cpu *d, const step *s, uint32_t task) {
+    uint32_t n_rows = d->model->weights[s->w[0]].n_rows;
+    uint32_t rows = tile_rows(d, n_rows, n_columns_of(d, s));
+    range r = {.first = task * rows, .n = rows};
+    if (r.first + r.n > n_rows) r.n = n_rows - r.first;
+    return r;
+}
+
+/* y[c * y_stride + i] = row (r.first + i) of weight `id` with column c, for all columns. */
+static void multiply(const cpu *d, const step *s, uint32_t id, range r, float *y, size_t y_stride,
+                     uint32_t thread) {
+    const weight *w = &d->model->weights[id];
+    uint32_t n_columns = n_columns_of(d, s);
+    acts a;
+    acts_kind kind = quant_table[w->type].acts;
+    acts_place(&a, kind, w->n, n_columns, d->acts_memory[kind]);
+    kernels_matmul(d->kernels, w->type)((const char *)w->data + r.first * w->row_bytes,
+                                        w->row_bytes, r.n, &a, 0, n_columns, y, y_stride,
+                                        cpu_thread_panel(d, thread));
+}
+
+/* ---- queries, keys and values: a task is a head ---------------------------------------------- */
+
+uint32_t count_heads(const cpu *d, const phase *p) {
+    (void)p;
+    return d->model->n_heads + 2 * d->model->n_kv_heads;
+}
+
+static void rotate_head(const model *m, const float *table, float *x) {
+    uint32_t n_pairs = m->n_rot / 2;
+    bool halves = m->family->pairing == ROPE_HALVES;
+    uint32_t apart = halves ? n_pairs : 1, next = halves ? 1 : 2;
+    for (uint32_t i = 0; i < n_pairs; i++) {
+        float *a = &x[i * next], *b = a + apart;
+        float cosine = table[i], sine = table[n_pairs + i];
+        float a0 = *a, b0 = *b;
+        *a = a0 * cosine - b0 * sine;
+        *b = a0 * sine + b0 * cosine;
+    }
+}
+
+/* Bias, q/k-norm and RoPE of one head of every row; which: 0 queries, 1 keys, 2 values. */
+static void finish_head(const cpu *d, const step *s, int which, uint32_t head, float *y,
+                        size_t y_stride) {
+    const model *m = d->model;
+    size_t n = m->head_dim;
+    const weight *w = m->weights;
+    for (uint32_t row = 0; row < d->batch->n_rows; row++) {
+        float *x = y + row * y_stride;
+        if (s->bias[which] != NO_WEIGHT)
+            d->kernels->add((const float *)w[s->bias[which]].data + head * n, x, n);
+        if (which == 2) continue;
+        if (s->head_norm[which] != NO_WEIGHT)
+            d->kernels->rms_norm(x, w[s->head_norm[which]].data, m->eps, x, n);
+        rotate_head(m, d->rope[s->rope] + (size_t)row * m->n_rot, x);
+    }
+}
+
+/* Rounds one head of every row to F16 and appends it to its session's blocks. */
+static void append_head(cpu *d, const step *s, bool is_value, uint32_t kv_head, const float *y,
+                        uint32_t thread) {
+    size_t n = d->model->head_dim;
+    uint16_t *half = (uint16_t *)(void *)cpu_thread_row(d, thread);
+    for (uint32_t i = 0; i < d->batch->n_segments; i++) {
+        const segment *g = &d->batch->segments[i];
+        for (uint32_t j = 0; j < g->n_rows; j++) {
+            uint32_t position = g->first_position + j, slot = position % BLOCK_POSITIONS;
+            uint32_t block = g->tables[s->group][position / BLOCK_POSITIONS];
+            const float *x = y + (g->first_row + j) * n;
+            if (is_value) {
+                d->kernels->to_f16(x, cpu_values(d, s, block, kv_head) + slot * n, n);
+                continue;
+            }
+            uint16_t *keys = cpu_keys(d, s, block, kv_head);
+            d->kernels->to_f16(x, half, n);
+            for (size_t c = 0; c < n; c++) keys[c * BLOCK_POSITIONS + slot] = half[c];
+        }
+    }
+}
+
+void run_heads(cpu *d, const phase *p, uint32_t task, uint32_t thread) {
+    const step *s = p->step;
+    const model *m = d->model;
+    uint32_t head_dim = m->head_dim;
+    if (task < m->n_heads) {
+        size_t stride = d->plan->buffer_dim[s->out];
+        float *y = d->buffers[s->out] + (size_t)task * head_dim;
+        multiply(d, s, s->w[0], (range){task * head_dim, head_dim}, y, stride, thread);
+        finish_head(d, s, 0, task, y, stride);
+        return;
+    }
+    uint32_t kv_head = (task - m->n_heads) % m->n_kv_heads;
+    int which = task - m->n_heads < m->n_kv_heads ? 1 : 2;
+    float *y = cpu_thread_tile(d, thread); /* [n_rows, head_dim] */
+    multiply(d, s, s->w[which], (range){kv_head * head_dim, head_dim}, y, head_dim, thread);
+    finish_head(d, s, which, kv_head, y, head_dim);
+    append_head(d, s, which == 2, kv_head, y, thread);
+}
+
+/* ---- the others: a task is a tile of weight rows --------------------------------------------- */
+
+void run_project(cpu *d, const phase *p, uint32_t task, uint32_t thread) {
+    const step *s = p->step;
+    size_t dim = d->model->dim;
+    range r = tile_range(d, s, task);
+    if (s->post_norm != NO_WEIGHT) {
+        multiply(d, s, s->w[0], r, d->buffers[X_OUTPUT] + r.first, dim, thread);
+        return;
+    }
+    float *y = cpu_thread_tile(d, thread);
+    multiply(d, s, s->w[0], r, y, r.n, thread);
+    for (uint32_t row = 0; row < d->batch->n_rows; row++)
+        d->kernels->add(y + (size_t)row * r.n, d->buffers[s->out] + row * dim + r.first, r.n);
+}
+
+void run_gate_up(cpu *d, const phase *p, uint32_t task, uint32_t thread) {
+    const step *s = p->step;
+    size_t width = d->plan->buffer_dim[s->out];
+    range r = tile_range(d, s, task);
+    float *gate = d->buffers[s->out] + r.first, *up = cpu_thread_tile(d, thread);
+    multiply(d, s, s->w[0], r, gate, width, thread);
+    multiply(d, s, s->w[1], r, up, r.n, thread);
+    bool gelu = d->model->family->act == ACTIVATION_GELU;
+    void (*gated)(const float *, const float *, float *, size_t) =
+        gelu ? d->kernels->gelu_mul : d->kernels->silu_mul;
+    for (uint32_t row = 0; row < d->batch->n_rows; row++)
+        gated(gate + row * width, up + (size_t)row * r.n, gate + row * width, r.n);
+}
+
+void run_logits(cpu *d, const phase *p, uint32_t task, uint32_t thread) {
+    const step *s = p->step;
+    size_t n_vocab = d->model->n_vocab;
+    range r = tile_range(d, s, task);
+    float *y = d->logits + r.first;
+    multiply(d, s, s->w[0], r, y, n_vocab, thread);
+    for (uint32_t i = 0; i < d->batch->n_kept; i++)
+        if (!cpu_all_finite(y + i * n_vocab, r.n)) cpu_note_bad(d, s->layer);
+}

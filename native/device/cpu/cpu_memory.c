@@ -1,0 +1,156 @@
+/* cpu_memory: where everything of the device lies. One walk lays the scratch out; the memory plan
+ * runs it without memory, the allocator with, so the two cannot differ.
+ */
+#include <stdlib.h>
+
+#include "base/system.h"
+#include "device/cpu/cpu.h"
+
+/* Hands out 64-byte aligned pieces of one reservation; with a NULL base it only counts. */
+typedef struct arena {
+    char *base;
+    size_t used;
+} arena;
+
+static void *take(arena *a, size_t n_bytes) {
+    void *piece = a->base == NULL ? NULL : a->base + a->used;
+    a->used += (n_bytes + 63) / 64 * 64;
+    return piece;
+}
+
+static size_t max_size(size_t a, size_t b) { return a > b ? a : b; }
+
+/* The most bytes that one kind of activations takes in any step. */
+static size_t widest_acts(const plan *p, acts_kind kind, uint32_t n_batch) {
+    size_t most = 0;
+    for (size_t i = 0; i < p->n_steps; i++) {
+        const step *s = &p->steps[i];
+        for (int j = 0; j < 3 && s->kind != STEP_EMBED; j++) {
+            if (s->w[j] == NO_WEIGHT) continue;
+            const weight *w = &p->model->weights[s->w[j]];
+            if (quant_table[w->type].acts == kind)
+                most = max_size(most, acts_bytes(kind, w->n, n_batch));
+        }
+    }
+    return most;
+}
+
+static size_t widest_row(const model *m) {
+    size_t most = max_size(m->dim, m->ffn_dim);
+    return max_size(most, (size_t)m->n_heads * m->head_dim);
+}
+
+static uint32_t n_chunks(const device_options *o) {
+    return (o->n_ctx + BLOCK_POSITIONS - 1) / BLOCK_POSITIONS;
+}
+
+static void lay_out(cpu *d, arena *a) {
+    const plan *p = d->plan;
+    const model *m = d->model;
+    const device_options *o = &d->options;
+    for (int i = 0; i < N_BUFFERS; i++)
+        d->buffers[i] = take(a, (size_t)p->buffer_dim[i] * o->n_batch * sizeof(float));
+    for (int k = 0; k < ACTS_KIND_COUNT; k++)
+        d->acts_memory[k] = take(a, widest_acts(p, (acts_kind)k, o->n_batch));
+    for (int i = 0; i < N_ROPES; i++)
+        d->rope[i] = m->ropes[i].frequency == NULL
+                         ? NULL
+                         : take(a, (size_t)m->n_rot * o->n_batch * sizeof(float));
+    /* Fewer rows than this leave threads without an attention task of their own. */
+    d->n_split_rows = (o->n_threads - 1) / m->n_kv_heads + (o->n_threads > 1);
+    if (d->n_split_rows > o->n_batch) d->n_split_rows = o->n_batch;
+    size_t state_floats = (size_t)m->head_dim + 2;
+    d->states = take(a, d->n_split_rows * (size_t)m->n_heads * n_chunks(o) * state_floats *
+                            sizeof(float));
+    d->tiles = take(a, o->n_batch * sizeof(tile));
+    d->tile_floats = (size_t)o->n_batch * max_size(TILE_ROWS, m->head_dim);
+    size_t query_floats = 3 * (size_t)m->head_dim + 2 * sizeof(attend_state) / sizeof(float);
+    size_t attend_floats = (size_t)TILE_TOKENS * (m->n_heads / m->n_kv_heads) * query_floats;
+    d->tile_floats = max_size(d->tile_floats, attend_floats);
+    d->thread_bytes = KERNELS_SCRATCH_BYTES;
+    d->thread_bytes += (d->tile_floats + widest_row(m)) * sizeof(float);
+    d->thread_bytes = (d->thread_bytes + 4095) / 4096 * 4096;
+    d->thread_memory = take(a, d->thread_bytes * o->n_threads);
+}
+
+static size_t kv_bytes(cpu *d) {
+    const model *m = d->model;
+    size_t total = 0;
+    for (uint32_t g = 0; g < d->plan->n_groups; g++) {
+        size_t head_bytes = (size_t)BLOCK_POSITIONS * m->head_dim * sizeof(uint16_t);
+        d->block_bytes[g] = d->plan->groups[g].n_layers * 2 * m->n_kv_heads * head_bytes;
+        total += d->block_bytes[g] * d->options.n_blocks;
+    }
+    return total;
+}
+
+static size_t count_scratch(cpu *d) {
+    arena counting = {0};
+    lay_out(d, &counting);
+    return counting.used;
+}
+
+void cpu_plan_memory(const plan *p, const device_options *options, ll_memory *out) {
+    cpu d = {.plan = p, .model = p->model, .options = *options};
+    out->scratch_bytes = count_scratch(&d);
+    out->kv_bytes = kv_bytes(&d);
+    out->logits_bytes = (uint64_t)options->n_logits * p->model->n_vocab * sizeof(float);
+}
+
+bool cpu_place(cpu *d, ll_error *err) {
+    const device_options *o = &d->options;
+    d->scratch_bytes = count_scratch(d);
+    d->scratch = system_reserve(d->scratch_bytes);
+    d->logits_bytes = (size_t)o->n_logits * d->model->n_vocab * sizeof(float);
+    d->logits = system_reserve(d->logits_bytes);
+    if (d->scratch == NULL || d->logits == NULL)
+        return ll_fail(err, LL_ERR_MEMORY, "the system refused %zu bytes of scratch",
+                       d->scratch_bytes + d->logits_bytes);
+    arena placing = {.base = d->scratch};
+    lay_out(d, &placing);
+    (void)kv_bytes(d);
+    for (uint32_t g = 0; g < d->plan->n_groups; g++) {
+        d->kv[g] = system_reserve(d->block_bytes[g] * o->n_blocks);
+        if (d->kv[g] == NULL)
+            return ll_fail(err, LL_ERR_MEMORY, "the system refused %zu bytes for the KV cache",
+                           d->block_bytes[g] * o->n_blocks);
+    }
+    return true;
+}
+
+void cpu_release(cpu *d) {
+    for (uint32_t g = 0; g < d->plan->n_groups; g++)
+        system_release(d->kv[g], d->block_bytes[g] * d->options.n_blocks);
+    system_release(d->logits, d->logits_bytes);
+    system_release(d->scratch, d->scratch_bytes);
+}
+
+void *cpu_thread_panel(const cpu *d, uint32_t thread) {
+    return d->thread_memory + d->thread_bytes * thread;
+}
+
+float *cpu_thread_tile(const cpu *d, uint32_t thread) {
+    return (float *)(void *)((char *)cpu_thread_panel(d, thread) + KERNELS_SCRATCH_BYTES);
+}
+
+float *cpu_thread_row(const cpu *d, uint32_t thread) {
+    return cpu_thread_tile(d, thread) + d->tile_floats;
+}
+
+/* A block is [layers of the group][K, then V][kv head][BLOCK_POSITIONS * head_dim]. */
+static uint16_t *block_head(const cpu *d, const step *s, uint32_t block, uint32_t kv_head,
+                            uint32_t is_value) {
+    const model *m = d->model;
+    size_t head = (size_t)BLOCK_POSITIONS * m->head_dim;
+    char *start = d->kv[s->group] + d->block_bytes[s->group] * block;
+    size_t heads_before = ((size_t)s->group_layer * 2 + is_value) * m->n_kv_heads + kv_head;
+    return (uint16_t *)(void *)start + heads_before * head;
+}
+
+uint16_t *cpu_keys(const cpu *d, const step *s, uint32_t block, uint32_t kv_head) {
+    return block_head(d, s, block, kv_head, 0);
+}
+
+uint16_t *cpu_values(const cpu *d, const step *s, uint32_t block, uint32_t kv_head) {
+    return block_head(d, s, block, kv_head, 1);
+}

@@ -1,0 +1,109 @@
+/* cpu_rows: what happens to each row of a batch alone: embedding, RoPE tables, norms, rounding. */
+#include <string.h>
+
+#include "base/exact.h"
+#include "device/cpu/cpu.h"
+
+static uint32_t tasks_for(uint32_t n_rows) {
+    return (n_rows + ROWS_PER_TASK - 1) / ROWS_PER_TASK;
+}
+
+uint32_t count_rows(const cpu *d, const phase *p) {
+    (void)p;
+    return tasks_for(d->batch->n_rows);
+}
+
+uint32_t count_kept(const cpu *d, const phase *p) {
+    (void)p;
+    return tasks_for(d->batch->n_kept);
+}
+
+static uint32_t last_row(uint32_t task, uint32_t n_rows) {
+    uint32_t end = (task + 1) * ROWS_PER_TASK;
+    return end < n_rows ? end : n_rows;
+}
+
+static const float *vector(const cpu *d, uint32_t id) {
+    return id == NO_WEIGHT ? NULL : d->model->weights[id].data;
+}
+
+static void fill_rope(const cpu *d, uint32_t row) {
+    uint32_t n_pairs = d->model->n_rot / 2;
+    for (int i = 0; i < N_ROPES; i++) {
+        const rope *r = &d->model->ropes[i];
+        if (r->frequency == NULL) continue;
+        float *table = d->rope[i] + (size_t)row * d->model->n_rot; /* [cosines][sines] */
+        for (uint32_t j = 0; j < n_pairs; j++) {
+            double sine, cosine;
+            exact_sincos(d->batch->positions[row] * r->frequency[j], &sine, &cosine);
+            table[j] = (float)(cosine * (double)r->magnitude);
+            table[n_pairs + j] = (float)(sine * (double)r->magnitude);
+        }
+    }
+}
+
+void run_embed(cpu *d, const phase *p, uint32_t task, uint32_t thread) {
+    (void)thread;
+    const weight *w = &d->model->weights[p->step->w[0]];
+    for (uint32_t row = task * ROWS_PER_TASK; row < last_row(task, d->batch->n_rows); row++) {
+        float *x = d->buffers[p->step->out] + (size_t)row * w->n;
+        size_t id = (size_t)d->batch->ids[row];
+        quant_table[w->type].dequantize((const char *)w->data + id * w->row_bytes, x, w->n);
+        if (d->model->embedding_scale != 1.0f)
+            for (uint32_t i = 0; i < w->n; i++) x[i] *= d->model->embedding_scale;
+        fill_rope(d, row);
+    }
+}
+
+/* Norms x where the step has a norm, then rounds it once for each kind of activations its matrices
+ * take. */
+static void prepare_row(cpu *d, const step *s, const float *x, uint32_t column, uint32_t n_columns,
+                        uint32_t thread) {
+    const model *m = d->model;
+    size_t n = m->weights[s->w[0]].n;
+    if (!cpu_all_finite(x, n)) cpu_note_bad(d, s->layer);
+    if (s->norm != NO_WEIGHT) {
+        float *normed = cpu_thread_row(d, thread);
+        d->kernels->rms_norm(x, vector(d, s->norm), m->eps, normed, n);
+        x = normed;
+    }
+    unsigned done = 0;
+    for (int i = 0; i < 3; i++) {
+        if (s->w[i] == NO_WEIGHT) continue;
+        acts_kind kind = quant_table[m->weights[s->w[i]].type].acts;
+        if ((done & (1u << kind)) != 0) continue;
+        done |= 1u << kind;
+        acts a;
+        acts_place(&a, kind, n, n_columns, d->acts_memory[kind]);
+        d->kernels->quantize(&a, column, x);
+    }
+}
+
+void run_prepare(cpu *d, const phase *p, uint32_t task, uint32_t thread) {
+    const step *s = p->step;
+    size_t n = d->plan->buffer_dim[s->in];
+    uint32_t n_rows = d->batch->n_rows;
+    for (uint32_t row = task * ROWS_PER_TASK; row < last_row(task, n_rows); row++)
+        prepare_row(d, s, d->buffers[s->in] + row * n, row, n_rows, thread);
+}
+
+void run_prepare_kept(cpu *d, const phase *p, uint32_t task, uint32_t thread) {
+    const step *s = p->step;
+    size_t n = d->plan->buffer_dim[s->in];
+    uint32_t n_kept = d->batch->n_kept;
+    for (uint32_t i = task * ROWS_PER_TASK; i < last_row(task, n_kept); i++)
+        prepare_row(d, s, d->buffers[s->in] + d->batch->kept[i] * n, i, n_kept, thread);
+}
+
+/* residual += norm(output), for families that norm what a block returns. */
+void run_join(cpu *d, const phase *p, uint32_t task, uint32_t thread) {
+    const step *s = p->step;
+    size_t n = d->model->dim;
+    float *normed = cpu_thread_row(d, thread);
+    for (uint32_t row = task * ROWS_PER_TASK; row < last_row(task, d->batch->n_rows); row++) {
+        const float *y = d->buffers[X_OUTPUT] + row * n;
+        if (!cpu_all_finite(y, n)) cpu_note_bad(d, s->layer);
+        d->kernels->rms_norm(y, vector(d, s->post_norm), d->model->eps, normed, n);
+        d->kernels->add(normed, d->buffers[X_RESIDUAL] + row * n, n);
+    }
+}

@@ -1,0 +1,177 @@
+/* engine: builds a batch from rows of many sessions, runs it, and commits or undoes it whole. */
+#include "engine/engine.h"
+
+#include <stdlib.h>
+
+#include "base/system.h"
+#include "engine/session.h"
+
+enum { DEFAULT_BATCH = 512, MAX_THREADS = 512, MAX_CONTEXT = 1 << 24 };
+
+/* Fills what the caller left to us and checks the rest. */
+static bool resolve_options(const model *m, const ll_engine_options *in, device_options *out,
+                            uint32_t *n_sessions, ll_error *err) {
+    *n_sessions = in->n_sessions != 0 ? in->n_sessions : 1;
+    const char *name = in->kernels != NULL ? in->kernels : getenv("LOCALLLM_KERNELS");
+    if (name != NULL && name[0] == '\0') name = NULL;
+    *out = (device_options){
+        .n_ctx = in->n_ctx != 0 ? in->n_ctx : m->n_ctx_train,
+        .n_batch = in->n_batch != 0 ? in->n_batch : DEFAULT_BATCH,
+        .n_logits = in->n_logits != 0 ? in->n_logits : 1,
+        .n_threads = in->n_threads != 0 ? in->n_threads : system_usable_cores(),
+        .kernels = kernels_find(name),
+    };
+    if (out->kernels == NULL)
+        return ll_fail(err, LL_ERR_ARGUMENT, "no kernels \"%.32s\" on this processor", name);
+    if (out->n_ctx > MAX_CONTEXT || out->n_threads > MAX_THREADS || out->n_batch > MAX_CONTEXT ||
+        *n_sessions > MAX_CONTEXT)
+        return ll_fail(err, LL_ERR_ARGUMENT, "context %u, batch %u, threads %u or sessions %u is "
+                       "out of range", out->n_ctx, out->n_batch, out->n_threads, *n_sessions);
+    if (out->n_batch > out->n_ctx * (uint64_t)*n_sessions)
+        out->n_batch = out->n_ctx * *n_sessions; /* no step could be larger */
+    if (out->n_logits > out->n_batch) out->n_logits = out->n_batch;
+    uint64_t n_blocks = (out->n_ctx + BLOCK_POSITIONS - 1) / BLOCK_POSITIONS;
+    n_blocks *= *n_sessions;
+    if (n_blocks > UINT32_MAX)
+        return ll_fail(err, LL_ERR_ARGUMENT, "%u sessions of %u positions are too many",
+                       *n_sessions, out->n_ctx);
+    out->n_blocks = (uint32_t)n_blocks;
+    return true;
+}
+
+static size_t tables_bytes(const plan *p, const device_options *o) {
+    size_t per_row = sizeof(int32_t) + 2 * sizeof(uint32_t) + sizeof(segment);
+    size_t per_block = 3 * sizeof(uint32_t); /* free, references, a session's table */
+    return p->n_steps * sizeof(step) + o->n_batch * per_row + p->n_groups * per_block * o->n_blocks;
+}
+
+bool engine_plan_memory(const model *m, const ll_engine_options *options, ll_memory *out,
+                        ll_error *err) {
+    device_options resolved;
+    uint32_t n_sessions;
+    plan p;
+    if (!resolve_options(m, options, &resolved, &n_sessions, err) || !plan_open(&p, m, err))
+        return false;
+    *out = (ll_memory){.weight_bytes = m->weight_bytes,
+                       .n_ctx = resolved.n_ctx,
+                       .n_threads = resolved.n_threads};
+    device_list[0]->plan_memory(&p, &resolved, out);
+    out->tables_bytes = tables_bytes(&p, &resolved);
+    plan_close(&p);
+    return true;
+}
+
+ll_engine *engine_open(const model *m, const ll_engine_options *options, ll_error *err) {
+    ll_engine *e = calloc(1, sizeof *e);
+    if (e == NULL) {
+        ll_fail(err, LL_ERR_MEMORY, "no memory for an engine");
+        return NULL;
+    }
+    e->kind = device_list[0];
+    atomic_init(&e->cancel, false);
+    bool ok = resolve_options(m, options, &e->options, &e->n_sessions_most, err) &&
+              plan_open(&e->plan, m, err);
+    for (uint32_t g = 0; ok && g < e->plan.n_groups; g++)
+        ok = kv_pool_open(&e->pools[g], e->options.n_blocks, err);
+    if (ok) {
+        size_t n = e->options.n_batch;
+        e->ids = malloc(n * sizeof *e->ids);
+        e->positions = malloc(n * sizeof *e->positions);
+        e->kept = malloc(n * sizeof *e->kept);
+        e->segments = malloc(n * sizeof *e->segments);
+        ok = e->ids != NULL && e->positions != NULL && e->kept != NULL && e->segments != NULL;
+        if (!ok) ll_fail(err, LL_ERR_MEMORY, "no memory for batches of %zu rows", n);
+    }
+    if (ok) e->device = e->kind->open(&e->plan, &e->options, err);
+    if (e->device != NULL) return e;
+    ll_engine_close(e);
+    return NULL;
+}
+
+void ll_engine_close(ll_engine *e) {
+    if (e == NULL) return;
+    if (e->device != NULL) e->kind->close(e->device);
+    for (uint32_t g = 0; g < MAX_GROUPS; g++) kv_pool_close(&e->pools[g]);
+    free(e->ids);
+    free(e->positions);
+    free(e->kept);
+    free(e->segments);
+    plan_close(&e->plan);
+    free(e);
+}
+
+const char *ll_engine_kernels(const ll_engine *e) { return e->options.kernels->name; }
+uint32_t ll_engine_n_threads(const ll_engine *e) { return e->options.n_threads; }
+uint32_t ll_engine_n_ctx(const ll_engine *e) { return e->options.n_ctx; }
+uint32_t ll_engine_n_batch(const ll_engine *e) { return e->options.n_batch; }
+
+static bool check_row(const ll_engine *e, const ll_row *row, uint32_t n_kept, ll_error *err) {
+    uint32_t n_vocab = e->plan.model->n_vocab;
+    if (row->session == NULL || row->session->engine != e)
+        return ll_fail(err, LL_ERR_ARGUMENT, "a row's session belongs to another engine");
+    if (row->id < 0 || (uint32_t)row->id >= n_vocab)
+        return ll_fail(err, LL_ERR_ARGUMENT, "token %d is outside the vocabulary of %u", row->id,
+                       n_vocab);
+    if (row->logits && n_kept >= e->options.n_logits)
+        return ll_fail(err, LL_ERR_ARGUMENT, "the engine keeps the logits of %u rows a step",
+                       e->options.n_logits);
+    return true;
+}
+
+static bool build_batch(ll_engine *e, const ll_row *rows, size_t n_rows, batch *b, ll_error *err) {
+    for (uint32_t i = 0; i < n_rows; i++) {
+        ll_session *s = rows[i].session;
+        if (!check_row(e, &rows[i], b->n_kept, err)) return false;
+        uint32_t position = s->n_tokens + s->n_pending;
+        if (!session_reserve(s, position + 1, err)) return false;
+        s->n_pending++;
+        e->ids[i] = rows[i].id;
+        e->positions[i] = position;
+        if (rows[i].logits) e->kept[b->n_kept++] = i;
+        if (i > 0 && rows[i - 1].session == s) {
+            e->segments[b->n_segments - 1].n_rows++;
+            continue;
+        }
+        segment *g = &e->segments[b->n_segments++];
+        *g = (segment){.first_row = i, .n_rows = 1, .first_position = position};
+        for (uint32_t k = 0; k < e->plan.n_groups; k++) g->tables[k] = s->tables[k];
+    }
+    return true;
+}
+
+bool ll_engine_step(ll_engine *e, const ll_row *rows, size_t n_rows, ll_error *err) {
+    if (n_rows < 1 || n_rows > e->options.n_batch)
+        return ll_fail(err, LL_ERR_ARGUMENT, "a step of %zu rows, expected 1 to %u", n_rows,
+                       e->options.n_batch);
+    batch b = {.ids = e->ids,
+               .positions = e->positions,
+               .n_rows = (uint32_t)n_rows,
+               .segments = e->segments,
+               .kept = e->kept,
+               .cancel = &e->cancel,
+               .poll = e->poll,
+               .poll_arg = e->poll_arg};
+    bool ok = build_batch(e, rows, n_rows, &b, err) && e->kind->run(e->device, &b, err);
+    atomic_store(&e->cancel, false);
+    e->n_kept = ok ? b.n_kept : 0;
+    for (size_t i = 0; i < n_rows; i++) {
+        ll_session *s = rows[i].session;
+        if (s == NULL || s->engine != e) continue;
+        if (ok) s->n_tokens += s->n_pending;
+        s->n_pending = 0;
+        if (!ok) (void)ll_session_truncate(s, s->n_tokens); /* gives back what was reserved */
+    }
+    return ok;
+}
+
+const float *ll_engine_logits(const ll_engine *e, size_t *n_kept) {
+    *n_kept = e->n_kept;
+    return e->kind->logits(e->device);
+}
+
+void ll_engine_cancel(ll_engine *e) { atomic_store(&e->cancel, true); }
+
+void ll_engine_set_poll(ll_engine *e, ll_poll *poll, void *arg) {
+    e->poll = poll;
+    e->poll_arg = arg;
+}

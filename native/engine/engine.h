@@ -1,0 +1,40 @@
+/* engine: a model on a device with its KV pool, and the sessions it runs. */
+#ifndef LL_ENGINE_ENGINE_H
+#define LL_ENGINE_ENGINE_H
+
+#include "device/device.h"
+#include "engine/kv_pool.h"
+
+struct ll_engine {
+    plan plan;
+    device_options options;
+    const device_kind *kind;
+    device *device;
+    kv_pool pools[MAX_GROUPS]; /* one for each layer group of the plan */
+    uint32_t n_sessions;       /* open */
+    uint32_t n_sessions_most;
+
+    /* The batch being built, [n_batch] each. */
+    int32_t *ids;
+    uint32_t *positions, *kept;
+    segment *segments;
+    uint32_t n_kept; /* of the last step */
+    atomic_bool cancel;
+    ll_poll *poll;
+    void *poll_arg;
+};
+
+struct ll_session {
+    ll_engine *engine;
+    uint32_t n_tokens;
+    uint32_t n_pending; /* rows of the step being run */
+    uint32_t n_blocks;  /* held in each table */
+    uint32_t *tables[MAX_GROUPS]; /* [blocks of n_ctx] */
+};
+
+/* ll_engine_plan and ll_engine_open on the engine's own model. */
+bool engine_plan_memory(const model *m, const ll_engine_options *options, ll_memory *out,
+                        ll_error *err);
+ll_engine *engine_open(const model *m, const ll_engine_options *options, ll_error *err);
+
+#endif

@@ -1,0 +1,271 @@
+/* avx2_attend: query rows over one chunk of keys and values.
+ *
+ * Keys lie beside each other for one dimension, so eight keys' scores are the lanes of a register
+ * and no score needs a sum across lanes; values are the lanes of the result. Both passes work on
+ * tiles of up to four rows, eight chains of fmaf at once. With few rows every key and value is
+ * converted from F16 once on its way; with many, a slab of them is converted first and met by all
+ * rows.
+ */
+#include <assert.h>
+#include <math.h>
+#include <stdbool.h>
+#include <string.h>
+
+#include "base/exact.h"
+#include "kernels/avx2/avx2_exp.h"
+#include "kernels/avx2/avx2_vector.h"
+
+enum {
+    TILE_ROWS = 4,
+    SLAB = 16,        /* keys, or dimensions of values, converted at once */
+    BLOCK_ROWS = 64,  /* rows that share one conversion */
+    CHAINS = 8,
+};
+
+/* What lies in scratch. */
+typedef struct attend_scratch {
+    float p[BLOCK_ROWS][KERNELS_CHUNK]; /* scores, then their exponentials */
+    float v[KERNELS_CHUNK][SLAB];
+    float k[][SLAB]; /* [head_dim] */
+} attend_scratch;
+
+/* Eight values from F16 or, when `slab`, from converted memory. */
+EXP_INLINE __m256 load(bool slab, const void *from, size_t i) {
+    if (slab) return _mm256_loadu_ps((const float *)from + i);
+    return _mm256_cvtph_ps(_mm_loadu_si128((const void *)((const uint16_t *)from + i)));
+}
+
+static void convert(const uint16_t *from, size_t stride, size_t n, size_t width,
+                    float (*to)[SLAB]) {
+    for (size_t i = 0; i < n; i++) {
+        for (size_t j = 0; j < width; j += 8) {
+            _mm256_storeu_ps(to[i] + j, load(false, from, i * stride + j));
+        }
+    }
+}
+
+/* p[r][8 v ...] = scale * q[r] . keys, for n_rows rows and 8 * n_vectors keys at k. */
+EXP_INLINE void score_tile(bool slab, int n_rows, int n_vectors, const void *k, size_t head_dim,
+                           const float *q, size_t q_stride, float scale,
+                           float (*p)[KERNELS_CHUNK], size_t key) {
+    const size_t stride = slab ? SLAB : KERNELS_CHUNK;
+    __m256 sums[TILE_ROWS][CHAINS];
+#pragma GCC unroll 4
+    for (int r = 0; r < n_rows; r++) {
+#pragma GCC unroll 8
+        for (int v = 0; v < n_vectors; v++) sums[r][v] = _mm256_setzero_ps();
+    }
+    for (size_t d = 0; d < head_dim; d++) {
+        __m256 keys[CHAINS];
+#pragma GCC unroll 8
+        for (int v = 0; v < n_vectors; v++) keys[v] = load(slab, k, d * stride + 8 * (size_t)v);
+#pragma GCC unroll 4
+        for (int r = 0; r < n_rows; r++) {
+            __m256 x = _mm256_broadcast_ss(q + (size_t)r * q_stride + d);
+#pragma GCC unroll 8
+            for (int v = 0; v < n_vectors; v++) {
+                sums[r][v] = _mm256_fmadd_ps(x, keys[v], sums[r][v]);
+            }
+        }
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < n_rows; r++) {
+#pragma GCC unroll 8
+        for (int v = 0; v < n_vectors; v++) {
+            __m256 s = _mm256_mul_ps(sums[r][v], _mm256_set1_ps(scale));
+            _mm256_storeu_ps(p[r] + key + 8 * v, s);
+        }
+    }
+}
+
+EXP_INLINE void score_rows(bool slab, size_t n_rows, const void *k, size_t head_dim, const float *q,
+                           size_t q_stride, float scale, float (*p)[KERNELS_CHUNK], size_t key) {
+    switch (n_rows) {
+    case 1: score_tile(slab, 1, 2, k, head_dim, q, q_stride, scale, p, key); break;
+    case 2: score_tile(slab, 2, 2, k, head_dim, q, q_stride, scale, p, key); break;
+    case 3: score_tile(slab, 3, 2, k, head_dim, q, q_stride, scale, p, key); break;
+    default: score_tile(slab, 4, 2, k, head_dim, q, q_stride, scale, p, key); break;
+    }
+}
+
+/* Lanes of 8 positions from j that lie in [first, last). */
+EXP_INLINE __m256 visible(size_t j, size_t first, size_t last) {
+    __m256i at = _mm256_add_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7),
+                                  _mm256_set1_epi32((int)j));
+    __m256i in = _mm256_and_si256(_mm256_cmpgt_epi32(at, _mm256_set1_epi32((int)first - 1)),
+                                  _mm256_cmpgt_epi32(_mm256_set1_epi32((int)last), at));
+    return _mm256_castsi256_ps(in);
+}
+
+static float largest(const float *s, size_t first, size_t last) {
+    const __m256 lowest = _mm256_set1_ps(-INFINITY);
+    __m256 m = lowest;
+    for (size_t j = first / 8 * 8; j < last; j += 8) {
+        __m256 x = _mm256_loadu_ps(s + j);
+        m = _mm256_max_ps(m, _mm256_blendv_ps(lowest, x, visible(j, first, last)));
+    }
+    __m128 four = _mm_max_ps(_mm256_castps256_ps128(m), _mm256_extractf128_ps(m, 1));
+    four = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    float top = _mm_cvtss_f32(_mm_max_ss(four, _mm_movehdup_ps(four)));
+    if (top == 0) { /* of zeros with different signs the first one counts */
+        while (s[first] != 0) first++;
+        top = s[first];
+    }
+    return top;
+}
+
+/* Scores become exponentials in place. */
+static void softmax(float *p, size_t first, size_t last, attend_state *state) {
+    state->m = largest(p, first, last);
+    const __m256 m = _mm256_set1_ps(state->m);
+    __m256 lanes[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
+    for (size_t j = first / 8 * 8; j < last; j += 8) {
+        __m256 e = exp_256(_mm256_sub_ps(_mm256_loadu_ps(p + j), m));
+        _mm256_storeu_ps(p + j, e);
+        __m256 *lane = &lanes[j / 8 % 2];
+        *lane = _mm256_add_ps(*lane, _mm256_and_ps(e, visible(j, first, last)));
+    }
+    state->l = tree_256(lanes[0], lanes[1]);
+}
+
+/* o[r][d ...] += p[r][j] * v[j], j in [first, last) ascending, for 8 * n_vectors dimensions. */
+EXP_INLINE void value_tile(bool slab, int n_rows, int n_vectors, const void *v, size_t stride,
+                           const float *p, size_t first, size_t last,
+                           const attend_state *state, size_t dim) {
+    __m256 sums[TILE_ROWS][CHAINS];
+#pragma GCC unroll 4
+    for (int r = 0; r < n_rows; r++) {
+#pragma GCC unroll 8
+        for (int i = 0; i < n_vectors; i++) sums[r][i] = _mm256_loadu_ps(state[r].o + dim + 8 * i);
+    }
+    for (size_t j = first; j < last; j++) {
+        __m256 values[CHAINS];
+#pragma GCC unroll 8
+        for (int i = 0; i < n_vectors; i++) values[i] = load(slab, v, j * stride + 8 * (size_t)i);
+#pragma GCC unroll 4
+        for (int r = 0; r < n_rows; r++) {
+            __m256 x = _mm256_broadcast_ss(p + r * KERNELS_CHUNK + (ptrdiff_t)j);
+#pragma GCC unroll 8
+            for (int i = 0; i < n_vectors; i++) {
+                sums[r][i] = _mm256_fmadd_ps(x, values[i], sums[r][i]);
+            }
+        }
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < n_rows; r++) {
+#pragma GCC unroll 8
+        for (int i = 0; i < n_vectors; i++) _mm256_storeu_ps(state[r].o + dim + 8 * i, sums[r][i]);
+    }
+}
+
+/* The same for up to SLAB dimensions from dim. */
+EXP_INLINE void value_rows(bool slab, size_t n_rows, size_t n_dims, const void *v, size_t stride,
+                           const float *p, size_t first, size_t last, const attend_state *state,
+                           size_t dim) {
+    if (first >= last) return;
+    if (n_dims < SLAB) {
+        for (size_t r = 0; r < n_rows; r++) {
+            value_tile(slab, 1, 1, v, stride, p + r * KERNELS_CHUNK, first, last, state + r, dim);
+        }
+        return;
+    }
+    switch (n_rows) {
+    case 1: value_tile(slab, 1, 2, v, stride, p, first, last, state, dim); break;
+    case 2: value_tile(slab, 2, 2, v, stride, p, first, last, state, dim); break;
+    case 3: value_tile(slab, 3, 2, v, stride, p, first, last, state, dim); break;
+    default: value_tile(slab, 4, 2, v, stride, p, first, last, state, dim); break;
+    }
+}
+
+/* Rows see different positions: together where all of them see, each alone before and after. */
+EXP_INLINE void value_ranges(bool slab, size_t n_rows, size_t n_dims, const void *v, size_t stride,
+                             const float *p, const uint8_t *first, const uint8_t *last,
+                             const attend_state *state, size_t dim) {
+    size_t from = 0, to = KERNELS_CHUNK;
+    for (size_t r = 0; r < n_rows; r++) {
+        from = first[r] > from ? first[r] : from;
+        to = last[r] < to ? last[r] : to;
+    }
+    if (from > to) from = to = KERNELS_CHUNK; /* nothing in common */
+    for (size_t r = 0; r < n_rows; r++) {
+        size_t end = last[r] < from ? last[r] : from;
+        value_rows(slab, 1, n_dims, v, stride, p + r * KERNELS_CHUNK, first[r], end, state + r,
+                   dim);
+    }
+    value_rows(slab, n_rows, n_dims, v, stride, p, from, to, state, dim);
+    for (size_t r = 0; r < n_rows; r++) {
+        value_rows(slab, 1, n_dims, v, stride, p + r * KERNELS_CHUNK, to, last[r], state + r, dim);
+    }
+}
+
+/* Up to TILE_ROWS rows, straight from F16. */
+static void attend_few(const attend_chunk *chunk, const float *q, size_t q_stride, size_t n_rows,
+                       float scale, const uint8_t *first, const uint8_t *last, size_t key0,
+                       size_t key1, attend_state *state, attend_scratch *s) {
+    const size_t head_dim = chunk->head_dim;
+    for (size_t key = key0; key < key1; key += SLAB) {
+        score_rows(false, n_rows, chunk->k + key, head_dim, q, q_stride, scale, s->p, key);
+    }
+    for (size_t r = 0; r < n_rows; r++) softmax(s->p[r], first[r], last[r], &state[r]);
+    for (size_t d = 0; d < head_dim; d += SLAB) {
+        size_t n_dims = head_dim - d < SLAB ? head_dim - d : SLAB;
+        value_ranges(false, n_rows, n_dims, chunk->v + d, head_dim, s->p[0], first, last, state, d);
+    }
+}
+
+/* Up to BLOCK_ROWS rows, slab by slab. */
+static void attend_many(const attend_chunk *chunk, const float *q, size_t q_stride, size_t n_rows,
+                        float scale, const uint8_t *first, const uint8_t *last, size_t key0,
+                        size_t key1, attend_state *state, attend_scratch *s) {
+    const size_t head_dim = chunk->head_dim;
+    for (size_t key = key0; key < key1; key += SLAB) {
+        convert(chunk->k + key, KERNELS_CHUNK, head_dim, SLAB, s->k);
+        for (size_t r = 0; r < n_rows; r += TILE_ROWS) {
+            size_t n = n_rows - r < TILE_ROWS ? n_rows - r : TILE_ROWS;
+            score_rows(true, n, s->k, head_dim, q + r * q_stride, q_stride, scale, s->p + r, key);
+        }
+    }
+    for (size_t r = 0; r < n_rows; r++) softmax(s->p[r], first[r], last[r], &state[r]);
+    for (size_t d = 0; d < head_dim; d += SLAB) {
+        size_t n_dims = head_dim - d < SLAB ? head_dim - d : SLAB;
+        convert(chunk->v + key0 * head_dim + d, head_dim, key1 - key0, n_dims, s->v + key0);
+        for (size_t r = 0; r < n_rows; r += TILE_ROWS) {
+            size_t n = n_rows - r < TILE_ROWS ? n_rows - r : TILE_ROWS;
+            value_ranges(true, n, n_dims, s->v, SLAB, s->p[r], first + r, last + r, state + r, d);
+        }
+    }
+}
+
+void avx2_attend(const attend_chunk *chunk, const float *q, size_t q_stride, size_t n_rows,
+                 float scale, const uint8_t *first, const uint8_t *last, attend_state *state,
+                 void *scratch) {
+    attend_scratch *s = scratch;
+    assert(sizeof *s + chunk->head_dim * sizeof s->k[0] <= KERNELS_SCRATCH_BYTES);
+    for (size_t r0 = 0; r0 < n_rows; r0 += BLOCK_ROWS) {
+        size_t n = n_rows - r0 < BLOCK_ROWS ? n_rows - r0 : BLOCK_ROWS;
+        size_t key0 = KERNELS_CHUNK, key1 = 0; /* what any row sees, in whole slabs */
+        for (size_t r = r0; r < r0 + n; r++) {
+            key0 = first[r] < key0 ? first[r] : key0;
+            key1 = last[r] > key1 ? last[r] : key1;
+            memset(state[r].o, 0, chunk->head_dim * sizeof(float));
+        }
+        key0 = key0 / SLAB * SLAB;
+        key1 = (key1 + SLAB - 1) / SLAB * SLAB;
+        (n <= TILE_ROWS ? attend_few : attend_many)(chunk, q + r0 * q_stride, q_stride, n, scale,
+                                                    first + r0, last + r0, key0, key1, state + r0,
+                                                    s);
+    }
+}
+
+void avx2_attend_merge(attend_state *into, const attend_state *from, size_t head_dim) {
+    const float m = from->m > into->m ? from->m : into->m;
+    const float a = exact_exp(into->m - m), b = exact_exp(from->m - m);
+    const __m256 scale_into = _mm256_set1_ps(a), scale_from = _mm256_set1_ps(b);
+    into->m = m;
+    into->l = fmaf(from->l, b, into->l * a);
+    for (size_t d = 0; d < head_dim; d += 8) {
+        __m256 o = _mm256_mul_ps(_mm256_loadu_ps(into->o + d), scale_into);
+        o = _mm256_fmadd_ps(_mm256_loadu_ps(from->o + d), scale_from, o);
+        _mm256_storeu_ps(into->o + d, o);
+    }
+}

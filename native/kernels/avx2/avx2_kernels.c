@@ -1,0 +1,35 @@
+/* avx2_kernels: what AVX2, FMA and F16C have kernels for. */
+#include "base/isa.h"
+#include "kernels/avx2/avx2_matmul.h"
+#include "kernels/avx2/avx2_vector.h"
+
+const kernels kernels_avx2 = {
+    .name = "avx2",
+    .is_available = isa_has_avx2,
+    .matmul =
+        {
+            [QUANT_F32] = avx2_matmul_f32,
+            [QUANT_F16] = avx2_matmul_f16,
+            [QUANT_Q4_0] = avx2_matmul_q4_0,
+            [QUANT_Q4_1] = avx2_matmul_q4_1,
+            [QUANT_Q5_0] = avx2_matmul_q5_0,
+            [QUANT_Q5_1] = avx2_matmul_q5_1,
+            [QUANT_Q8_0] = avx2_matmul_q8_0,
+            [QUANT_IQ4_NL] = avx2_matmul_iq4_nl,
+            [QUANT_MXFP4] = avx2_matmul_mxfp4,
+            [QUANT_Q2_K] = avx2_matmul_q2_k,
+            [QUANT_Q3_K] = avx2_matmul_q3_k,
+            [QUANT_Q4_K] = avx2_matmul_q4_k,
+            [QUANT_Q5_K] = avx2_matmul_q5_k,
+            [QUANT_Q6_K] = avx2_matmul_q6_k,
+            [QUANT_IQ4_XS] = avx2_matmul_iq4_xs,
+        },
+    .quantize = avx2_quantize,
+    .rms_norm = avx2_rms_norm,
+    .add = avx2_add,
+    .silu_mul = avx2_silu_mul,
+    .gelu_mul = avx2_gelu_mul,
+    .to_f16 = avx2_to_f16,
+    .attend = avx2_attend,
+    .attend_merge = avx2_attend_merge,
+};

@@ -1,0 +1,100 @@
+/* avx2_matmul_legacy: the formats of 32-value blocks; each is one function that unpacks a slab's
+ * blocks into tiles, and one row of the list at the end.
+ *
+ * Nibbles are transposed while still packed, so a block of eight rows takes half the shuffles.
+ */
+#include "kernels/avx2/avx2_dot.h"
+#include "kernels/avx2/avx2_matmul.h"
+
+#include "format/quant_blocks.h"
+
+/* 16 bytes of nibbles at `offset`: values 0 to 15 are the low halves, 16 to 31 the high ones. */
+TILE_INLINE void unpack_nibbles(const uint8_t *const row[TILE_ROWS], size_t offset, __m256i w[8]) {
+    __m256i packed[4];
+    tile_transpose(row, offset, packed);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        w[i] = tile_low4(packed[i]);
+        w[i + 4] = tile_high4(packed[i]);
+    }
+}
+
+/* Bit j of the 32 bits at `offset` is the fifth bit of value j. */
+TILE_INLINE void unpack_fifth_bits(const uint8_t *const row[TILE_ROWS], size_t offset,
+                                   __m256i w[8]) {
+    const __m256i bits = tile_gather32(row, offset);
+#pragma GCC unroll 8
+    for (int s = 0; s < 8; s++) {
+        /* Byte s / 2 of each row four times, one of its bits tested in each. */
+        const int byte = 0x01010101 * (s / 2);
+        const __m256i copy =
+            _mm256_setr_epi32(byte, byte + 0x04040404, byte + 0x08080808, byte + 0x0c0c0c0c, byte,
+                              byte + 0x04040404, byte + 0x08080808, byte + 0x0c0c0c0c);
+        const __m256i mask = _mm256_set1_epi32(s % 2 ? (int)0x80402010 : 0x08040201);
+        __m256i tested = _mm256_and_si256(_mm256_shuffle_epi8(bits, copy), mask);
+        __m256i is_set = _mm256_cmpeq_epi8(tested, mask);
+        w[s] = _mm256_or_si256(w[s], _mm256_and_si256(is_set, _mm256_set1_epi8(16)));
+    }
+}
+
+TILE_INLINE void look_up(const int8_t values[16], __m256i w[8]) {
+    const __m256i table = _mm256_broadcastsi128_si256(_mm_loadu_si128((const void *)values));
+#pragma GCC unroll 8
+    for (int s = 0; s < 8; s++) w[s] = _mm256_shuffle_epi8(table, w[s]);
+}
+
+TILE_INLINE void q4_0_unpack(const uint8_t *const row[TILE_ROWS], tile32 *t) {
+    t->d = tile_gather_f16(row, offsetof(block_q4_0, d));
+    unpack_nibbles(row, offsetof(block_q4_0, qs), t->w);
+}
+
+TILE_INLINE void q4_1_unpack(const uint8_t *const row[TILE_ROWS], tile32 *t) {
+    tile_split_f16(tile_gather32(row, offsetof(block_q4_1, d)), &t->d, &t->m);
+    unpack_nibbles(row, offsetof(block_q4_1, qs), t->w);
+}
+
+TILE_INLINE void q5_0_unpack(const uint8_t *const row[TILE_ROWS], tile32 *t) {
+    t->d = tile_gather_f16(row, offsetof(block_q5_0, d));
+    unpack_nibbles(row, offsetof(block_q5_0, qs), t->w);
+    unpack_fifth_bits(row, offsetof(block_q5_0, qh), t->w);
+}
+
+TILE_INLINE void q5_1_unpack(const uint8_t *const row[TILE_ROWS], tile32 *t) {
+    tile_split_f16(tile_gather32(row, offsetof(block_q5_1, d)), &t->d, &t->m);
+    unpack_nibbles(row, offsetof(block_q5_1, qs), t->w);
+    unpack_fifth_bits(row, offsetof(block_q5_1, qh), t->w);
+}
+
+TILE_INLINE void q8_0_unpack(const uint8_t *const row[TILE_ROWS], tile32 *t) {
+    t->d = tile_gather_f16(row, offsetof(block_q8_0, d));
+    tile_transpose(row, offsetof(block_q8_0, qs), t->w);
+    tile_transpose(row, offsetof(block_q8_0, qs) + 16, t->w + 4);
+}
+
+TILE_INLINE void iq4_nl_unpack(const uint8_t *const row[TILE_ROWS], tile32 *t) {
+    t->d = tile_gather_f16(row, offsetof(block_iq4_nl, d));
+    unpack_nibbles(row, offsetof(block_iq4_nl, qs), t->w);
+    look_up(quant_iq4_values, t->w);
+}
+
+/* The values are at least -12; 12 is added so that they are unsigned. */
+enum { MXFP4_ZERO = 12 };
+
+TILE_INLINE void mxfp4_unpack(const uint8_t *const row[TILE_ROWS], tile32 *t) {
+    float d[TILE_ROWS];
+    for (int r = 0; r < TILE_ROWS; r++) d[r] = quant_mxfp4_scale(*row[r]);
+    t->d = _mm256_loadu_ps(d);
+    unpack_nibbles(row, offsetof(block_mxfp4, qs), t->w);
+    look_up(quant_mxfp4_values, t->w);
+    for (int s = 0; s < 8; s++) {
+        t->w[s] = _mm256_add_epi8(t->w[s], _mm256_set1_epi8(MXFP4_ZERO));
+    }
+}
+
+DOT_MATMUL(q4_0, dot32, 32, tile32, .n_steps = 8, .zero = 8)
+DOT_MATMUL(q4_1, dot32, 32, tile32, .n_steps = 8, .has_min = true)
+DOT_MATMUL(q5_0, dot32, 32, tile32, .n_steps = 4, .zero = 16)
+DOT_MATMUL(q5_1, dot32, 32, tile32, .n_steps = 4, .has_min = true)
+DOT_MATMUL(q8_0, dot32, 32, tile32, .n_steps = 1)
+DOT_MATMUL(iq4_nl, dot32, 32, tile32, .n_steps = 1)
+DOT_MATMUL(mxfp4, dot32, 32, tile32, .n_steps = 4, .zero = MXFP4_ZERO)

@@ -1,0 +1,111 @@
+/* scalar: the kernels that are the truth itself, for processors without a faster set and for tests
+ * to hold the others against. Only loops over the functions of format/ and base/exact.
+ */
+#include <math.h>
+
+#include "base/exact.h"
+#include "format/quant_blocks.h"
+#include "format/quant_formats.h"
+#include "kernels/kernels.h"
+
+static bool is_available(void) { return true; }
+
+static void matmul(quant q, const void *rows, size_t row_bytes, size_t n_rows, const acts *a,
+                   size_t col0, size_t n_cols, float *y, size_t y_stride) {
+    for (size_t r = 0; r < n_rows; r++) {
+        const void *row = (const uint8_t *)rows + r * row_bytes;
+        for (size_t c = 0; c < n_cols; c++) {
+            y[c * y_stride + r] = quant_table[q].dot(row, a, col0 + c);
+        }
+    }
+}
+
+#define X(label, stem, id, dim, bytes, kind)                                                       \
+    static void matmul_##stem(const void *rows, size_t row_bytes, size_t n_rows, const acts *a,    \
+                              size_t col0, size_t n_cols, float *y, size_t y_stride,               \
+                              void *scratch) {                                                     \
+        (void)scratch;                                                                             \
+        matmul(QUANT_##label, rows, row_bytes, n_rows, a, col0, n_cols, y, y_stride);              \
+    }
+QUANT_FORMATS(X)
+#undef X
+
+static void add(const float *x, float *y, size_t n) {
+    for (size_t i = 0; i < n; i++) y[i] = x[i] + y[i];
+}
+
+static void silu_mul(const float *gate, const float *up, float *y, size_t n) {
+    for (size_t i = 0; i < n; i++) y[i] = exact_silu(gate[i]) * up[i];
+}
+
+static void gelu_mul(const float *gate, const float *up, float *y, size_t n) {
+    for (size_t i = 0; i < n; i++) y[i] = exact_gelu(gate[i]) * up[i];
+}
+
+static void to_f16(const float *x, uint16_t *y, size_t n) {
+    for (size_t i = 0; i < n; i++) y[i] = exact_f32_to_f16(x[i]);
+}
+
+static float score(const attend_chunk *chunk, const float *q, size_t j) {
+    float s = 0;
+    for (size_t d = 0; d < chunk->head_dim; d++) {
+        s = fmaf(q[d], exact_f16_to_f32(chunk->k[d * KERNELS_CHUNK + j]), s);
+    }
+    return s;
+}
+
+static void attend_row(const attend_chunk *chunk, const float *q, float scale, size_t first,
+                       size_t last, attend_state *state) {
+    float s[KERNELS_CHUNK];
+    float m = -INFINITY;
+    for (size_t j = first; j < last; j++) {
+        s[j] = score(chunk, q, j) * scale;
+        m = s[j] > m ? s[j] : m;
+    }
+    float lanes[16] = {0};
+    for (size_t d = 0; d < chunk->head_dim; d++) state->o[d] = 0;
+    for (size_t j = first; j < last; j++) {
+        const uint16_t *v = chunk->v + j * chunk->head_dim;
+        float p = exact_exp(s[j] - m);
+        lanes[j % 16] += p;
+        for (size_t d = 0; d < chunk->head_dim; d++) {
+            state->o[d] = fmaf(p, exact_f16_to_f32(v[d]), state->o[d]);
+        }
+    }
+    state->m = m;
+    state->l = exact_tree16(lanes);
+}
+
+static void attend(const attend_chunk *chunk, const float *q, size_t q_stride, size_t n_rows,
+                   float scale, const uint8_t *first, const uint8_t *last, attend_state *state,
+                   void *scratch) {
+    (void)scratch;
+    for (size_t r = 0; r < n_rows; r++) {
+        attend_row(chunk, q + r * q_stride, scale, first[r], last[r], &state[r]);
+    }
+}
+
+static void attend_merge(attend_state *into, const attend_state *from, size_t head_dim) {
+    float m = from->m > into->m ? from->m : into->m;
+    float a = exact_exp(into->m - m);
+    float b = exact_exp(from->m - m);
+    into->m = m;
+    into->l = fmaf(from->l, b, into->l * a);
+    for (size_t d = 0; d < head_dim; d++) into->o[d] = fmaf(from->o[d], b, into->o[d] * a);
+}
+
+#define X(label, stem, id, dim, bytes, kind) [QUANT_##label] = matmul_##stem,
+const kernels kernels_scalar = {
+    .name = "scalar",
+    .is_available = is_available,
+    .matmul = {QUANT_FORMATS(X)},
+    .quantize = acts_quantize,
+    .rms_norm = exact_rms_norm,
+    .add = add,
+    .silu_mul = silu_mul,
+    .gelu_mul = gelu_mul,
+    .to_f16 = to_f16,
+    .attend = attend,
+    .attend_merge = attend_merge,
+};
+#undef X

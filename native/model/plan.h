@@ -1,0 +1,75 @@
+/* plan: the forward pass of one model as a flat array of steps, built once at load.
+ *
+ * A step is what can be computed between two meetings of all threads with nothing fused left out.
+ * It names weights by id and buffers by id, never an address, a position or a thread count, so the
+ * same array serves execution on any device, the memory plan, and tracing.
+ */
+#ifndef LL_MODEL_PLAN_H
+#define LL_MODEL_PLAN_H
+
+#include "model/model.h"
+
+enum { NO_WEIGHT = UINT32_MAX };
+
+/* Activations of a batch, float [n_batch, width]. */
+#define PLAN_BUFFERS(X)                                                                            \
+    X(X_RESIDUAL) /* [dim] the residual stream */                                                  \
+    X(X_QUERY)    /* [n_heads * head_dim] rotated queries */                                       \
+    X(X_HEADS)    /* [n_heads * head_dim] what attention returns */                                \
+    X(X_HIDDEN)   /* [ffn_dim] gated activations */                                                \
+    X(X_OUTPUT)   /* [dim] a projection that is normed before it joins the residual */
+
+typedef enum buffer_id {
+#define X(id) id,
+    PLAN_BUFFERS(X)
+#undef X
+        N_BUFFERS
+} buffer_id;
+
+typedef enum step_kind {
+    STEP_EMBED,   /* residual = token_embd[id] * scale */
+    STEP_QKV,     /* norm, q k v, bias, q/k-norm, RoPE; queries out, keys and values appended */
+    STEP_ATTEND,  /* heads = attention(queries, KV) */
+    STEP_PROJECT, /* residual += w[0] . in, through post_norm where the family has one */
+    STEP_GATE_UP, /* norm; hidden = act(gate . x) * (up . x) */
+    STEP_LOGITS,  /* last norm; logits of the rows that are wanted */
+} step_kind;
+
+typedef struct step {
+    step_kind kind;
+    uint32_t layer;    /* n_layers for what belongs to none */
+    buffer_id in, out;
+    uint32_t norm;     /* weight of the RMS norm of the input, or NO_WEIGHT */
+    uint32_t w[3];     /* matrices: q k v; gate up; one; NO_WEIGHT where unused */
+    uint32_t bias[3];
+    uint32_t head_norm[2]; /* of q and k */
+    uint32_t post_norm;    /* of the output, before it joins the residual */
+    uint32_t rope;     /* index into model.ropes */
+    uint32_t window;   /* positions an ATTEND row sees, 0: all before it */
+    uint32_t group;    /* layer group of the KV pool */
+    uint32_t group_layer; /* which layer of that group */
+    uint64_t weight_bytes; /* read once a step */
+    uint64_t macs_per_row; /* multiply-adds with weights */
+} step;
+
+/* Layers whose KV has one shape and one window: they share block tables. */
+typedef struct layer_group {
+    uint32_t n_layers;
+    uint32_t window; /* 0: all positions */
+} layer_group;
+
+enum { MAX_GROUPS = 2 };
+
+typedef struct plan {
+    const model *model;
+    step *steps; /* [n_steps] */
+    size_t n_steps;
+    uint32_t buffer_dim[N_BUFFERS]; /* floats per row; 0: never used */
+    layer_group groups[MAX_GROUPS];
+    uint32_t n_groups;
+} plan;
+
+bool plan_open(plan *p, const model *m, ll_error *err);
+void plan_close(plan *p);
+
+#endif
