@@ -18,7 +18,7 @@
 #include "kernels/kernels.h"
 
 enum {
-    ROUNDS = 5,
+    ROUNDS = 9,
     MAX_KERNELS = 8,
     TASK_ROWS = 64, /* rows of one call, as a device hands them out */
     STREAM_BYTES = 256 * 1024 * 1024,

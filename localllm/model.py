@@ -171,7 +171,7 @@ class Model:
         return self.file.open_engine(options)
 
     def settle(self, **given: Any) -> Sampling:
-        """Sampling with the settings given; the rest as the model's file says, else the defaults."""
+        """Sampling with the settings given; the rest as the model says, else the defaults."""
         return settled(given, self.file.meta)
 
     def generate(
@@ -248,7 +248,7 @@ class Model:
 
 
 class Answer(Iterator[str]):
-    """Iterates over the answer's text. `result` tells how it ended; `reasoning` what came before."""
+    """Iterates over the answer's text. `result` tells how it ended, `reasoning` what led to it."""
 
     def __init__(self, generation: Generation, splitter: ReasoningSplitter | None) -> None:
         self.generation = generation

@@ -21,14 +21,16 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jinja2
 from jinja2 import nodes
+from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.runtime import Context
-from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
 from localllm.errors import TemplateError, UsageError
@@ -48,24 +50,29 @@ MAX_SECONDS = 5.0
 MAX_DIGITS = 4096  # bits of an integer
 MAX_WIDTH = 1000  # of padding and indentation
 
-# Methods of text that a template may call: those whose result is about as long as what they read.
-TEXT_METHODS = frozenset(
-    "capitalize count endswith find format index isalnum isalpha isascii isdecimal isdigit islower "
-    "isnumeric isspace istitle isupper join lower lstrip partition removeprefix removesuffix "
-    "replace rfind rindex rpartition rsplit rstrip split splitlines startswith strip title "
-    "upper".split()
+# What a template may call: methods of text and filters whose results are about as long as what they
+# read, and those of GROWTH, which are measured first.
+# fmt: off
+TEXT_METHODS = frozenset((
+    "capitalize", "count", "endswith", "find", "format", "index", "isalnum", "isalpha",
+    "isascii", "isdecimal", "isdigit", "islower", "isnumeric", "isspace", "istitle", "isupper",
+    "join", "lower", "lstrip", "partition", "removeprefix", "removesuffix", "replace", "rfind",
+    "rindex", "rpartition", "rsplit", "rstrip", "split", "splitlines", "startswith", "strip",
+    "title", "upper",
+))
+FILTERS = (
+    "abs", "batch", "capitalize", "count", "d", "default", "dictsort", "e", "escape", "first",
+    "float", "format", "groupby", "indent", "int", "items", "join", "last", "length", "list",
+    "lower", "map", "max", "min", "reject", "rejectattr", "replace", "reverse", "round", "safe",
+    "select", "selectattr", "slice", "sort", "title", "trim", "unique", "upper", "wordcount",
 )
+# fmt: on
 GLOBALS = ("dict", "namespace")
 
 # Code points that Unicode keeps from ever being characters.
 MARKS = tuple(map(chr, range(0xFDD0, 0xFDF0)))
 HIDDEN_MARK = re.compile(r"\\u(fd[de][0-9a-f])")
 BEYOND_ASCII = re.compile(r"[^\x00-\x7f]")
-FILTERS = (
-    "abs batch capitalize count d default dictsort e escape first float format groupby indent int "
-    "items join last length list lower map max min reject rejectattr replace reverse round safe "
-    "select selectattr slice sort title trim unique upper wordcount".split()
-)
 
 
 # ---- the sandbox -----------------------------------------------------------------------------
@@ -262,7 +269,7 @@ class Reroute(NodeTransformer):
         return call_environment("joined", concat.nodes)
 
 
-def call_environment(method: str, args: list[nodes.Expr]) -> nodes.Call:
+def call_environment(method: str, args: list[Any]) -> nodes.Call:
     return nodes.Call(nodes.EnvironmentAttribute(method), args, [], None, None)
 
 
@@ -427,8 +434,13 @@ class ControlTokens:
         """Where any occurrence begins, overlapping ones too."""
         if self.first is None:
             return set()
-        starts = (hit.start() for hit in self.first.finditer(text))
-        return {s for s in starts if any(text[s : s + n] in self.ids for n in self.lengths[text[s]])}
+        return {
+            hit.start()
+            for hit in self.first.finditer(text)
+            if any(
+                text[hit.start() : hit.start() + n] in self.ids for n in self.lengths[hit.group()]
+            )
+        }
 
 
 def read_control_tokens(file: ModelFile) -> ControlTokens:
@@ -438,8 +450,6 @@ def read_control_tokens(file: ModelFile) -> ControlTokens:
         if kind != 1 and file.token_is_control(id):
             ids.setdefault(file.token_bytes(id, control=True).decode("utf-8", "replace"), id)
     return ControlTokens(ids)
-
-
 
 
 def choose_mark(texts: Sequence[str]) -> str:
@@ -454,8 +464,8 @@ def mark_text(text: str, mark: str, control: ControlTokens) -> str:
     core = text.strip()
     if not core:
         return text
-    cuts = sorted(control.find_starts(core))
-    pieces = [core[a:b] for a, b in zip([0, *(c + 1 for c in cuts)], [*(c + 1 for c in cuts), None])]
+    cuts = [0, *(start + 1 for start in sorted(control.find_starts(core))), len(core)]
+    pieces = [core[a:b] for a, b in pairwise(cuts)]
     start = text.index(core)
     marked = mark + mark.join(pieces) + mark
     return text[:start] + marked + text[start + len(core) :]

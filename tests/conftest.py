@@ -35,3 +35,23 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip(f"no data folder at {SHARED_DATA}")
     return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def real_models() -> dict[str, Path]:
+    """The real models by family, pulled into the user's own store where they are missing.
+
+    $LOCALLLM_TEST_MODELS names another store; without a network the tests that ask for them skip.
+    """
+    from localllm import store
+    from localllm.errors import NetworkError
+
+    with pytest.MonkeyPatch.context() as patch:
+        folder = os.environ.get("LOCALLLM_TEST_MODELS")
+        if folder is not None:
+            patch.setenv("XDG_DATA_HOME", folder)
+        try:
+            names = {"smollm2": "smollm2:135m", "gemma3": "gemma3:270m"}
+            return {short: store.resolve(name) for short, name in names.items()}
+        except NetworkError as error:
+            pytest.skip(f"the real models cannot be pulled: {error}")

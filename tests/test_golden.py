@@ -47,7 +47,9 @@ def test_real_model_is_as_near_to_float32_as_the_peer(
     logits = all_logits(real_models[name], reference.ids.tolist())
     divergence, agreement = compact_divergence(reference, logits)
     assert divergence <= 1.1 * peer["kl_compact"], (divergence, peer)
-    assert agreement >= peer["top1"] - 0.02, (agreement, peer)
+    # Which of two near-equal tokens leads is a toss: a share of 0.95 over 512 positions has a
+    # standard deviation of 0.01, the difference of two such shares 0.014.
+    assert agreement >= peer["top1"] - 0.04, (agreement, peer)
 
 
 def all_logits(path: Path, ids: list[int]) -> NDArray[np.float32]:

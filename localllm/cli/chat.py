@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from localllm.cli import console
 from localllm.cli.answer import HOW_IT_ENDED, AnswerStream, PrefillMeter, describe
 from localllm.cli.prompting import state_folder
+from localllm.cli.request import has_template
 from localllm.errors import InterruptedByUserError, LocalLLMError, UsageError
 from localllm.sampling import RANGES, Sampling
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from prompt_toolkit.completion import CompleteEvent, Completion
     from prompt_toolkit.document import Document
 
-    from localllm.cli.run import Request
+    from localllm.cli.request import Request
     from localllm.generate import Result
     from localllm.model import Answer, Model
 
@@ -144,14 +145,9 @@ class Conversation:
         self.attached: list[str] = []
         self.last: Result | None = None
         self.interrupted = -SECOND_INTERRUPT_SECONDS
-        self.uses_template = not request.raw and self.find_template()
+        self.uses_template = not request.raw and has_template(model, request)
         if request.system is not None:
             self.set_system(request.system)
-
-    def find_template(self) -> bool:
-        from localllm.cli.run import has_template
-
-        return has_template(self.model, self.request)
 
     def take(self, turn: Turn) -> None:
         if turn.text.startswith("/") and not turn.is_quoted and "\n" not in turn.text:
@@ -164,7 +160,10 @@ class Conversation:
         near = [command for command in COMMANDS if command.startswith(name)]
         if name not in COMMANDS and len(near) != 1:
             raise UsageError(f"no command {name}", "/help")
-        COMMANDS[name if name in COMMANDS else near[0]].run(self, argument.strip())
+        command = COMMANDS[name if name in COMMANDS else near[0]]
+        if argument.strip() and not command.arguments:
+            raise UsageError(f"{name} takes no argument")
+        command.run(self, argument.strip())
 
     def ask(self, text: str) -> None:
         content = "\n\n".join(filter(None, [text, *self.attached]))
@@ -173,7 +172,7 @@ class Conversation:
         self.answer()
 
     def answer(self) -> None:
-        """Streams the answer to the last message and keeps it, also when it is stopped."""
+        """Streams the answer to the last message and keeps it, or what there is of it."""
         output = AnswerStream()
         answer: Answer | None = None
         try:
@@ -186,7 +185,10 @@ class Conversation:
             self.messages.pop()
             raise
         output.finish()
-        self.messages.append({"role": "assistant", "content": output.text})
+        if output.text or (answer and answer.result.finish):
+            self.messages.append({"role": "assistant", "content": output.text})
+        else:
+            self.messages.pop()
         if answer is not None:
             self.last = answer.result
             self.tell_end(answer.result)
@@ -204,9 +206,7 @@ class Conversation:
                 progress=meter,
             )
         text = "\n\n".join(message["content"] for message in self.messages)
-        return self.model.generate(
-            text, sampling, request.max_tokens, request.stop, progress=meter
-        )
+        return self.model.generate(text, sampling, request.max_tokens, request.stop, progress=meter)
 
     def note_interrupt(self) -> None:
         now = time.monotonic()
@@ -244,7 +244,7 @@ class Conversation:
 def show_help(conversation: Conversation, argument: str) -> None:
     for name, command in COMMANDS.items():
         console.note(f"  {name + ' ' + command.arguments:<20} {command.summary}")
-    console.note(f'  {QUOTE} begins and ends a message of several lines')
+    console.note(f"  {QUOTE} begins and ends a message of several lines")
 
 
 def change_setting(conversation: Conversation, argument: str) -> None:

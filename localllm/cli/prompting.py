@@ -55,7 +55,7 @@ def compose(
     texts = [read_file(name) for name in files if name != "-"]
     piped = ""
     if by_name or not (no_stdin or stdin_is_terminal()):
-        piped = read_stdin(quiet)
+        piped = decode(read_stdin(quiet))
     if not (instruction or piped or any(texts)):
         raise UsageError("there is no prompt, neither in the arguments nor on stdin")
     if piped and PLACE in instruction:
@@ -72,15 +72,15 @@ def read_file(name: str) -> str:
     return decode(Path(name).read_bytes())
 
 
-def read_stdin(quiet: bool) -> str:
+def read_stdin(quiet: bool = False) -> bytes:
     """All of stdin; says what it waits for when nothing comes, where somebody watches."""
     if sys.stdin is None:
-        return ""
+        return b""
     if not quiet and not stdin_is_terminal() and console.is_terminal(sys.stderr):
         ready, _, _ = select.select([sys.stdin.fileno()], [], [], PATIENCE_SECONDS)
         if not ready:
             console.note("waiting for text on stdin (--no-stdin goes without)")
-    return decode(sys.stdin.buffer.read())
+    return sys.stdin.buffer.read()
 
 
 def decode(data: bytes) -> str:
@@ -91,5 +91,5 @@ def decode(data: bytes) -> str:
 def state_folder() -> Path:
     """$XDG_STATE_HOME/localllm; a relative variable does not count."""
     base = os.environ.get("XDG_STATE_HOME", "")
-    root = Path(base) if os.path.isabs(base) else Path.home() / ".local" / "state"
+    root = Path(base) if Path(base).is_absolute() else Path.home() / ".local" / "state"
     return root / "localllm"

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import enum
 import signal
+import sys
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
@@ -19,6 +19,7 @@ import typer
 from localllm import store
 from localllm.cli import console, prompting
 from localllm.cli.flags import Json, Offline, Quiet
+from localllm.cli.request import Part, Request, has_template, note
 from localllm.errors import ContextFullError, DeadlineError, UsageError
 from localllm.sampling import settled
 from localllm.units import parse_bytes, parse_count
@@ -29,33 +30,9 @@ if TYPE_CHECKING:
     from localllm.model import Answer, Model
 
 
-class Part(enum.StrEnum):
-    head = "head"
-    middle = "middle"
-    tail = "tail"
-
-
 class Switch(enum.StrEnum):
     on = "on"
     off = "off"
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the flags of one run ask for."""
-
-    name: str
-    system: str | None
-    given: dict[str, Any]  # sampling settings, None where not given
-    max_tokens: int | None
-    stop: Sequence[str]
-    raw: bool
-    think: bool | None
-    truncate: Part | None
-    strict: bool
-    json: bool
-    quiet: bool
-    verbose: bool
 
 
 def option(*names: str, help: str, variable: str | None = None, **settings: Any) -> Any:
@@ -175,9 +152,7 @@ def command(
         check_conversation(request)
     ask = None if conversation else prompting.compose(arguments, files, no_stdin, quiet)
     started = time.perf_counter()
-    path = store.resolve(
-        name, pull=not no_pull, offline=offline, progress=console.progress(quiet)
-    )
+    path = store.resolve(name, pull=not no_pull, offline=offline, progress=console.progress(quiet))
     from localllm.model import open_path
 
     with open_path(path, ctx=ctx, threads=threads, budget=budget, kernels=kernels) as model:
@@ -204,8 +179,6 @@ def check(request: Request) -> None:
 
 
 def check_conversation(request: Request) -> None:
-    import sys
-
     if request.json:
         raise UsageError("--json needs a prompt", "localllm run MODEL --json 'a question'")
     if not sys.stdout.isatty():
@@ -230,14 +203,6 @@ def note_context(model: Model, asked: int | None, request: Request) -> None:
     if asked is None and model.engine.n_ctx < own:
         limit = model.verdict.limit
         note(request, f"a context of {model.engine.n_ctx} of {own} fits in {limit and limit.name}")
-
-
-def note(request: Request, text: str) -> None:
-    """A line for somebody who watches; scripts never see it."""
-    import sys
-
-    if not request.quiet and console.is_terminal(sys.stderr):
-        console.note(text)
 
 
 def respond(model: Model, request: Request, ask: Ask, load_seconds: float) -> None:
@@ -273,17 +238,6 @@ def begin(model: Model, request: Request, prompt: str, meter: PrefillProgress) -
         think=request.think,
         progress=meter,
     )
-
-
-def has_template(model: Model, request: Request) -> bool:
-    """Raises: UsageError, for a flag that only a template could honour."""
-    if model.find_encoder() is not None:
-        return True
-    for flag, value in (("--system", request.system), ("--think", request.think)):
-        if value is not None:
-            raise UsageError(f"{flag} does not apply: this model has no chat template")
-    note(request, "this model has no chat template, so it continues the text as it is")
-    return False
 
 
 def messages_for(request: Request, prompt: str) -> list[dict[str, str]]:

@@ -31,18 +31,19 @@ def command(
     """Prints the token ids of a text, separated by spaces. No BOS is added."""
     if text is None and stdin_is_terminal():
         raise UsageError("there is no text, neither as an argument nor on stdin")
-    path = store.resolve(name, offline=offline)
-    file = engines.open_model(path)
-    ids = file.tokenize(read_stdin(quiet=False) if text is None else text, control=special)
+    file = engines.open_model(store.resolve(name, offline=offline))
+    ids = file.tokenize(read_stdin() if text is None else text, control=special)
     if json:
-        tokens = None if count else [describe(file.token_bytes(id, True), id) for id in ids]
-        console.out_json({"model": name, "n_tokens": len(ids)} | ({"tokens": tokens} if tokens is not None else {}))
+        report: dict[str, Any] = {"model": name, "n_tokens": len(ids)}
+        if not count:
+            report["tokens"] = [describe(id, file.token_bytes(id, control=True)) for id in ids]
+        console.out_json(report)
     elif count:
         console.out(str(len(ids)))
     else:
         console.out(" ".join(map(str, ids)))
 
 
-def describe(data: bytes, id: int) -> dict[str, Any]:
+def describe(id: int, data: bytes) -> dict[str, Any]:
     """A token as JSON can hold it: half a character has U+FFFD in its text, and its true bytes."""
     return {"id": id, "text": data.decode("utf-8", "replace"), "bytes": data.hex()}

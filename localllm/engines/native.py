@@ -82,9 +82,7 @@ class NativeEngine:
         return self.engine.logits()
 
     @translated
-    def sample(
-        self, row: int, recent: Sequence[int], position: int, sampler: base.Sampler
-    ) -> int:
+    def sample(self, row: int, recent: Sequence[int], position: int, sampler: base.Sampler) -> int:
         return self.engine.sample(
             row,
             recent,

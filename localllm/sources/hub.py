@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from huggingface_hub import ModelInfo
     from huggingface_hub.hf_api import RepoSibling
 
-NAME = re.compile(r"hf:([\w.-]+/[\w.-]+)(?::([\w.-]+))?", re.ASCII)
+NAME = re.compile(r"hf:([^\W_][\w.-]*/[^\W_][\w.-]*)(?::([\w.-]+))?", re.ASCII)
 SPLIT = re.compile(r"-\d{5}-of-\d{5}\.gguf$", re.IGNORECASE)
 # What to take where nobody says: the usual balance of size and quality first.
 PREFERRED_QUANTS = ("Q4_K_M", "Q4_0", "Q4_1", "Q4_K_S", "Q5_K_M", "Q8_0", "F16", "BF16", "F32")
@@ -80,11 +80,12 @@ class Hub:
     def read_repository(self) -> ModelInfo:
         """The repository with its files' sizes and hashes, in one request."""
         import httpx2
-        from huggingface_hub import HfApi
+        from huggingface_hub import HfApi, constants
         from huggingface_hub.errors import HfHubHTTPError
 
+        api = HfApi(endpoint=constants.ENDPOINT)
         try:
-            return HfApi().model_info(self.repo, files_metadata=True, timeout=STALL_SECONDS)
+            return api.model_info(self.repo, files_metadata=True, timeout=STALL_SECONDS)
         except HfHubHTTPError as error:
             page = Page(f"hf:{self.repo}", access_hint=self.access_hint())
             raise refusal(error.response.status_code, page) from error

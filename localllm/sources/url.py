@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 REACH_SECONDS = 5.0
 STALL_SECONDS = 30.0
-CHUNK_BYTES = 1 << 18
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 DEFAULT_PORTS = {"https": 443, "http": 80}
 
@@ -102,6 +101,8 @@ def require_reachable(url: str) -> None:
         try:
             socket.create_connection((target.hostname or "", port), REACH_SECONDS).close()
             failure.clear()
+        except TimeoutError:
+            return
         except OSError as error:
             failure[:] = [error.strerror or str(error)]
 
@@ -163,7 +164,7 @@ def open_page(page: Page, offset: int, validator: str | None = None) -> Iterator
         require_success(response, page)
         if response.headers.get("content-encoding", "identity") != "identity":
             raise IntegrityError(f"{page.url} sends a compressed body, which cannot be checked")
-        yield Body(range_start(response, page), response.iter_raw(CHUNK_BYTES))
+        yield Body(range_start(response, page), response.iter_raw())
 
 
 def range_start(response: httpx2.Response, page: Page) -> int:

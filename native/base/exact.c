@@ -202,20 +202,10 @@ double exact_log(double x) {
 /* e^(y log base) = 2^n * e^r; the product y log base is carried in two doubles. Beyond the domain
  * the result is 0 or infinity. */
 double exact_pow(double base, double y) {
-    static const double exp_series[] = {1.0,
-                                        1.0,
-                                        1.0 / 2,
-                                        1.0 / 6,
-                                        1.0 / 24,
-                                        1.0 / 120,
-                                        1.0 / 720,
-                                        1.0 / 5040,
-                                        1.0 / 40320,
-                                        1.0 / 362880,
-                                        1.0 / 3628800,
-                                        1.0 / 39916800,
-                                        1.0 / 479001600.0,
-                                        1.0 / 6227020800.0};
+    static const double exp_tail[] = {1.0 / 2,        1.0 / 6,         1.0 / 24,
+                                      1.0 / 120,      1.0 / 720,       1.0 / 5040,
+                                      1.0 / 40320,    1.0 / 362880,    1.0 / 3628800,
+                                      1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800.0};
     const double log2_e = 0x1.71547652b82fep0;
     double log_high, log_low;
     log_sum(log_split(base), &log_high, &log_low);
@@ -225,7 +215,7 @@ double exact_pow(double base, double y) {
     double n = rint(p * log2_e);
     double r = fma(-n, ln2_high, p);
     r += fma(-n, ln2_low, p_low);
-    double e = horner(exp_series, sizeof exp_series / sizeof *exp_series, r);
+    double e = 1 + fma(r * r, horner(exp_tail, sizeof exp_tail / sizeof *exp_tail, r), r);
     return e * double_of((uint64_t)((int64_t)n + 1023) << 52);
 }
 

@@ -36,15 +36,17 @@ static bool read_key_f64(const model *m, const char *suffix, double *out, ll_err
 
 static bool read_scaling(const model *m, scaling *s, ll_error *err) {
     *s = (scaling){.factor = 1, .beta_fast = 32, .beta_slow = 1, .extrapolation = 1};
-    s->original_context = m->n_ctx_train;
+    uint32_t original_context = m->n_ctx_train;
     char key[128];
+    model_key(m, "rope.scaling.original_context_length", key, sizeof key);
+    if (!gguf_read_u32(m->file, key, &original_context, err)) return false;
+    s->original_context = original_context;
     ll_string type = {"linear", 6};
     model_key(m, "rope.scaling.type", key, sizeof key);
     if (!gguf_read_string(m->file, key, &type, err)) return false;
     double factor = 0, old_factor = 0, magnitude = 1;
     if (!read_key_f64(m, "rope.scaling.factor", &factor, err) ||
         !read_key_f64(m, "rope.scale_linear", &old_factor, err) ||
-        !read_key_f64(m, "rope.scaling.original_context_length", &s->original_context, err) ||
         !read_key_f64(m, "rope.scaling.yarn_beta_fast", &s->beta_fast, err) ||
         !read_key_f64(m, "rope.scaling.yarn_beta_slow", &s->beta_slow, err) ||
         !read_key_f64(m, "rope.scaling.yarn_ext_factor", &s->extrapolation, err) ||

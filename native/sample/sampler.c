@@ -61,14 +61,14 @@ static inline uint64_t weight_of(double y) {
     if (!(y > -WEIGHT_BITS)) return 0;
     int whole = (int)(y - 0.5); /* the nearest, as y <= 0 */
     double x = y - whole;       /* in [-0.5, 0.5]: the series of e^(x ln 2) up to x^8 */
-    double p = 1.3215486790144307e-06;
-    p = p * x + 1.5252733804059840e-05;
-    p = p * x + 1.5403530393381608e-04;
-    p = p * x + 1.3333558146428443e-03;
-    p = p * x + 9.6181291076284770e-03;
-    p = p * x + 5.5504108664821580e-02;
-    p = p * x + 2.4022650695910072e-01;
-    p = p * x + 6.9314718055994530e-01;
+    double p = 1.3215486790144305e-06;
+    p = p * x + 1.5252733804059838e-05;
+    p = p * x + 1.5403530393381606e-04;
+    p = p * x + 1.3333558146428441e-03;
+    p = p * x + 9.6181291076284769e-03;
+    p = p * x + 5.5504108664821576e-02;
+    p = p * x + 2.4022650695910069e-01;
+    p = p * x + 6.9314718055994529e-01;
     p = p * x + 1.0;
     return (uint64_t)(p * 0x1p52) >> (52 - WEIGHT_BITS - whole);
 }
@@ -90,22 +90,20 @@ static inline uint32_t order(const ranking *r, candidate c) {
     float value = r->near ? 0.0f - (float)fabs((double)c.logit - *r->near) : c.logit;
     uint32_t bits;
     memcpy(&bits, &value, sizeof bits);
-    return bits >> 31 ? bits : ~bits & 0x7fffffffu;
+    return bits ^ (((bits >> 31) - 1) & 0x7fffffffu);
 }
 
-typedef struct boundary {
-    uint32_t order;
-    int32_t id;
-} boundary;
-
-static inline bool is_within(const ranking *r, boundary b, candidate c) {
-    uint32_t o = order(r, c);
-    return o < b.order || (o == b.order && c.id <= b.id);
+/* A candidate's rank: its order, then its id in the low 32 bits. */
+static inline uint64_t rank(const ranking *r, candidate c) {
+    return (uint64_t)order(r, c) << 32 | (uint32_t)c.id;
 }
 
-/* The candidate at which the measures, summed in rank order, reach share of their total plus
+static inline int32_t id_of_rank(uint64_t rank) { return (int32_t)(uint32_t)rank; }
+
+/* The rank at which the measures, summed in rank order, reach share of their total plus
  * `extra` (at least 1, at most the total). Each pass fixes some more bits of its order. */
-static boundary find_boundary(const ranking *r, const candidates *c, double share, uint64_t extra) {
+static uint64_t find_boundary(const ranking *r, const candidates *c, double share,
+                              uint64_t extra) {
     static const struct { int shift, bits; } passes[] = {{21, 11}, {10, 11}, {0, 10}};
     uint64_t sums[1 << 11], target = 0;
     uint32_t known = 0, mask = 0;
@@ -128,22 +126,22 @@ static boundary find_boundary(const ranking *r, const candidates *c, double shar
         known |= at << shift;
         mask |= last << shift;
     }
-    boundary b = {known, -1};
+    uint64_t boundary = 0;
     for (size_t i = 0; i < c->n && target > 0; i++) {
         if (order(r, c->list[i]) != known) continue;
         uint64_t m = measure(r, c->list[i]);
-        b.id = c->list[i].id;
+        boundary = rank(r, c->list[i]);
         target -= m < target ? m : target;
     }
-    return b;
+    return boundary;
 }
 
-static void keep(const ranking *r, candidates *c, boundary b) {
+static void keep(const ranking *r, candidates *c, uint64_t boundary) {
     size_t n = 0;
     for (size_t i = 0; i < c->n; i++) {
         candidate one = c->list[i];
         c->list[n] = one;
-        n += is_within(r, b, one);
+        n += rank(r, one) <= boundary;
     }
     c->n = n;
 }
@@ -227,10 +225,10 @@ static bool gather(logit_view v, uint32_t n_vocab, size_t top_k, candidates *c, 
         if (logit > c->best) c->best = logit;
         c->list[c->n++] = (candidate){logit + 0.0f, (int32_t)i};
         if (c->n < limit || top_k == 0) continue;
-        boundary b = find_boundary(&by_logit, c, 0, top_k);
-        keep(&by_logit, c, b);
+        uint64_t boundary = find_boundary(&by_logit, c, 0, top_k);
+        keep(&by_logit, c, boundary);
         for (size_t j = 0; j < c->n; j++)
-            if (c->list[j].id == b.id) above = c->list[j].logit;
+            if (c->list[j].id == id_of_rank(boundary)) above = c->list[j].logit;
     }
     if (top_k > 0 && c->n > top_k) keep(&by_logit, c, find_boundary(&by_logit, c, 0, top_k));
     return c->n > 0 || fail_none(err);
@@ -272,7 +270,7 @@ static void keep_min_p(candidates *c, float min_p) {
 
 static int32_t draw(const candidates *c, const ll_sampling *s, uint64_t position) {
     ranking r = {.best = c->best, .scale = log2_e / (double)s->temperature};
-    return find_boundary(&r, c, sampler_uniform(s->seed, position), 1).id;
+    return id_of_rank(find_boundary(&r, c, sampler_uniform(s->seed, position), 1));
 }
 
 /* ---- ll_sample ----------------------------------------------------------------------------- */

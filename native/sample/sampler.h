@@ -3,8 +3,11 @@
  * The contract is ll_sample's in localllm.h. The order of the settings: logit bias, penalties
  * (repeat, then frequency and presence), top-k, typical-p, top-p, min-p, temperature, draw.
  * Greedy (temperature 0) takes the highest logit after bias and penalties, the lowest id on a tie.
- * Probabilities are summed in double in rank order; the draw is a counter-based generator's value
- * for (seed, position).
+ *
+ * Every step sees what the one before it left. Rank order is logit descending, then id ascending. A
+ * probability is an integer weight, floor(2^40 e^(logit - best)), so that sums are exact in any
+ * order; top-p and typical-p keep the fewest candidates that reach their share of the total. The
+ * draw is a counter-based generator's value for (seed, position).
  */
 #ifndef LL_SAMPLE_SAMPLER_H
 #define LL_SAMPLE_SAMPLER_H

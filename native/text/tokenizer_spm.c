@@ -74,13 +74,6 @@ static size_t mark_spaces(const tokenizer *t, const char *text, size_t n_bytes, 
     return n;
 }
 
-/* By the first byte alone: what is not UTF-8 ends in byte tokens and keeps its bytes. */
-static size_t character_length(const char *text, size_t n_bytes) {
-    uint8_t first = (uint8_t)text[0];
-    size_t n = first >= 0xf0 ? 4 : first >= 0xe0 ? 3 : first >= 0xc0 ? 2 : 1;
-    return n < n_bytes ? n : n_bytes;
-}
-
 static bool emit_bytes(const tokenizer *t, const char *text, size_t n_bytes, encode_work *w,
                        ll_error *err) {
     for (size_t i = 0; i < n_bytes; i++) {
@@ -102,7 +95,9 @@ static bool spm_encode(const tokenizer *t, const char *text, size_t n_bytes, enc
     merger *m = &w->merger;
     if (!merger_start(m, n_marked, err)) return false;
     for (size_t at = 0; at < n_marked;) {
-        size_t length = character_length(marked + at, n_marked - at);
+        size_t length;
+        bool valid; /* what is not UTF-8 goes byte by byte, and ends in byte tokens */
+        (void)unicode_decode(marked + at, n_marked - at, &length, &valid);
         int32_t id = vocabulary_find_plain(&t->vocab, marked + at, length);
         merger_add(m, id, (uint32_t)at, (uint32_t)length);
         at += length;

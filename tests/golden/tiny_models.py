@@ -238,11 +238,12 @@ def interleave_heads(weight: Floats, n_heads: int) -> Floats:
 def llama3_factors(model: TinyModel) -> Floats:
     """What each pair's frequency is divided by (Llama 3's smooth step between 1 and `factor`)."""
     rope, half = model.rope, model.head_dim // 2
-    wavelength = 2 * math.pi * rope["rope_theta"] ** (np.arange(half) / half)
+    wavelength = 2 * math.pi * np.power(rope["rope_theta"], np.arange(half) / half)
     turns = rope["original_max_position_embeddings"] / wavelength
     low, high = rope["low_freq_factor"], rope["high_freq_factor"]
     smooth = np.clip((turns - low) / (high - low), 0.0, 1.0)
-    return (1.0 / ((1.0 - smooth) / rope["factor"] + smooth)).astype(np.float32)
+    factors: Floats = (1.0 / ((1.0 - smooth) / rope["factor"] + smooth)).astype(np.float32)
+    return factors
 
 
 def gguf_tensors(model: TinyModel) -> dict[str, Floats]:
