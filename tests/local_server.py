@@ -32,7 +32,6 @@ class Fault:
     ignore_range: bool = False
     hold: threading.Event | None = None
     """After half of the body, nothing more is sent until this is set."""
-    chunk_seconds: float = 0.0
     content_range: str | None = None
 
 
@@ -156,7 +155,6 @@ class Server:
             for start in range(0, half, 1 << 16):
                 request.wfile.write(body[start : min(start + (1 << 16), half)])
                 self.sent_bytes += min(1 << 16, half - start)
-                time.sleep(fault.chunk_seconds)
             request.wfile.flush()
             if fault.hold:
                 fault.hold.wait(20)

@@ -265,19 +265,22 @@ def test_the_next_pull_clears_what_the_dead_left(folder: Path, server: Server) -
 def test_the_lock_is_not_what_keeps_bytes_right(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where locks do nothing, two pulls at once still end with one right file."""
+    """Where locks do nothing, three pulls at once still end with one right file."""
     monkeypatch.setattr(store, "try_lock", lambda descriptor: True)
-    slow = [Fault(chunk_seconds=0.02) for _ in range(4)]
-    url = server.add("/m.gguf", MODEL, *slow)
+    hold = threading.Event()
+    url = server.add("/m.gguf", MODEL, Fault(hold=hold), Fault(hold=hold))
     script = "from localllm import store; store.try_lock = lambda d: True\n" + PULL
     others = [
         subprocess.Popen([sys.executable, "-c", script, url], stdout=subprocess.DEVNULL)
         for _ in range(2)
     ]
+    wait_until(lambda: len(server.gets("/m.gguf")) == 2)
     path = store.pull_model(url).model.path
-    assert [process.wait(20) for process in others] == [0, 0]
     assert path.read_bytes() == MODEL
-    assert len(server.gets("/m.gguf")) > 1
+    hold.set()
+    assert [process.wait(20) for process in others] == [0, 0]
+    assert path.read_bytes() == MODEL and parts_of(path.parent) == []
+    assert list(store.stored_models()) == [url] and len(server.gets("/m.gguf")) == 3
 
 
 def test_a_part_that_cannot_be_the_beginning_is_dropped(folder: Path, server: Server) -> None:

@@ -1,0 +1,144 @@
+"""The house keeps its floors: an include or an import points down or sideways, never up.
+
+The floors are the ones of docs/architecture.md; file names are unique, so a trace names one file.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+NATIVE = ROOT / "native"
+PACKAGE = ROOT / "localllm"
+
+# From the bottom up; folders on one floor may not include each other, but for `beside`.
+C_FLOORS: list[set[str]] = [
+    {"base"},
+    {"format"},
+    {"kernels"},
+    {"model", "text", "sample", "quantize"},
+    {"device"},
+    {"engine"},
+    {"api.c"},
+    {"python"},
+]
+PUBLIC_HEADER = "localllm.h"
+
+PYTHON_FLOORS: list[set[str]] = [
+    {"errors", "sampling", "units", "_native"},
+    {"catalog", "fetch", "store", "sources", "template", "engines.base"},
+    {"engines.native", "engines.llamacpp"},
+    {"engines", "memory"},
+    {"generate", "convert", "evaluate", "model"},
+    {"cli", "serve", "map"},
+    {"__init__", "__main__"},
+]
+
+
+def c_floor(path: str) -> int:
+    head = path.split("/")[0]
+    return next(i for i, names in enumerate(C_FLOORS) if head in names)
+
+
+def c_files() -> list[Path]:
+    return sorted([*NATIVE.rglob("*.c"), *NATIVE.rglob("*.h")])
+
+
+@pytest.mark.parametrize("file", c_files(), ids=lambda f: str(f.relative_to(NATIVE)))
+def test_includes_point_down(file: Path) -> None:
+    here = str(file.relative_to(NATIVE))
+    if here == PUBLIC_HEADER:
+        return
+    for included in re.findall(r'^#include "(.+)"', file.read_text(), re.MULTILINE):
+        if included == PUBLIC_HEADER:
+            continue
+        assert (NATIVE / included).is_file(), f"{here} includes {included}, which is not there"
+        same_folder = included.split("/")[0] == here.split("/")[0]
+        assert same_folder or c_floor(included) < c_floor(here), f"{here} includes {included}"
+
+
+def test_only_one_shipped_file_knows_python() -> None:
+    knowing = [f.name for f in c_files() if "Python.h" in f.read_text()]
+    assert knowing == ["module.c"]
+
+
+def test_c_file_names_are_unique() -> None:
+    counts = Counter(f.name for f in c_files())
+    assert [name for name, n in counts.items() if n > 1] == []
+
+
+def python_files() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def module_name(file: Path) -> str:
+    parts = list(file.relative_to(PACKAGE).with_suffix("").parts)
+    if parts[-1] == "__init__" and len(parts) > 1:
+        parts.pop()
+    return ".".join(parts)
+
+
+def python_floor(module: str) -> int:
+    for i, names in enumerate(PYTHON_FLOORS):
+        if module in names:
+            return i
+    return next(i for i, names in enumerate(PYTHON_FLOORS) if module.split(".")[0] in names)
+
+
+def imported_modules(file: Path) -> set[str]:
+    """Modules of this package that a file imports, wherever in the file it does."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        for name in names:
+            if not name.startswith("localllm."):
+                continue
+            parts = name.split(".")[1:]
+            while parts and not exists(parts):
+                parts.pop()
+            if parts:
+                found.add(".".join(parts))
+    return found
+
+
+def exists(parts: list[str]) -> bool:
+    path = PACKAGE.joinpath(*parts)
+    return path.is_dir() or path.with_suffix(".py").is_file() or parts == ["_native"]
+
+
+@pytest.mark.parametrize("file", python_files(), ids=module_name)
+def test_imports_point_down(file: Path) -> None:
+    here = module_name(file)
+    for imported in imported_modules(file):
+        same_folder = "." in here and imported.split(".")[0] == here.split(".")[0]
+        same_floor = python_floor(imported) == python_floor(here)
+        below = python_floor(imported) < python_floor(here)
+        assert below or same_folder or same_floor, f"{here} imports {imported}"
+
+
+@pytest.mark.parametrize("file", python_files(), ids=module_name)
+def test_only_the_native_engine_imports_the_native_module(file: Path) -> None:
+    allowed = {"engines.native"}
+    if "_native" in imported_modules(file):
+        assert module_name(file) in allowed
+
+
+def test_commands_do_not_import_each_other() -> None:
+    frame = {"app", "console", "failures", "flags"}
+    for file in (PACKAGE / "cli").glob("*.py"):
+        verbs = {m.split(".")[1] for m in imported_modules(file) if m.startswith("cli.")}
+        if file.stem == "app":
+            continue
+        from localllm.cli.app import COMMANDS
+
+        commands = {row.module.rsplit(".", 1)[-1] for row in COMMANDS.values()}
+        assert (verbs - frame) & commands == set(), f"{file.name} imports another command"
