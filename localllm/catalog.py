@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
-import tomllib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from localllm.errors import ModelNotFoundError
-from localllm.sources import SOURCES, Source
+from localllm.sources import Source, make_source
 
 CATALOG_FILE = Path(__file__).with_name("models.toml")
 MAX_SUGGESTIONS = 5
@@ -25,28 +23,26 @@ class Entry:
     about: str
     licence: str
     file: str
-    sources: tuple[Source, ...]
+    source_rows: tuple[dict[str, Any], ...]
     sha256: str | None = None
     n_bytes: int | None = None
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        return tuple(make_source(row) for row in self.source_rows)
 
 
 @functools.cache
 def read() -> Mapping[str, Entry]:
     """Every entry by its name, in the file's order."""
+    # A model that is here and called by its full name needs no catalog.
+    import tomllib
+
     document = tomllib.loads(CATALOG_FILE.read_text(encoding="utf-8"))
-    return {row["name"]: read_entry(row) for row in document["model"]}
-
-
-def read_entry(row: dict[str, Any]) -> Entry:
-    sources = tuple(read_source(source) for source in row["sources"])
-    return Entry(**{**row, "sources": sources})
-
-
-def read_source(row: dict[str, Any]) -> Source:
-    kind = row["kind"]
-    fields = {key: value for key, value in row.items() if key != "kind"}
-    lists = {key: tuple(value) for key, value in fields.items() if isinstance(value, list)}
-    return SOURCES[kind](**fields | lists)
+    return {
+        row["name"]: Entry(source_rows=tuple(row.pop("sources")), **row)
+        for row in document["model"]
+    }
 
 
 def match(typed: str, names: Collection[str]) -> str | None:
@@ -63,6 +59,8 @@ def match(typed: str, names: Collection[str]) -> str | None:
 
 def miss(typed: str, names: Collection[str]) -> ModelNotFoundError:
     """The error for a name that nothing matches, with the nearest names there are."""
+    import difflib
+
     near = difflib.get_close_matches(typed.lower(), names, n=MAX_SUGGESTIONS, cutoff=0.5)
     said = f"; the nearest: {', '.join(near)}" if near else ""
     return ModelNotFoundError(f"there is no model {typed!r}{said}", "localllm list --all")

@@ -503,19 +503,17 @@ class Prompt(NamedTuple):
 class ChatEncoder:
     """Turns conversations into the ids of one model. See the head of this file."""
 
-    def __init__(self, file: ModelFile, template: ChatTemplate) -> None:
+    def __init__(
+        self, file: ModelFile, template: ChatTemplate, control: ControlTokens | None = None
+    ) -> None:
         self.file = file
         self.template = template
-        self.control = read_control_tokens(file)
+        self.control = control or read_control_tokens(file)
 
     def encode(self, messages: Sequence[Message], think: bool | None = None) -> Prompt:
         """Raises: TemplateError, UsageError."""
         check_messages(messages)
-        mark = choose_mark([self.template.source, *texts_of(messages)])
-        marked = [mark_message(message, mark, self.control) for message in messages]
-        rendered = self.template.render(marked, think)
-        text = rendered.replace(mark, "")
-        real = list(unmarked(self.control.find(rendered), rendered, mark))
+        text, real = self.render(messages, think)
         if real == list(self.control.find(text)):
             ids = self.file.tokenize(text, control=True)
         else:
@@ -524,6 +522,27 @@ class ChatEncoder:
         if self.file.info["adds_bos"] and bos >= 0 and ids[:1] != [bos]:
             ids = [bos, *ids]
         return Prompt(ids, text)
+
+    def render(
+        self, messages: Sequence[Message], think: bool | None = None
+    ) -> tuple[str, list[Control]]:
+        """The conversation as text, and the control tokens in it that are the template's own.
+
+        A template that cuts texts apart can meet a mark where it would have met white space. Its
+        plain rendering is right then, if nobody spelled a control token and it has the same ones.
+        """
+        texts = list(texts_of(messages))
+        mark = choose_mark([self.template.source, *texts])
+        marked = [mark_message(message, mark, self.control) for message in messages]
+        rendered = self.template.render(marked, think)
+        text = rendered.replace(mark, "")
+        real = list(unmarked(self.control.find(rendered), rendered, mark))
+        plain = self.template.render(messages, think)
+        if plain != text and not any(map(self.control.find_starts, texts)):
+            found = list(self.control.find(plain))
+            if [token.id for token in found] == [token.id for token in real]:
+                return plain, found
+        return text, real
 
     def encode_between(self, text: str, real: Sequence[Control]) -> list[int]:
         """Real control tokens by their ids, and what lies between them as plain text."""

@@ -55,3 +55,15 @@ def real_models() -> dict[str, Path]:
             return {short: store.resolve(name) for short, name in names.items()}
         except NetworkError as error:
             pytest.skip(f"the real models cannot be pulled: {error}")
+
+
+@pytest.fixture(scope="session")
+def scripts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Models whose answers are written down in advance, by name; see scripted_models.py."""
+    import scripted_models
+
+    folder = tmp_path_factory.mktemp("scripts")
+    return {
+        name: scripted_models.write_script(script, folder / f"{name}.gguf")
+        for name, script in scripted_models.SCRIPTS.items()
+    }

@@ -44,6 +44,7 @@ class Script:
 
 
 # The accented letter is two tokens, and newlines trail.
+ANSWER = "The capital is Paris\u00e9."
 PARIS = Script([["\n", "The", " capital", " is", " Paris", b"\xc3", b"\xa9", ".", "\n\n", END]])
 ENDLESS = Script(
     [["\n", " la"], ["L", " la"]],
@@ -56,6 +57,14 @@ THINKER = Script(
     [["\n", "<think>", "Hm", ", well", "</think>", "\n\n", "Yes", END], ["K", " No", END]],
     template=THINKING,
 )
+
+SCRIPTS = {
+    "paris": PARIS,
+    "endless": ENDLESS,
+    "short": SHORT_CONTEXT,
+    "bare": BARE,
+    "thinker": THINKER,
+}
 
 
 def byte_alphabet() -> list[str]:

@@ -8,7 +8,10 @@ import pytest
 
 from localllm import catalog, units
 from localllm.errors import ModelNotFoundError, UsageError
-from localllm.sources import Hub, Pypi, Url, parse_name
+from localllm.sources import parse_name
+from localllm.sources.hub import Hub
+from localllm.sources.pypi import Pypi
+from localllm.sources.url import Url
 
 ENTRIES = list(catalog.read().values())
 

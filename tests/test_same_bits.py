@@ -31,8 +31,8 @@ def tiny(
     row: TinyModel = request.param
     path = tmp_path_factory.mktemp("tiny") / "model.gguf"
     write_gguf(row, path)
-    # Three times over, so that the text spans several KV blocks and a block of a window is left.
-    return _native.Model(str(path)), token_ids(row) * 3
+    # Long enough to span three KV blocks, so that windows leave whole blocks behind.
+    return _native.Model(str(path)), token_ids(row) * 2 + [1, 2, 3, 4, 5, 6, 7, 8]
 
 
 @pytest.fixture(scope="module", params=["smollm2", "gemma3"])
@@ -100,8 +100,7 @@ def check_threads_and_chunks(model: _native.Model, ids: list[int], kernels: str)
     for chunk in CHUNKS[:-1]:
         assert run(with_two, ids, chunk) == expected, f"chunks of {chunk}"
     with_one = open_engine(model, kernels=kernels, threads=1)
-    assert run(with_one, ids, 512) == expected, "one thread"
-    assert run(with_one, ids, 7) == expected, "one thread, chunks of 7"
+    assert run(with_one, ids, 64) == expected, "one thread"
     return expected
 
 
@@ -179,7 +178,7 @@ def test_real_model_threads_and_chunks(real: tuple[_native.Model, list[int]], ke
     check_threads_and_chunks(model, ids[:N_CHUNKED], kernels)
     engine = open_engine(model, kernels=kernels)
     assert run(engine, ids, 512) == run(engine, ids, 64), "all ids, chunks of 64"
-    check_single_row_steps(model, ids[:N_CHUNKED], kernels)
+    check_single_row_steps(model, ids[: N_CHUNKED // 2], kernels)
 
 
 @pytest.mark.parametrize("kernels", FAST_KERNELS)

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 import pytest
-
 from conftest import ErrorStruct
 
 F32 = np.float32
@@ -91,7 +90,7 @@ class Sampler:
     ) -> int:
         scratch = np.empty(len(logits), np.uint64)
         recent_ids = np.array(recent, np.int32)
-        biases = (Bias * len(s.biases))(*s.biases)
+        biases = (Bias * len(s.biases))(*(Bias(*pair) for pair in s.biases))
         values = {name: value for name, value in vars(s).items() if name != "biases"}
         settings = SamplingStruct(**values, biases=biases, n_biases=len(biases))
         chosen, error = ctypes.c_int32(-1), ErrorStruct()

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from local_server import Fault, Server, tiny_gguf, wait_until
 
-from localllm import catalog, fetch, store
+from localllm import acquire, catalog, fetch, store
 from localllm.errors import ModelNotFoundError, NetworkError
 from localllm.sources import Silent
 
@@ -67,8 +67,9 @@ def test_only_whole_models_count(folder: Path) -> None:
     store.manifest_path(folder / "gone.gguf").write_text('{"name": "c:1", "n_bytes": 1}')
     put(folder, "broken-manifest.gguf")
     store.manifest_path(folder / "broken-manifest.gguf").write_text("{")
+    put(folder, "odd-manifest.gguf", name=7)
     (folder / "folder.gguf").mkdir()
-    assert list(store.stored_models()) == ["a:1", "broken-manifest"]
+    assert list(store.stored_models()) == ["a:1", "broken-manifest", "odd-manifest"]
 
 
 def test_a_file_that_somebody_put_here_is_adopted(folder: Path) -> None:
@@ -105,8 +106,23 @@ def test_a_path_is_used_where_it_lies(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("HOME", str(tmp_path))
     for typed in (str(path), "model.bin", "./model.bin", "~/model.bin"):
         assert store.resolve(typed, offline=True).samefile(path)
-        assert store.pull_model(typed, offline=True).model.path.samefile(path)
+        assert acquire.pull_model(typed, offline=True).model.path.samefile(path)
     assert store.stored_models() == {}
+
+
+def test_a_folder_called_like_a_model_is_not_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "qwen3:4b").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelNotFoundError, match="not on this machine"):
+        store.resolve("qwen3:4b", pull=False)
+
+
+@pytest.mark.parametrize("typed", ["x" * 5000, "a\0b", "", "~nobody-of-this-name/m.gguf", "\udcff"])
+def test_any_text_may_be_asked_for(typed: str) -> None:
+    with pytest.raises(ModelNotFoundError):
+        store.resolve(typed)
 
 
 def test_what_is_no_file(tmp_path: Path) -> None:
@@ -128,7 +144,7 @@ def test_an_unknown_name_suggests_what_is_here_too(folder: Path) -> None:
 def test_offline_makes_no_call(server: Server) -> None:
     url = server.add("/m.gguf", MODEL)
     with pytest.raises(NetworkError, match="--offline"):
-        store.pull_model(url, offline=True)
+        acquire.pull_model(url, offline=True)
     with pytest.raises(ModelNotFoundError):
         store.resolve(url, offline=True)
     with pytest.raises(ModelNotFoundError):
@@ -145,26 +161,26 @@ def test_a_damaged_model_is_fetched_again(server: Server) -> None:
     url = server.add("/m.gguf", MODEL)
     path = store.resolve(url)
     os.truncate(path, 1000)
-    assert store.pull_model(url) == store.Pulled(store.stored_models()[url], was_here=False)
+    assert acquire.pull_model(url) == acquire.Pulled(store.stored_models()[url], was_here=False)
     assert path.read_bytes() == MODEL
 
 
 def test_a_file_of_somebody_else_is_never_overwritten(folder: Path, server: Server) -> None:
     mine = put(folder, "m.gguf", data=b"GGUF, but mine")
-    pulled = store.pull_model(server.add("/m.gguf", MODEL)).model
+    pulled = acquire.pull_model(server.add("/m.gguf", MODEL)).model
     assert pulled.path != mine and mine.read_bytes() == b"GGUF, but mine"
     assert set(store.stored_models()) == {"m", pulled.name}
 
 
 def test_removing_leaves_nothing(folder: Path, server: Server) -> None:
-    model = store.pull_model(server.add("/m.gguf", MODEL)).model
+    model = acquire.pull_model(server.add("/m.gguf", MODEL)).model
     store.remove_model(model)
     assert [path.suffix for path in folder.iterdir()] == [".lock"]
 
 
 # ---- killed and concurrent -----------------------------------------------------------------------
 
-PULL = "import sys; from localllm import store; print(store.pull_model(sys.argv[1]).model.path)"
+PULL = "import sys; from localllm import acquire; print(acquire.pull_model(sys.argv[1]).model.path)"
 
 
 def start_pull(url: str) -> subprocess.Popen[str]:
@@ -191,10 +207,10 @@ def test_a_killed_pull_leaves_nothing_under_a_final_name_and_is_resumed(
     kept = part.stat().st_size
 
     # What the next pull of another model finds of this one stays as it is.
-    store.pull_model(server.add("/other.gguf", MODEL))
+    acquire.pull_model(server.add("/other.gguf", MODEL))
     assert part.exists()
 
-    assert store.pull_model(url).model.path.read_bytes() == MODEL
+    assert acquire.pull_model(url).model.path.read_bytes() == MODEL
     assert server.gets("/m.gguf")[-1].headers["range"] == f"bytes={kept}-"
     assert parts_of(folder) == []
 
@@ -205,23 +221,23 @@ def test_killed_at_every_step_of_the_end(folder: Path, server: Server, moment: s
     or just after: the model is whole or it is not here, and the next pull brings it."""
     steps = {
         "sync": "import os; os.fsync = die",
-        "manifest": "store.write_manifest = die",
+        "manifest": "acquire.write_manifest = die",
         "rename": "import pathlib; r = pathlib.Path.replace; pathlib.Path.replace = "
         "lambda a, b: die() if str(b).endswith('.gguf') else r(a, b)",
         "after": "from localllm import fetch; fetch.sync_folder = die",
     }
     script = f"""
 import os, signal, sys
-from localllm import store
+from localllm import acquire
 def die(*_): os.kill(os.getpid(), signal.SIGKILL)
 {steps[moment]}
-store.pull_model(sys.argv[1])
+acquire.pull_model(sys.argv[1])
 """
     url = server.add("/m.gguf", MODEL)
     ended = subprocess.run([sys.executable, "-c", script, url], check=False)
     assert ended.returncode == -signal.SIGKILL
     assert list(store.stored_models()) == ([url] if moment == "after" else [])
-    pulled = store.pull_model(url)
+    pulled = acquire.pull_model(url)
     assert pulled.was_here == (moment == "after")
     assert pulled.model.path.read_bytes() == MODEL and parts_of(folder) == []
     if moment != "sync":
@@ -241,7 +257,7 @@ def test_two_pulls_of_one_model_make_one_transfer(server: Server) -> None:
             heard.append(text)
             hold.set()
 
-    third = store.pull_model(url, progress=Listener())
+    third = acquire.pull_model(url, progress=Listener())
     outputs = [process.communicate(timeout=20)[0].strip() for process in (first, second)]
     assert outputs == [str(third.model.path)] * 2 and third.was_here
     assert heard == [f"another process is fetching {url}; waiting for it"]
@@ -252,13 +268,13 @@ def test_the_next_pull_clears_what_the_dead_left(folder: Path, server: Server) -
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     alive = os.getppid()
-    stale = folder / f".m.gguf.part-{dead.pid}-0123456789abcdef"
+    stale = folder / f".m.gguf.part-{dead.pid}-manifest"
     theirs = folder / f".m.gguf.part-{alive}-0123456789abcdef"
     work = folder / f".work-{dead.pid}-x"
     stale.write_bytes(b"x")
     theirs.write_bytes(b"x")
     work.mkdir()
-    store.pull_model(server.add("/m.gguf", MODEL))
+    acquire.pull_model(server.add("/m.gguf", MODEL))
     assert not stale.exists() and not work.exists() and theirs.exists()
 
 
@@ -266,16 +282,16 @@ def test_the_lock_is_not_what_keeps_bytes_right(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where locks do nothing, three pulls at once still end with one right file."""
-    monkeypatch.setattr(store, "try_lock", lambda descriptor: True)
+    monkeypatch.setattr(acquire, "try_lock", lambda descriptor: True)
     hold = threading.Event()
     url = server.add("/m.gguf", MODEL, Fault(hold=hold), Fault(hold=hold))
-    script = "from localllm import store; store.try_lock = lambda d: True\n" + PULL
+    script = "from localllm import acquire; acquire.try_lock = lambda d: True\n" + PULL
     others = [
         subprocess.Popen([sys.executable, "-c", script, url], stdout=subprocess.DEVNULL)
         for _ in range(2)
     ]
     wait_until(lambda: len(server.gets("/m.gguf")) == 2)
-    path = store.pull_model(url).model.path
+    path = acquire.pull_model(url).model.path
     assert path.read_bytes() == MODEL
     hold.set()
     assert [process.wait(20) for process in others] == [0, 0]
@@ -287,4 +303,4 @@ def test_a_part_that_cannot_be_the_beginning_is_dropped(folder: Path, server: Se
     url = server.add("/m.gguf", MODEL)
     part = fetch.claim_part(folder / "m.gguf", f'{url} "one"')
     part.write_bytes(b"x" * (len(MODEL) + 1))
-    assert store.pull_model(url).model.path.read_bytes() == MODEL
+    assert acquire.pull_model(url).model.path.read_bytes() == MODEL

@@ -33,7 +33,12 @@ READ_SECONDS = 0.2
 
 def count(flag: str, help: str, *letters: str) -> Any:
     variable = "LOCALLLM_" + flag.strip("-").replace("-", "_").upper()
-    return typer.Option(*letters, flag, envvar=variable, parser=parse_count, metavar="N", help=help)
+    return typer.Option(*letters, flag, envvar=variable, parser=read_count, metavar="N", help=help)
+
+
+def read_count(value: str | int) -> int:
+    """A number as typed, or a default, which is one already."""
+    return value if isinstance(value, int) else parse_count(value)
 
 
 def command(

@@ -2,7 +2,7 @@
 
 stdout carries what was asked for, as UTF-8 bytes whatever the locale; stderr carries everything
 else. Text that came from a file or a server may hold escape sequences, so control characters never
-reach a terminal through out(), note() and error(). Progress is drawn only where stderr is a terminal.
+reach a terminal through out(), note() and error(). Progress is drawn only on a terminal.
 """
 
 from __future__ import annotations
@@ -43,7 +43,10 @@ def wants_colour(stream: IO[Any]) -> bool:
 
 def encode(text: str) -> bytes:
     """UTF-8, and the very bytes of a file name that is not UTF-8."""
-    return text.encode("utf-8", "surrogateescape")
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "replace")
 
 
 def write(data: bytes) -> None:

@@ -109,7 +109,8 @@ def describe_environment() -> dict[str, str]:
 
 def as_lines(value: Any, name: str = "", depth: int = 0) -> Iterator[str]:
     """The report as an indented outline."""
-    indent, label = "  " * depth, name.replace("_", " ").removeprefix("n ")
+    indent = "  " * depth
+    label = name if name.isupper() else name.replace("_", " ").removeprefix("n ")
     if isinstance(value, dict):
         if name:
             yield f"{indent}{label}:"

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from localllm import store
+from localllm.acquire import pull_model
 from localllm.cli import console
 from localllm.cli.flags import Json, Offline, Quiet, Source
 from localllm.units import format_bytes
@@ -20,9 +20,7 @@ def command(
     quiet: Quiet = False,
 ) -> None:
     """Fetch a model unless it is here, check it, and print the path of its file."""
-    pulled = store.pull_model(
-        model, source=source, offline=offline, progress=console.progress(quiet)
-    )
+    pulled = pull_model(model, source=source, offline=offline, progress=console.progress(quiet))
     stored = pulled.model
     if not quiet:
         what = "is here already" if pulled.was_here else f"came from {stored.origin}"

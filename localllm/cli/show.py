@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any
 
 import typer
@@ -15,6 +16,7 @@ from localllm.units import format_bytes
 
 SHAPE_KEYS = ("n_layers", "n_heads", "n_kv_heads", "head_dim", "dim", "ffn_dim", "n_vocab")
 MAX_VALUE_CHARS = 100
+MAX_ELEMENTS = 64
 
 
 def command(
@@ -79,7 +81,9 @@ def describe(stored: store.Stored, file: ModelFile) -> dict[str, Any]:
 
 def short_value(file: ModelFile, key: str, n_elements: int) -> Any:
     """A value; a vocabulary is left out, its type and count say enough."""
-    return file.meta(key) if n_elements <= 64 else None
+    value = file.meta(key) if n_elements <= MAX_ELEMENTS else None
+    # JSON has no infinity.
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def print_summary(stored: store.Stored, file: ModelFile) -> None:

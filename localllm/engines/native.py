@@ -20,7 +20,7 @@ Result = TypeVar("Result")
 
 FELT_AS: dict[str, tuple[type[errors.LocalLLMError], str | None]] = {
     "ArgumentError": (errors.UsageError, None),
-    "IoError": (errors.IntegrityError, None),
+    "IoError": (errors.EngineError, None),
     "FormatError": (errors.IntegrityError, "another copy of the file"),
     "UnsupportedError": (errors.IntegrityError, None),
     "MemoryError": (errors.DoesNotFitError, "a smaller context: -c 2048"),
@@ -30,10 +30,10 @@ FELT_AS: dict[str, tuple[type[errors.LocalLLMError], str | None]] = {
 }
 
 
-def translate(error: _native.Error) -> errors.LocalLLMError:
+def translate(error: _native.Error, where: str = "") -> errors.LocalLLMError:
     """The exception people meet for one of the engine's."""
     kind, hint = FELT_AS.get(type(error).__name__, (errors.EngineError, None))
-    return kind(str(error), hint)
+    return kind(f"{where}{error}", hint)
 
 
 def translated(call: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
@@ -158,7 +158,6 @@ class NativeModel:
         self.model.close()
 
 
-@translated
 def open_model(path: Path) -> base.ModelFile:
     """Maps a GGUF file.
 
@@ -168,7 +167,10 @@ def open_model(path: Path) -> base.ModelFile:
         raise errors.ModelNotFoundError(f"no model file at {os.fspath(path)!r}", "localllm list")
     if not path.is_file():
         raise errors.ModelNotFoundError(f"{os.fspath(path)!r} is not a file", "localllm list")
-    return NativeModel(path, _native.Model(os.fspath(path)))
+    try:
+        return NativeModel(path, _native.Model(os.fspath(path)))
+    except _native.Error as error:
+        raise translate(error, where=f"{os.fspath(path)!r}: ") from error
 
 
 def machine() -> dict[str, Any]:

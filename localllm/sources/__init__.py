@@ -1,36 +1,53 @@
-"""Where models come from: one file a source, and the two tables that choose among them."""
+"""Where models come from: one file a source, and the two tables that choose among them.
+
+A source's module is imported when a name or a catalog entry asks for it, so that running a model
+that is here costs none of them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
+from typing import Any, Protocol, cast
 
-from localllm.sources.base import Body, Progress, Remote, Silent, Source
-from localllm.sources.hub import Hub
 from localllm.sources.local import Local
-from localllm.sources.pypi import Pypi
-from localllm.sources.url import Url
+from localllm.sources.remote import Body, Progress, Remote, Silent, Source
 
-# The kinds a catalog entry may name; its other keys are the class's fields.
-SOURCES: dict[str, Callable[..., Source]] = {
-    Hub.kind: Hub,
-    Pypi.kind: Pypi,
-    Url.kind: Url,
+# The kinds a catalog entry may name: the module and the class, whose fields are its other keys.
+SOURCES = {
+    "hub": ("localllm.sources.hub", "Hub"),
+    "pypi": ("localllm.sources.pypi", "Pypi"),
+    "url": ("localllm.sources.url", "Url"),
 }
 
 # How a name says which source it means.
-PREFIXES: dict[str, type[Hub] | type[Pypi] | type[Url]] = {
-    "hf:": Hub,
-    "pypi:": Pypi,
-    "https://": Url,
-    "http://": Url,
-}
+PREFIXES = {"hf:": "hub", "pypi:": "pypi", "https://": "url", "http://": "url"}
+
+
+class SourceClass(Protocol):
+    def __call__(self, **fields: Any) -> Source: ...
+
+    def parse(self, name: str) -> Source:
+        """Raises UsageError where the name has the source's prefix but not its form."""
+
+
+def load_source(kind: str) -> SourceClass:
+    module, name = SOURCES[kind]
+    return cast(SourceClass, getattr(importlib.import_module(module), name))
+
+
+def make_source(row: dict[str, Any]) -> Source:
+    """The source that a row of the catalog describes."""
+    kind: str = row["kind"]
+    fields = {key: value for key, value in row.items() if key != "kind"}
+    lists = {key: tuple(value) for key, value in fields.items() if isinstance(value, list)}
+    return load_source(kind)(**fields | lists)
 
 
 def parse_name(name: str) -> Source | None:
     """The source that a name spells out, None for a name that the catalog must know."""
-    for prefix, source in PREFIXES.items():
+    for prefix, kind in PREFIXES.items():
         if name.startswith(prefix):
-            return source.parse(name)
+            return load_source(kind).parse(name)
     return None
 
 
@@ -38,13 +55,11 @@ __all__ = [
     "PREFIXES",
     "SOURCES",
     "Body",
-    "Hub",
     "Local",
     "Progress",
-    "Pypi",
     "Remote",
     "Silent",
     "Source",
-    "Url",
+    "make_source",
     "parse_name",
 ]

@@ -19,7 +19,7 @@ from localllm.errors import (
     NetworkError,
     UsageError,
 )
-from localllm.sources.base import Progress, Remote, safe_file_name
+from localllm.sources.remote import Progress, Remote, safe_file_name
 from localllm.sources.url import STALL_SECONDS, Page, open_page, refusal, require_reachable
 
 if TYPE_CHECKING:
@@ -39,13 +39,18 @@ class Hub:
     repo: str
     quant: str | None = None
     kind: ClassVar[str] = "hub"
+    copies: ClassVar[int] = 1
 
     @classmethod
     def parse(cls, name: str) -> Hub:
         found = NAME.fullmatch(name)
         if not found:
             raise UsageError(f"{name!r} is not of the form hf:org/repo or hf:org/repo:QUANT")
-        return cls(found[1], found[2])
+        return cls(found[1], found[2].upper() if found[2] else None)
+
+    @property
+    def name(self) -> str:
+        return f"hf:{self.repo}:{self.quant}" if self.quant else f"hf:{self.repo}"
 
     def find(self, folder: Path, progress: Progress) -> Remote:
         from huggingface_hub import constants, get_token, hf_hub_url
@@ -66,7 +71,7 @@ class Hub:
             immutable=True,
         )
         return Remote(
-            name=f"hf:{self.repo}:{quant}" if quant else f"hf:{self.repo}",
+            name=Hub(self.repo, quant).name,
             origin=f"hf:{self.repo}/{file.rfilename}",
             file_name=safe_file_name(file.rfilename),
             open=partial(open_page, page),
@@ -89,8 +94,10 @@ class Hub:
         except HfHubHTTPError as error:
             page = Page(f"hf:{self.repo}", access_hint=self.access_hint())
             raise refusal(error.response.status_code, page) from error
-        except (httpx2.HTTPError, OSError, ValueError) as error:
-            raise NetworkError(f"the Hugging Face Hub failed: {error}") from error
+        # Whatever breaks on an answer that is not the Hub's comes as one of these.
+        except (httpx2.HTTPError, OSError, ValueError, LookupError, TypeError) as error:
+            reason = str(error) or type(error).__name__
+            raise NetworkError(f"the Hugging Face Hub failed: {reason}") from error
 
     def choose(self, siblings: list[RepoSibling]) -> tuple[str | None, RepoSibling]:
         """The quant that was asked for, or the first preferred one there is, and its file."""

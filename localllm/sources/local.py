@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import ClassVar, NoReturn
 
 from localllm.errors import ModelNotFoundError
-from localllm.sources.base import Progress, Remote
+from localllm.sources.remote import Progress, Remote
 
 
 @dataclass(frozen=True)
@@ -17,29 +17,53 @@ class Local:
 
     path: Path
     kind: ClassVar[str] = "local"
+    copies: ClassVar[int] = 1
 
     @classmethod
     def parse(cls, name: str) -> Local | None:
-        """None where the name is not a path: it names no file and does not look like one."""
+        """None where the name is not a path: it names no file and does not look like one.
+
+        A folder that happens to be called like a model is not what is meant.
+        """
         looks_like_path = name.startswith(("/", "./", "../", "~"))
-        path = Path(name).expanduser() if looks_like_path else Path(name)
-        return cls(path) if looks_like_path or os.path.lexists(path) else None
+        path = expand_home(name)
+        return cls(path) if looks_like_path or is_file(path) else None
+
+    @property
+    def name(self) -> str:
+        return str(self.path.absolute())
 
     def find(self, folder: Path, progress: Progress) -> Remote:
-        if not self.path.exists():
+        if not os.path.lexists(self.path):
             raise ModelNotFoundError(f"there is no file {str(self.path)!r}")
         # A pipe or a device would be read without end.
-        if not self.path.is_file():
+        if not is_file(self.path):
             raise ModelNotFoundError(f"{str(self.path)!r} is not a regular file")
         path = self.path.absolute()
         return Remote(
-            name=str(path),
+            name=self.name,
             origin=str(path),
             file_name=path.name,
             open=cannot_open,
             n_bytes=path.stat().st_size,
             here=path,
         )
+
+
+def expand_home(name: str) -> Path:
+    """`~/x` and `~somebody/x` as the shell reads them; as it stands where there is no such home."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        return Path(name)
+
+
+def is_file(path: Path) -> bool:
+    """Whether a regular file is there; no text, however long or odd, makes this fail."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def cannot_open(offset: int) -> NoReturn:

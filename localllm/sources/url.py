@@ -26,7 +26,7 @@ from localllm.errors import (
     NetworkError,
     UsageError,
 )
-from localllm.sources.base import Body, Progress, Remote, safe_file_name
+from localllm.sources.remote import Body, Progress, Remote, safe_file_name
 
 if TYPE_CHECKING:
     import httpx2
@@ -43,6 +43,7 @@ class Url:
 
     url: str
     kind: ClassVar[str] = "url"
+    copies: ClassVar[int] = 1
 
     @classmethod
     def parse(cls, name: str) -> Url:
@@ -53,6 +54,10 @@ class Url:
             raise UsageError(f"{name!r}: only https is accepted", name.replace("http", "https", 1))
         return cls(name)
 
+    @property
+    def name(self) -> str:
+        return self.url
+
     def find(self, folder: Path, progress: Progress) -> Remote:
         page = Page(self.url)
         require_reachable(self.url)
@@ -60,7 +65,7 @@ class Url:
         length = headers.get("content-length", "")
         validator = headers.get("etag") or headers.get("last-modified")
         return Remote(
-            name=self.url,
+            name=self.name,
             origin=self.url,
             file_name=safe_file_name(unquote(urlsplit(self.url).path)),
             open=partial(open_page, page, validator=validator),

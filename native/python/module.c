@@ -645,9 +645,9 @@ static PyObject *engine_sample(PyObject *self, PyObject *args, PyObject *kwargs)
     module_state *st = state_of(self);
     Py_ssize_t row;
     PyObject *recent, *biases = NULL;
-    unsigned long long position, seed;
-    ll_sampling s = {0};
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "nOK$fifffffflK|O", names, &row, &recent,
+    unsigned long long position, seed = 0;
+    ll_sampling s = {.top_p = 1, .typical_p = 1, .repeat_penalty = 1};
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "nOK|$fiffffffIKO", names, &row, &recent,
                                      &position, &s.temperature, &s.top_k, &s.top_p, &s.min_p,
                                      &s.typical_p, &s.repeat_penalty, &s.frequency_penalty,
                                      &s.presence_penalty, &s.penalty_last_n, &seed, &biases))

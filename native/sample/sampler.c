@@ -102,9 +102,14 @@ static inline int32_t id_of_rank(uint64_t rank) { return (int32_t)(uint32_t)rank
 
 /* The rank at which the measures, summed in rank order, reach share of their total plus
  * `extra` (at least 1, at most the total). Each pass fixes some more bits of its order. */
-static uint64_t find_boundary(const ranking *r, const candidates *c, double share,
-                              uint64_t extra) {
-    static const struct { int shift, bits; } passes[] = {{21, 11}, {10, 11}, {0, 10}};
+static uint64_t find_boundary(const ranking *r, const candidates *c, double share, uint64_t extra) {
+    static const struct {
+        int shift, bits;
+    } passes[] = {
+        {21, 11},
+        {10, 11},
+        {0,  10}
+    };
     uint64_t sums[1 << 11], target = 0;
     uint32_t known = 0, mask = 0;
     for (size_t pass = 0; pass < sizeof passes / sizeof passes[0]; pass++) {
@@ -276,7 +281,10 @@ static int32_t draw(const candidates *c, const ll_sampling *s, uint64_t position
 /* ---- ll_sample ----------------------------------------------------------------------------- */
 
 static bool check(const ll_sampling *s, ll_error *err) {
-    const struct { const char *name; float value, low, high; } ranges[] = {
+    const struct {
+        const char *name;
+        float value, low, high;
+    } ranges[] = {
         {"temperature",       s->temperature,       0,        FLT_MAX},
         {"top_k",             (float)s->top_k,      0,        FLT_MAX},
         {"top_p",             s->top_p,             0,        1      },

@@ -5,7 +5,8 @@
 #include <string.h>
 
 static merge_made *find_slot(const merge_rules *r, int32_t left, int32_t right) {
-    uint64_t hash = ((uint64_t)(uint32_t)left << 32 | (uint32_t)right) * UINT64_C(0x9e3779b97f4a7c15);
+    uint64_t hash =
+        ((uint64_t)(uint32_t)left << 32 | (uint32_t)right) * UINT64_C(0x9e3779b97f4a7c15);
     hash = (hash ^ hash >> 32) * UINT64_C(0xd6e8feb86659fd93);
     size_t at = (hash >> 32) & r->slot_mask;
     for (;; at = (at + 1) & r->slot_mask) {
@@ -38,9 +39,10 @@ static bool add_rule(merge_rules *r, const vocabulary *v, ll_string text, uint32
         id = vocabulary_find(v, joined, n_left + n_right);
     }
     if (id < 0)
-        return ll_fail(err, LL_ERR_FORMAT,
-                       "merge %u is '%.*s', expected two tokens of the vocabulary that make a third",
-                       index, shown, text.data);
+        return ll_fail(
+            err, LL_ERR_FORMAT,
+            "merge %u is '%.*s', expected two tokens of the vocabulary that make a third", index,
+            shown, text.data);
     /* Plain text never becomes a control token, also not by merging. */
     if (v->types[id] == TOKEN_CONTROL || v->types[id] == TOKEN_UNKNOWN) return true;
     merge_made *slot = find_slot(r, left, right);

@@ -9,11 +9,11 @@
 #include "base/error.h"
 
 typedef struct merge_symbol {
-    int32_t id;       /* -1: no token */
-    uint32_t start;   /* where its text starts; the encoder's own measure */
-    uint32_t length;  /* in the same measure; 0 once joined to its left neighbour */
+    int32_t id;      /* -1: no token */
+    uint32_t start;  /* where its text starts; the encoder's own measure */
+    uint32_t length; /* in the same measure; 0 once joined to its left neighbour */
     uint32_t previous;
-    uint32_t next;    /* MERGE_NONE: none */
+    uint32_t next; /* MERGE_NONE: none */
 } merge_symbol;
 
 #define MERGE_NONE UINT32_MAX

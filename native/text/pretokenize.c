@@ -40,8 +40,8 @@ static bool is_number(glyph g) { return g.class == UNICODE_NUMBER; }
 
 /* [\p{P}$+<=>^~|] */
 static bool is_operator(glyph g) {
-    return g.class == UNICODE_PUNCTUATION || (g.code != 0 && g.code < 0x80 &&
-                                              strchr("$+<=>^~|", (int)g.code) != NULL);
+    return g.class == UNICODE_PUNCTUATION ||
+           (g.code != 0 && g.code < 0x80 && strchr("$+<=>^~|", (int)g.code) != NULL);
 }
 
 static size_t skip_class(const char *text, size_t at, size_t end, unicode_class class) {
@@ -72,8 +72,8 @@ static size_t skip_contraction(const char *text, size_t at, size_t end, bool any
     unsigned fold = any_case ? 0x20 : 0;
     for (size_t i = 0; i < sizeof tails / sizeof tails[0]; i++) {
         size_t n = strlen(tails[i]), j = 0;
-        while (j < n && at + 1 + j < end && ((unsigned char)text[at + 1 + j] | fold) ==
-                                                (unsigned char)tails[i][j])
+        while (j < n && at + 1 + j < end &&
+               ((unsigned char)text[at + 1 + j] | fold) == (unsigned char)tails[i][j])
             j++;
         if (j == n) return at + 1 + n;
     }
@@ -175,57 +175,57 @@ static pretokenize_stage *const family_default[PRETOKENIZE_STAGES] = {
 
 /* name, family, ignore_merges, add_bos, no_bos */
 static const pretokenizer rows[] = {
-    {"default",        family_default,   false, false, false},
-    {"gpt-2",          family_gpt2,      false, false, false},
-    {"phi-2",          family_gpt2,      false, false, false},
-    {"jina-es",        family_gpt2,      false, false, false},
-    {"jina-de",        family_gpt2,      false, false, false},
-    {"jina-v2-es",     family_gpt2,      false, false, false},
-    {"jina-v2-de",     family_gpt2,      false, false, false},
-    {"jina-v1-en",     family_gpt2,      false, false, false},
-    {"jina-v2-code",   family_gpt2,      false, false, false},
-    {"roberta-bpe",    family_gpt2,      false, false, false},
-    {"gigachat",       family_gpt2,      false, false, false},
-    {"a.x-4.0",        family_gpt2,      false, false, false},
-    {"mellum",         family_gpt2,      false, false, false},
-    {"modern-bert",    family_gpt2,      false, false, false},
-    {"exaone4",        family_gpt2,      false, false, false},
-    {"mpt",            family_gpt2,      false, false, false},
-    {"olmo",           family_gpt2,      false, false, false},
-    {"jais",           family_gpt2,      false, false, false},
-    {"trillion",       family_gpt2,      false, false, false},
-    {"granite-docling", family_gpt2,     false, false, false},
-    {"smollm",         family_starcoder, false, false, false},
-    {"command-r",      family_starcoder, false, false, false},
-    {"starcoder",      family_starcoder, false, false, false},
-    {"refact",         family_starcoder, false, false, false},
-    {"codeshell",      family_starcoder, false, false, false},
-    {"exaone",         family_starcoder, false, false, false},
-    {"minerva-7b",     family_starcoder, false, false, false},
-    {"mellum2",        family_starcoder, false, false, false},
-    {"llama-bpe",      family_llama3,    true,  true,  false},
-    {"llama3",         family_llama3,    true,  true,  false},
-    {"llama-v3",       family_llama3,    true,  true,  false},
-    {"falcon3",        family_llama3,    true,  true,  false},
-    {"falcon-h1",      family_llama3,    true,  true,  false},
-    {"pixtral",        family_llama3,    true,  true,  false},
-    {"midm-2.0",       family_llama3,    true,  true,  false},
-    {"lfm2",           family_llama3,    true,  true,  false},
-    {"jina-v5-nano",   family_llama3,    true,  true,  false},
-    {"smaug-bpe",      family_llama3,    false, false, false},
-    {"dbrx",           family_llama3,    false, false, false},
-    {"chatglm-bpe",    family_llama3,    false, false, true },
-    {"glm4",           family_llama3,    true,  false, true },
-    {"glm5",           family_llama3,    true,  false, true },
-    {"qwen2",          family_qwen2,     false, false, false},
-    {"deepseek-r1-qwen", family_qwen2,   false, false, false},
-    {"kormo",          family_qwen2,     false, false, false},
-    {"f2llmv2",        family_qwen2,     false, false, false},
-    {"hunyuan",        family_qwen2,     false, false, false},
-    {"solar-open",     family_qwen2,     false, false, false},
-    {"grok-2",         family_qwen2,     false, false, false},
-    {"megrez",         family_qwen2,     false, false, false},
-    {"stablelm2",      family_qwen2,     false, false, false},
+    {"default",          family_default,   false, false, false},
+    {"gpt-2",            family_gpt2,      false, false, false},
+    {"phi-2",            family_gpt2,      false, false, false},
+    {"jina-es",          family_gpt2,      false, false, false},
+    {"jina-de",          family_gpt2,      false, false, false},
+    {"jina-v2-es",       family_gpt2,      false, false, false},
+    {"jina-v2-de",       family_gpt2,      false, false, false},
+    {"jina-v1-en",       family_gpt2,      false, false, false},
+    {"jina-v2-code",     family_gpt2,      false, false, false},
+    {"roberta-bpe",      family_gpt2,      false, false, false},
+    {"gigachat",         family_gpt2,      false, false, false},
+    {"a.x-4.0",          family_gpt2,      false, false, false},
+    {"mellum",           family_gpt2,      false, false, false},
+    {"modern-bert",      family_gpt2,      false, false, false},
+    {"exaone4",          family_gpt2,      false, false, false},
+    {"mpt",              family_gpt2,      false, false, false},
+    {"olmo",             family_gpt2,      false, false, false},
+    {"jais",             family_gpt2,      false, false, false},
+    {"trillion",         family_gpt2,      false, false, false},
+    {"granite-docling",  family_gpt2,      false, false, false},
+    {"smollm",           family_starcoder, false, false, false},
+    {"command-r",        family_starcoder, false, false, false},
+    {"starcoder",        family_starcoder, false, false, false},
+    {"refact",           family_starcoder, false, false, false},
+    {"codeshell",        family_starcoder, false, false, false},
+    {"exaone",           family_starcoder, false, false, false},
+    {"minerva-7b",       family_starcoder, false, false, false},
+    {"mellum2",          family_starcoder, false, false, false},
+    {"llama-bpe",        family_llama3,    true,  true,  false},
+    {"llama3",           family_llama3,    true,  true,  false},
+    {"llama-v3",         family_llama3,    true,  true,  false},
+    {"falcon3",          family_llama3,    true,  true,  false},
+    {"falcon-h1",        family_llama3,    true,  true,  false},
+    {"pixtral",          family_llama3,    true,  true,  false},
+    {"midm-2.0",         family_llama3,    true,  true,  false},
+    {"lfm2",             family_llama3,    true,  true,  false},
+    {"jina-v5-nano",     family_llama3,    true,  true,  false},
+    {"smaug-bpe",        family_llama3,    false, false, false},
+    {"dbrx",             family_llama3,    false, false, false},
+    {"chatglm-bpe",      family_llama3,    false, false, true },
+    {"glm4",             family_llama3,    true,  false, true },
+    {"glm5",             family_llama3,    true,  false, true },
+    {"qwen2",            family_qwen2,     false, false, false},
+    {"deepseek-r1-qwen", family_qwen2,     false, false, false},
+    {"kormo",            family_qwen2,     false, false, false},
+    {"f2llmv2",          family_qwen2,     false, false, false},
+    {"hunyuan",          family_qwen2,     false, false, false},
+    {"solar-open",       family_qwen2,     false, false, false},
+    {"grok-2",           family_qwen2,     false, false, false},
+    {"megrez",           family_qwen2,     false, false, false},
+    {"stablelm2",        family_qwen2,     false, false, false},
 };
 enum { N_ROWS = sizeof rows / sizeof rows[0] };
 
@@ -238,9 +238,15 @@ const pretokenizer *pretokenizer_find(ll_string name) {
 }
 
 void pretokenizer_names(char *out, size_t capacity) {
+    static const char more[] = " and more";
     size_t used = 0;
-    for (size_t i = 0; i < N_ROWS && used < capacity; i++)
+    for (size_t i = 0; i < N_ROWS; i++) {
+        if (used + strlen(rows[i].name) + 2 + sizeof more > capacity) {
+            memcpy(out + used, more, sizeof more);
+            return;
+        }
         used += (size_t)snprintf(out + used, capacity - used, "%s%s", i ? ", " : "", rows[i].name);
+    }
 }
 
 void pretokenize_start(pretokenize_walk *w, const pretokenizer *pre, const char *text,

@@ -18,15 +18,15 @@ typedef size_t pretokenize_stage(const char *text, size_t at, size_t end);
 typedef struct pretokenizer {
     const char *name;                 /* value of tokenizer.ggml.pre */
     pretokenize_stage *const *stages; /* [PRETOKENIZE_STAGES], NULL after the last */
-    bool ignore_merges; /* a piece that is a token as it stands is not merged */
-    bool add_bos;       /* where the file does not say */
-    bool no_bos;        /* the family has none, whatever the file's id */
+    bool ignore_merges;               /* a piece that is a token as it stands is not merged */
+    bool add_bos;                     /* where the file does not say */
+    bool no_bos;                      /* the family has none, whatever the file's id */
 } pretokenizer;
 
 /* The row of that name, or NULL. */
 const pretokenizer *pretokenizer_find(ll_string name);
 
-/* Writes the known names, separated by ", ", and a NUL; cut to capacity. */
+/* Writes the known names, as many as fit, separated by ", ", and a NUL; capacity is over 64. */
 void pretokenizer_names(char *out, size_t capacity);
 
 /* A walk over the pieces of text [n_bytes], which is valid UTF-8. */

@@ -17,10 +17,10 @@ typedef struct special_text {
 } special_text;
 
 typedef struct special {
-    special_text *sorted;  /* [n] control, unknown and user-defined tokens */
+    special_text *sorted; /* [n] control, unknown and user-defined tokens */
     size_t n;
-    uint32_t first[257];   /* texts that start with byte b: sorted[first[b]] up to first[b + 1] */
-    uint8_t users[256];    /* whether a user-defined text starts with byte b */
+    uint32_t first[257]; /* texts that start with byte b: sorted[first[b]] up to first[b + 1] */
+    uint8_t users[256];  /* whether a user-defined text starts with byte b */
 } special;
 
 typedef struct special_match {

@@ -27,8 +27,7 @@ static bool find_kind(tokenizer *t, const gguf *g, ll_error *err) {
         if (n == model.n_bytes && memcmp(kinds[i]->model, model.data, n) == 0) t->kind = kinds[i];
     }
     if (t->kind) return true;
-    if (model.n_bytes == 0)
-        return ll_fail(err, LL_ERR_FORMAT, "tokenizer.ggml.model is missing");
+    if (model.n_bytes == 0) return ll_fail(err, LL_ERR_FORMAT, "tokenizer.ggml.model is missing");
     return ll_fail(err, LL_ERR_UNSUPPORTED, "tokenizer model '%.*s' is unknown; known: %s, %s",
                    (int)(model.n_bytes < 60 ? model.n_bytes : 60), model.data, kinds[0]->model,
                    kinds[1]->model);
@@ -64,8 +63,7 @@ tokenizer *tokenizer_open(const gguf *g, ll_error *err) {
     if (ok) {
         t->add_bos = t->kind->add_bos;
         t->add_space_prefix = t->kind->add_space_prefix;
-        ok = t->kind->open(t, g, err) && read_settings(t, g, err) &&
-             tokenizer_mark_ends(t, g, err);
+        ok = t->kind->open(t, g, err) && read_settings(t, g, err) && tokenizer_mark_ends(t, g, err);
     }
     if (ok) return t;
     tokenizer_close(t);
@@ -151,13 +149,18 @@ int32_t tokenizer_token_bytes(const tokenizer *t, int32_t id, bool control, char
     if (!vocabulary_has(&t->vocab, id)) return -1;
     ll_string text = vocabulary_text(&t->vocab, id);
     switch ((token_type)t->vocab.types[id]) {
-    case TOKEN_NORMAL: return (int32_t)t->kind->decode(text, out, capacity);
-    case TOKEN_USER_DEFINED: return (int32_t)copy_text(text, out, capacity);
-    case TOKEN_BYTE: return (int32_t)copy_byte(text, out, capacity);
+    case TOKEN_NORMAL:
+        return (int32_t)t->kind->decode(text, out, capacity);
+    case TOKEN_USER_DEFINED:
+        return (int32_t)copy_text(text, out, capacity);
+    case TOKEN_BYTE:
+        return (int32_t)copy_byte(text, out, capacity);
     case TOKEN_CONTROL:
-    case TOKEN_UNKNOWN: return control ? (int32_t)copy_text(text, out, capacity) : 0;
+    case TOKEN_UNKNOWN:
+        return control ? (int32_t)copy_text(text, out, capacity) : 0;
     case TOKEN_UNUSED:
-    case TOKEN_UNDEFINED: break;
+    case TOKEN_UNDEFINED:
+        break;
     }
     return 0;
 }

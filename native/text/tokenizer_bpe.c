@@ -15,8 +15,8 @@
 #include "text/unicode.h"
 
 enum {
-    LETTER_BASE = 0x100,      /* letters of the bytes that do not print */
-    LETTER_DELETE = 0x121,    /* of byte 0x7f; below it those of 0x00 to 0x20 */
+    LETTER_BASE = 0x100,   /* letters of the bytes that do not print */
+    LETTER_DELETE = 0x121, /* of byte 0x7f; below it those of 0x00 to 0x20 */
     LETTER_SOFT_HYPHEN = 0x143,
 };
 
@@ -40,7 +40,7 @@ static bool find_pre(tokenizer *t, const gguf *g, ll_error *err) {
     if (!gguf_read_string(g, "tokenizer.ggml.pre", &name, err)) return false;
     t->pre = pretokenizer_find(name);
     if (t->pre) return true;
-    char known[512];
+    char known[400]; /* leaves room for the rest of an error message */
     pretokenizer_names(known, sizeof known);
     return ll_fail(err, LL_ERR_UNSUPPORTED, "pre-tokenizer '%.*s' is unknown; known: %s",
                    (int)(name.n_bytes < 60 ? name.n_bytes : 60), name.data, known);
@@ -139,7 +139,8 @@ static size_t bpe_decode(ll_string text, char *out, size_t capacity) {
         uint32_t letter = unicode_decode(text.data + at, text.n_bytes - at, &length, &valid);
         int byte = valid ? byte_of_letter(letter) : -1;
         if (byte < 0) {
-            if (capacity > 0) memcpy(out, text.data, text.n_bytes < capacity ? text.n_bytes : capacity);
+            if (capacity > 0)
+                memcpy(out, text.data, text.n_bytes < capacity ? text.n_bytes : capacity);
             return text.n_bytes;
         }
         if (n < capacity) out[n] = (char)byte;

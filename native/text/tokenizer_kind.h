@@ -60,11 +60,11 @@ struct tokenizer {
     int32_t bos, eos;      /* -1: none */
     bool add_bos, add_eos;
     bool add_space_prefix;
-    uint8_t *ends;         /* [(n_tokens + 7) / 8] bit set: ends the answer */
+    uint8_t *ends; /* [(n_tokens + 7) / 8] bit set: ends the answer */
 
     const pretokenizer *pre; /* byte-level BPE */
     merge_rules rules;
-    const ll_meta *scores;   /* SentencePiece; NULL: all 0 */
+    const ll_meta *scores; /* SentencePiece; NULL: all 0 */
 };
 
 /* Marks the tokens that end an answer. */

@@ -12,9 +12,15 @@
 
 enum { UNICODE_REPLACEMENT = 0xfffd };
 
-/* The numbers are those of unicode_tables.h; END is the class of what follows the last character. */
+/* The numbers are those of unicode_tables.h; END is the class of what follows the last character.
+ */
 typedef enum unicode_class {
-    UNICODE_OTHER, UNICODE_LETTER, UNICODE_NUMBER, UNICODE_SPACE, UNICODE_PUNCTUATION, UNICODE_END
+    UNICODE_OTHER,
+    UNICODE_LETTER,
+    UNICODE_NUMBER,
+    UNICODE_SPACE,
+    UNICODE_PUNCTUATION,
+    UNICODE_END
 } unicode_class;
 
 /* Decodes the first character of text [n_bytes], n_bytes > 0; sets *length to 1..4 and *valid to

@@ -1,8 +1,8 @@
 /* unicode_tables: the class of every code point, as runs. Generated, not edited.
  *
  * Made by tests/golden/unicode_tables.py from Unicode 15.1.0. Each entry is the first code point
- * of a run, shifted left by 3, and the run's unicode_class in the low bits; a run ends where the
- * next begins. Runs are in ascending order and the first starts at code point 0.
+ * of a run, shifted left by 3, and the run's unicode_class in the low bits; a run ends where
+ * the next begins. Runs are in ascending order and the first starts at code point 0.
  */
 #ifndef LL_TEXT_UNICODE_TABLES_H
 #define LL_TEXT_UNICODE_TABLES_H

@@ -86,8 +86,9 @@ static bool read_types(vocabulary *v, const gguf *g, ll_error *err) {
     if (!types) return true;
     if (types->type != LL_VALUE_ARRAY || types->element_type == LL_VALUE_STRING ||
         types->element_type == LL_VALUE_ARRAY || types->n_elements != v->n_tokens)
-        return ll_fail(err, LL_ERR_FORMAT, "tokenizer.ggml.token_type has %llu elements, expected "
-                                           "%u integers",
+        return ll_fail(err, LL_ERR_FORMAT,
+                       "tokenizer.ggml.token_type has %llu elements, expected "
+                       "%u integers",
                        (unsigned long long)types->n_elements, v->n_tokens);
     for (uint32_t i = 0; i < v->n_tokens; i++) {
         int32_t type = gguf_i32_at(types, i);
@@ -105,8 +106,9 @@ bool vocabulary_open(vocabulary *v, const gguf *g, ll_error *err) {
                               : "tokenizer.ggml.tokens is missing");
     if (tokens->n_elements == 0 || tokens->n_elements >= INT32_MAX ||
         tokens->n_bytes >= UINT32_MAX - LENGTH_BYTES)
-        return ll_fail(err, LL_ERR_FORMAT, "tokenizer.ggml.tokens has %llu texts in %zu bytes, "
-                                           "expected 1 to 2^31 texts in under 4 GiB",
+        return ll_fail(err, LL_ERR_FORMAT,
+                       "tokenizer.ggml.tokens has %llu texts in %zu bytes, "
+                       "expected 1 to 2^31 texts in under 4 GiB",
                        (unsigned long long)tokens->n_elements, tokens->n_bytes);
     size_t n = tokens->n_elements, n_slots = vocabulary_slot_count(n);
     v->n_tokens = (uint32_t)n;
@@ -115,7 +117,8 @@ bool vocabulary_open(vocabulary *v, const gguf *g, ll_error *err) {
     v->starts = calloc(n + 1, sizeof *v->starts);
     v->types = calloc(n, sizeof *v->types);
     v->slots = calloc(n_slots, sizeof *v->slots);
-    v->memory_bytes = (n + 1) * sizeof *v->starts + n * sizeof *v->types + n_slots * sizeof *v->slots;
+    v->memory_bytes =
+        (n + 1) * sizeof *v->starts + n * sizeof *v->types + n_slots * sizeof *v->slots;
     if (!v->starts || !v->types || !v->slots)
         return ll_fail(err, LL_ERR_MEMORY, "no memory for a vocabulary of %zu tokens", n);
     return read_texts(v, tokens, err) && read_types(v, g, err);

@@ -10,7 +10,12 @@
 
 /* tokenizer.ggml.token_type */
 typedef enum token_type {
-    TOKEN_UNDEFINED, TOKEN_NORMAL, TOKEN_UNKNOWN, TOKEN_CONTROL, TOKEN_USER_DEFINED, TOKEN_UNUSED,
+    TOKEN_UNDEFINED,
+    TOKEN_NORMAL,
+    TOKEN_UNKNOWN,
+    TOKEN_CONTROL,
+    TOKEN_USER_DEFINED,
+    TOKEN_UNUSED,
     TOKEN_BYTE
 } token_type;
 
@@ -26,7 +31,7 @@ typedef struct vocabulary {
     uint8_t *types;         /* [n_tokens] token_type */
     vocabulary_slot *slots; /* [slot_mask + 1], open addressing */
     size_t slot_mask;
-    size_t longest;         /* bytes of the longest text */
+    size_t longest; /* bytes of the longest text */
     size_t memory_bytes;
 } vocabulary;
 

@@ -23,8 +23,8 @@ HEAD = """\
 /* unicode_tables: the class of every code point, as runs. Generated, not edited.
  *
  * Made by tests/golden/unicode_tables.py from Unicode {version}. Each entry is the first code point
- * of a run, shifted left by {bits}, and the run's unicode_class in the low bits; a run ends where the
- * next begins. Runs are in ascending order and the first starts at code point 0.
+ * of a run, shifted left by {bits}, and the run's unicode_class in the low bits; a run ends where
+ * the next begins. Runs are in ascending order and the first starts at code point 0.
  */
 #ifndef LL_TEXT_UNICODE_TABLES_H
 #define LL_TEXT_UNICODE_TABLES_H
@@ -67,9 +67,7 @@ def main() -> None:
             line = "   "
         line += " " + entry
     lines.append(line)
-    head = HEAD.format(
-        version=unicodedata.unidata_version, bits=CLASS_BITS, count=len(entries)
-    )
+    head = HEAD.format(version=unicodedata.unidata_version, bits=CLASS_BITS, count=len(entries))
     sys.stdout.write(head + "\n".join(lines) + "\n" + TAIL)
 
 

@@ -213,6 +213,14 @@ static void attend_few(const attend_chunk *chunk, const float *q, size_t q_strid
     }
 }
 
+/* Whether any of n_rows rows sees one of SLAB positions from key. */
+static bool sees(const uint8_t *first, const uint8_t *last, size_t n_rows, size_t key) {
+    for (size_t r = 0; r < n_rows; r++) {
+        if (first[r] < key + SLAB && last[r] > key) return true;
+    }
+    return false;
+}
+
 /* Up to BLOCK_ROWS rows, slab by slab. */
 static void attend_many(const attend_chunk *chunk, const float *q, size_t q_stride, size_t n_rows,
                         float scale, const uint8_t *first, const uint8_t *last, size_t key0,
@@ -222,6 +230,7 @@ static void attend_many(const attend_chunk *chunk, const float *q, size_t q_stri
         convert(chunk->k + key, KERNELS_CHUNK, head_dim, SLAB, s->k);
         for (size_t r = 0; r < n_rows; r += TILE_ROWS) {
             size_t n = n_rows - r < TILE_ROWS ? n_rows - r : TILE_ROWS;
+            if (!sees(first + r, last + r, n, key)) continue;
             score_rows(true, n, s->k, head_dim, q + r * q_stride, q_stride, scale, s->p + r, key);
         }
     }

@@ -72,151 +72,126 @@ TILE_INLINE void dot_sub(dot_traits f, int n, int n_slabs, int n_cols,
     }
 }
 
+/* Where the columns' values, scales and sums of one block begin; columns lie `blocks` blocks apart.
+ * sums are f32 (blocks of 32) or int16 (superblocks). */
+typedef struct dot_columns {
+    const int8_t *q;
+    const float *d;
+    const void *sums;
+    size_t blocks;
+} dot_columns;
+
+TILE_INLINE dot_columns dot_columns_at(const acts *a, size_t dim, size_t col, size_t block) {
+    size_t blocks = a->n / dim, i = col * blocks + block;
+    const void *sums = dim == 32 ? (const void *)(a->sum + i) : (const void *)(a->sums + 16 * i);
+    return (dot_columns){a->q + i * dim, a->d + i, sums, blocks};
+}
+
+/* out[c][slab][row] = fmaf(t, d_a, out). */
 TILE_INLINE void dot_finish(float *out, __m256 t, __m256 d_a) {
     _mm256_storeu_ps(out, _mm256_fmadd_ps(t, d_a, _mm256_loadu_ps(out)));
 }
 
-TILE_INLINE void dot32(dot_traits f, int n_slabs, int n_cols, const void *const tiles[TILE_SLABS],
-                       size_t block0, size_t n_blocks, const acts *a, size_t col, float *out,
-                       size_t out_stride) {
-    const tile32 *tile[TILE_SLABS];
-    const size_t col_blocks = a->n / 32;
-    size_t block = col * col_blocks + block0;
-    for (int h = 0; h < n_slabs; h++) tile[h] = tiles[h];
-    for (size_t b = 0; b < n_blocks; b++, block++) {
-        const __m256i ones[TILE_SLABS] = {_mm256_set1_epi16(1), _mm256_set1_epi16(1)};
-        const __m256i *w[TILE_SLABS];
-        const int8_t *q[TILE_COLS];
-        __m256i sums[TILE_SLABS][TILE_COLS];
-        for (int h = 0; h < n_slabs; h++) w[h] = tile[h][b].w;
-        for (int c = 0; c < n_cols; c++) q[c] = a->q + (block + (size_t)c * col_blocks) * 32;
-        dot_sub(f, 8, n_slabs, n_cols, w, q, ones, false, sums);
+/* One block of 32. */
+TILE_INLINE void dot32(dot_traits f, int n_slabs, int n_cols, const tile32 *const tile[TILE_SLABS],
+                       dot_columns a, float *out, size_t out_stride) {
+    const __m256i ones[TILE_SLABS] = {_mm256_set1_epi16(1), _mm256_set1_epi16(1)};
+    const float *a_sums = a.sums;
+    const __m256i *w[TILE_SLABS];
+    const int8_t *q[TILE_COLS];
+    __m256i sums[TILE_SLABS][TILE_COLS];
+    for (int h = 0; h < n_slabs; h++) w[h] = tile[h]->w;
+    for (int c = 0; c < n_cols; c++) q[c] = a.q + (size_t)c * a.blocks * 32;
+    dot_sub(f, 8, n_slabs, n_cols, w, q, ones, false, sums);
+    __m256 d[TILE_SLABS], m[TILE_SLABS];
+    for (int h = 0; h < n_slabs; h++) {
+        d[h] = tile[h]->d;
+        if (f.has_min) m[h] = tile[h]->m;
+    }
+#pragma GCC unroll 4
+    for (int c = 0; c < n_cols; c++) {
+        __m256 a_sum = _mm256_broadcast_ss(a_sums + (size_t)c * a.blocks);
+        __m256 a_d = _mm256_broadcast_ss(a.d + (size_t)c * a.blocks);
 #pragma GCC unroll 2
         for (int h = 0; h < n_slabs; h++) {
-            const __m256 d = tile[h][b].d, m = tile[h][b].m;
-#pragma GCC unroll 4
-            for (int c = 0; c < n_cols; c++) {
-                __m256 a_sum = _mm256_broadcast_ss(a->sum + block + (size_t)c * col_blocks);
-                __m256 a_d = _mm256_broadcast_ss(a->d + block + (size_t)c * col_blocks);
-                __m256 t = _mm256_cvtepi32_ps(sums[h][c]);
-                if (f.zero) t = _mm256_fnmadd_ps(_mm256_set1_ps((float)f.zero), a_sum, t);
-                t = _mm256_mul_ps(t, d);
-                if (f.has_min) t = _mm256_fmadd_ps(a_sum, m, t);
-                dot_finish(out + (size_t)c * out_stride + TILE_ROWS * h, t, a_d);
-            }
+            __m256 t = _mm256_cvtepi32_ps(sums[h][c]);
+            if (f.zero) t = _mm256_fnmadd_ps(_mm256_set1_ps((float)f.zero), a_sum, t);
+            t = _mm256_mul_ps(t, d[h]);
+            if (f.has_min) t = _mm256_fmadd_ps(a_sum, m[h], t);
+            dot_finish(out + (size_t)c * out_stride + TILE_ROWS * h, t, a_d);
         }
     }
 }
 
-TILE_INLINE void dot256(dot_traits f, int n_slabs, int n_cols, const void *const tiles[TILE_SLABS],
-                        size_t block0, size_t n_blocks, const acts *a, size_t col, float *out,
-                        size_t out_stride) {
-    const tile256 *tile[TILE_SLABS];
-    const int8_t *q[TILE_COLS];
-    const int16_t *group_sums[TILE_COLS];
-    const float *d[TILE_COLS];
-    for (int h = 0; h < n_slabs; h++) tile[h] = tiles[h];
+/* bias[slab][c] = the biases of a superblock times the sums of the activations' groups. */
+TILE_INLINE void dot_bias(int n_slabs, int n_cols, const tile256 *const tile[TILE_SLABS],
+                          dot_columns a, __m256i bias[TILE_SLABS][TILE_COLS]) {
+    const int16_t *groups = a.sums;
+#pragma GCC unroll 4
     for (int c = 0; c < n_cols; c++) {
-        size_t block = (col + (size_t)c) * (a->n / 256) + block0;
-        q[c] = a->q + block * 256;
-        d[c] = a->d + block;
-        group_sums[c] = a->sums + block * 16;
+#pragma GCC unroll 2
+        for (int h = 0; h < n_slabs; h++) bias[h][c] = _mm256_setzero_si256();
     }
-    const int sub_steps = 64 / f.n_sub;
-    for (size_t b = 0; b < n_blocks; b++) {
-        __m256i sums[TILE_SLABS][TILE_COLS], bias[TILE_SLABS][TILE_COLS];
+#pragma GCC unroll 1
+    for (int g = 0; g < 8; g++) {
 #pragma GCC unroll 4
         for (int c = 0; c < n_cols; c++) {
+            __m256i pair = tile_broadcast(groups + (size_t)c * a.blocks * 16 + 2 * g);
 #pragma GCC unroll 2
             for (int h = 0; h < n_slabs; h++) {
-                sums[h][c] = bias[h][c] = _mm256_setzero_si256();
-            }
-        }
-#pragma GCC unroll 1
-        for (int j = 0; j < f.n_sub; j++) {
-            const __m256i *w[TILE_SLABS];
-            __m256i scale[TILE_SLABS];
-            for (int h = 0; h < n_slabs; h++) {
-                w[h] = tile[h][b].w + j * sub_steps;
-                scale[h] = tile[h][b].scale[j];
-            }
-            dot_sub(f, sub_steps, n_slabs, n_cols, w, q, scale, true, sums);
-            for (int c = 0; c < n_cols; c++) q[c] += 4 * sub_steps;
-        }
-        if (f.has_min || f.zero) {
-#pragma GCC unroll 1
-            for (int g = 0; g < 8; g++) {
-#pragma GCC unroll 4
-                for (int c = 0; c < n_cols; c++) {
-                    __m256i pair = tile_broadcast(group_sums[c] + 2 * g);
-#pragma GCC unroll 2
-                    for (int h = 0; h < n_slabs; h++) {
-                        __m256i p = _mm256_madd_epi16(tile[h][b].bias[g], pair);
-                        bias[h][c] = _mm256_add_epi32(bias[h][c], p);
-                    }
-                }
-            }
-        }
-#pragma GCC unroll 4
-        for (int c = 0; c < n_cols; c++) {
-            __m256 a_d = _mm256_broadcast_ss(&d[c][b]);
-            group_sums[c] += 16;
-#pragma GCC unroll 2
-            for (int h = 0; h < n_slabs; h++) {
-                __m256i s = sums[h][c];
-                if (f.zero) s = _mm256_sub_epi32(s, bias[h][c]);
-                __m256 t = _mm256_mul_ps(_mm256_cvtepi32_ps(s), tile[h][b].d);
-                if (f.has_min) {
-                    t = _mm256_fnmadd_ps(_mm256_cvtepi32_ps(bias[h][c]), tile[h][b].dmin, t);
-                }
-                dot_finish(out + (size_t)c * out_stride + TILE_ROWS * h, t, a_d);
+                __m256i p = _mm256_madd_epi16(tile[h]->bias[g], pair);
+                bias[h][c] = _mm256_add_epi32(bias[h][c], p);
             }
         }
     }
 }
 
-/* The loop over a slab's blocks, the dots and the matmul_kernel of one format; stem_unpack unpacks
- * one block of 8 rows. `body` is dot32 or dot256; the rest of the arguments are its dot_traits. */
-#define DOT_MATMUL(stem, body, dim, tile, ...)                                                     \
-    static void stem##_unpack_slab(const uint8_t *const rows[TILE_ROWS], size_t n_blocks,          \
-                                   const uint8_t *ahead, void *tiles) {                            \
-        const uint8_t *row[TILE_ROWS];                                                             \
-        tile *t = tiles;                                                                           \
-        memcpy(row, rows, sizeof row);                                                             \
-        for (size_t b = 0; b < n_blocks; b++, t++) {                                               \
-            if (ahead) tile_prefetch(ahead + b * TILE_ROWS * sizeof(block_##stem),                 \
-                                     TILE_ROWS * sizeof(block_##stem));                            \
-            stem##_unpack(row, t);                                                                 \
-            for (int r = 0; r < TILE_ROWS; r++) row[r] += sizeof(block_##stem);                    \
-        }                                                                                          \
-    }                                                                                              \
-    DOT_ONE(stem, body, 1, 1, __VA_ARGS__)                                                         \
-    DOT_ONE(stem, body, 1, 2, __VA_ARGS__)                                                         \
-    DOT_ONE(stem, body, 1, 3, __VA_ARGS__)                                                         \
-    DOT_ONE(stem, body, 1, 4, __VA_ARGS__)                                                         \
-    DOT_ONE(stem, body, 2, 1, __VA_ARGS__)                                                         \
-    DOT_ONE(stem, body, 2, 2, __VA_ARGS__)                                                         \
-    DOT_ONE(stem, body, 2, 3, __VA_ARGS__)                                                         \
-    DOT_ONE(stem, body, 2, 4, __VA_ARGS__)                                                         \
-    void avx2_matmul_##stem(const void *rows, size_t row_bytes, size_t n_rows, const acts *a,      \
-                            size_t col0, size_t n_cols, float *y, size_t y_stride,                 \
-                            void *scratch) {                                                       \
-        static const tile_quant row = {                                                            \
-            dim,                                                                                   \
-            sizeof(block_##stem),                                                                  \
-            sizeof(tile),                                                                          \
-            stem##_unpack_slab,                                                                    \
-            {{stem##_dot_1_1, stem##_dot_1_2, stem##_dot_1_3, stem##_dot_1_4},                     \
-             {stem##_dot_2_1, stem##_dot_2_2, stem##_dot_2_3, stem##_dot_2_4}},                    \
-        };                                                                                         \
-        tile_matmul(&row, rows, row_bytes, n_rows, a, col0, n_cols, y, y_stride, scratch);         \
+/* One superblock. */
+TILE_INLINE void dot256(dot_traits f, int n_slabs, int n_cols,
+                        const tile256 *const tile[TILE_SLABS], dot_columns a, float *out,
+                        size_t out_stride) {
+    const int n_steps = 64 / f.n_sub;
+    __m256i sums[TILE_SLABS][TILE_COLS], bias[TILE_SLABS][TILE_COLS];
+#pragma GCC unroll 4
+    for (int c = 0; c < n_cols; c++) {
+#pragma GCC unroll 2
+        for (int h = 0; h < n_slabs; h++) sums[h][c] = _mm256_setzero_si256();
     }
-#define DOT_ONE(stem, body, n_slabs, n_cols, ...)                                                  \
-    static void stem##_dot_##n_slabs##_##n_cols(const void *const tiles[TILE_SLABS],               \
-                                                size_t block0, size_t n_blocks, const acts *a,     \
-                                                size_t col, float *out, size_t out_stride) {       \
-        body((dot_traits){__VA_ARGS__}, n_slabs, n_cols, tiles, block0, n_blocks, a, col, out,     \
-             out_stride);                                                                          \
+#pragma GCC unroll 1
+    for (int j = 0; j < f.n_sub; j++) {
+        const __m256i *w[TILE_SLABS];
+        const int8_t *q[TILE_COLS];
+        __m256i scale[TILE_SLABS];
+        for (int h = 0; h < n_slabs; h++) {
+            w[h] = tile[h]->w + j * n_steps;
+            scale[h] = tile[h]->scale[j];
+        }
+        for (int c = 0; c < n_cols; c++) q[c] = a.q + (size_t)c * a.blocks * 256;
+        dot_sub(f, n_steps, n_slabs, n_cols, w, q, scale, true, sums);
+        a.q += 4 * n_steps;
     }
+    if (f.has_min || f.zero) dot_bias(n_slabs, n_cols, tile, a, bias);
+#pragma GCC unroll 4
+    for (int c = 0; c < n_cols; c++) {
+        __m256 a_d = _mm256_broadcast_ss(a.d + (size_t)c * a.blocks);
+#pragma GCC unroll 2
+        for (int h = 0; h < n_slabs; h++) {
+            __m256i s = sums[h][c];
+            if (f.zero) s = _mm256_sub_epi32(s, bias[h][c]);
+            __m256 t = _mm256_mul_ps(_mm256_cvtepi32_ps(s), tile[h]->d);
+            if (f.has_min) {
+                t = _mm256_fnmadd_ps(_mm256_cvtepi32_ps(bias[h][c]), tile[h]->dmin, t);
+            }
+            dot_finish(out + (size_t)c * out_stride + TILE_ROWS * h, t, a_d);
+        }
+    }
+}
+
+/* All of one format: FORMAT(name in quant_blocks.h, values a block, dot_traits …). Its author
+ * writes name_unpack, which unpacks one block of 8 rows. */
+#define DOT_FORMAT(name, dim, ...)                                                                     static void name##_unpack_slab(const uint8_t *const row[TILE_ROWS], size_t n_blocks,                                              void *tiles) {                                                          tile##dim *tile = tiles;                                                                           for (size_t b = 0; b < n_blocks; b++) {                                                                name##_unpack(row, b * sizeof(block_##name), &tile[b]);                                        }                                                                                              }                                                                                                  DOT_COLUMNS(name, dim, 1, __VA_ARGS__)                                                             DOT_COLUMNS(name, dim, 2, __VA_ARGS__)                                                             DOT_COLUMNS(name, dim, 3, __VA_ARGS__)                                                             DOT_COLUMNS(name, dim, 4, __VA_ARGS__)                                                             void avx2_matmul_##name(const void *rows, size_t row_bytes, size_t n_rows, const acts *a,                                  size_t col0, size_t n_cols, float *y, size_t y_stride,                                             void *scratch) {                                                               static const tile_quant q = {                                                                          dim,                                                                                               sizeof(block_##name),                                                                              sizeof(tile##dim),                                                                                 name##_unpack_slab,                                                                                {name##_stream_1, name##_stream_2, name##_stream_3, name##_stream_4},                              {name##_dot_1, name##_dot_2, name##_dot_3, name##_dot_4},                                      };                                                                                                 tile_matmul(&q, rows, row_bytes, n_rows, a, col0, n_cols, y, y_stride, scratch);               }
+
+/* The tile_stream and the tile_dot of one number of columns. */
+#define DOT_COLUMNS(name, dim, n_cols, ...)                                                            static void name##_stream_##n_cols(const uint8_t *const row[TILE_ROWS], const uint8_t *ahead,                                         const acts *a, size_t col,                                                                         float out[TILE_COLS][TILE_ROWS]) {                                  dot_columns at = dot_columns_at(a, dim, col, 0);                                                   float sums[TILE_COLS][TILE_ROWS] = {{0}};                                                          for (size_t b = 0; b < at.blocks; b++) {                                                               tile##dim t;                                                                                       const tile##dim *const tile[TILE_SLABS] = {&t, &t};                                                size_t offset = b * sizeof(block_##name);                                                          tile_prefetch(ahead + offset * TILE_ROWS, sizeof(block_##name) * TILE_ROWS);                       name##_unpack(row, offset, &t);                                                                    dot##dim((dot_traits){__VA_ARGS__}, 1, n_cols, tile, dot_columns_at(a, dim, col, b),                        sums[0], TILE_ROWS);                                                                  }                                                                                                  memcpy(out, sums, sizeof sums);                                                                }                                                                                                  static void name##_dot_##n_cols(const void *const tiles[TILE_SLABS], size_t block0,                                                size_t n_blocks, const acts *a, size_t col, float *out,                                            size_t out_stride) {                                                   const tile##dim *tile[TILE_SLABS] = {tiles[0], tiles[1]};                                          dot_columns at = dot_columns_at(a, dim, col, block0);                                              for (size_t b = 0; b < n_blocks; b++) {                                                                dot##dim((dot_traits){__VA_ARGS__}, TILE_SLABS, n_cols, tile, at, out, out_stride);                tile[0]++, tile[1]++;                                                                              at.q += dim;                                                                                       at.d++;                                                                                            at.sums = (const uint8_t *)at.sums + (dim == 32 ? sizeof(float) : 16 * sizeof(int16_t));         }                                                                                              }
 
 #endif

@@ -14,7 +14,6 @@ enum {
     MANY_COLS = 3,
     ONE_COL_ROWS = 4,           /* a tile of 4 rows and 1 column: 8 chains */
     COLS_BYTES = 128 * 1024,    /* of columns that stay in L2 while the rows pass */
-    AHEAD_BYTES = 2 * 1024,     /* prefetch distance within a row */
 };
 
 EXP_INLINE __m256 load_weights(bool is_f16, const void *row, size_t i) {
@@ -70,10 +69,11 @@ EXP_INLINE void dot_tile(bool is_f16, int n_rows, int n_cols, const uint8_t *row
                 }
             }
         }
-        if (n_cols == 1) {
-            for (int r = 0; r < n_rows; r++) {
-                size_t at = i * (is_f16 ? sizeof(uint16_t) : sizeof(float)) + AHEAD_BYTES;
-                _mm_prefetch((const void *)(rows + (size_t)r * row_bytes + at), _MM_HINT_T0);
+        if (n_cols == 1) { /* the next tile's rows, in the order they lie in */
+            const size_t step = (size_t)n_rows * N_LANES * (is_f16 ? sizeof(uint16_t) : sizeof(float));
+            const uint8_t *ahead = rows + (size_t)n_rows * row_bytes + i / N_LANES * step;
+            for (size_t at = 0; at < step; at += 64) {
+                _mm_prefetch((const void *)(ahead + at), _MM_HINT_T0);
             }
         }
     }

@@ -19,21 +19,20 @@ TILE_INLINE void unpack_nibbles(const uint8_t *const row[TILE_ROWS], size_t offs
     }
 }
 
-/* Bit j of the 32 bits at `offset` is the fifth bit of value j. */
-TILE_INLINE void unpack_fifth_bits(const uint8_t *const row[TILE_ROWS], size_t offset,
-                                   __m256i w[8]) {
-    const __m256i bits = tile_gather32(row, offset);
+/* Bit j of a row's dword is the fifth bit of its value j. */
+TILE_INLINE void unpack_fifth_bits(__m256i bits, __m256i w[8]) {
+    const __m256i tops = _mm256_set1_epi32((int)0x80402010);
 #pragma GCC unroll 8
     for (int s = 0; s < 8; s++) {
-        /* Byte s / 2 of each row four times, one of its bits tested in each. */
+        /* Byte s / 2 of each row four times, one of its upper bits left in each; the bits of even
+         * steps are moved there first. The smaller of what is left and 16 is the bit's worth. */
         const int byte = 0x01010101 * (s / 2);
         const __m256i copy =
             _mm256_setr_epi32(byte, byte + 0x04040404, byte + 0x08080808, byte + 0x0c0c0c0c, byte,
                               byte + 0x04040404, byte + 0x08080808, byte + 0x0c0c0c0c);
-        const __m256i mask = _mm256_set1_epi32(s % 2 ? (int)0x80402010 : 0x08040201);
-        __m256i tested = _mm256_and_si256(_mm256_shuffle_epi8(bits, copy), mask);
-        __m256i is_set = _mm256_cmpeq_epi8(tested, mask);
-        w[s] = _mm256_or_si256(w[s], _mm256_and_si256(is_set, _mm256_set1_epi8(16)));
+        __m256i upper = s % 2 ? bits : _mm256_slli_epi32(bits, 4);
+        __m256i bit = _mm256_and_si256(_mm256_shuffle_epi8(upper, copy), tops);
+        w[s] = _mm256_or_si256(w[s], _mm256_min_epu8(bit, _mm256_set1_epi8(16)));
     }
 }
 
@@ -43,58 +42,66 @@ TILE_INLINE void look_up(const int8_t values[16], __m256i w[8]) {
     for (int s = 0; s < 8; s++) w[s] = _mm256_shuffle_epi8(table, w[s]);
 }
 
-TILE_INLINE void q4_0_unpack(const uint8_t *const row[TILE_ROWS], tile32 *t) {
-    t->d = tile_gather_f16(row, offsetof(block_q4_0, d));
-    unpack_nibbles(row, offsetof(block_q4_0, qs), t->w);
+TILE_INLINE void q4_0_unpack(const uint8_t *const row[TILE_ROWS], size_t at, tile32 *t) {
+    t->d = tile_low_f16(tile_gather32(row, at + offsetof(block_q4_0, d)));
+    unpack_nibbles(row, at + offsetof(block_q4_0, qs), t->w);
 }
 
-TILE_INLINE void q4_1_unpack(const uint8_t *const row[TILE_ROWS], tile32 *t) {
-    tile_split_f16(tile_gather32(row, offsetof(block_q4_1, d)), &t->d, &t->m);
-    unpack_nibbles(row, offsetof(block_q4_1, qs), t->w);
+TILE_INLINE void q4_1_unpack(const uint8_t *const row[TILE_ROWS], size_t at, tile32 *t) {
+    const __m256i header = tile_gather32(row, at + offsetof(block_q4_1, d));
+    t->d = tile_low_f16(header);
+    t->m = tile_high_f16(header);
+    unpack_nibbles(row, at + offsetof(block_q4_1, qs), t->w);
 }
 
-TILE_INLINE void q5_0_unpack(const uint8_t *const row[TILE_ROWS], tile32 *t) {
-    t->d = tile_gather_f16(row, offsetof(block_q5_0, d));
-    unpack_nibbles(row, offsetof(block_q5_0, qs), t->w);
-    unpack_fifth_bits(row, offsetof(block_q5_0, qh), t->w);
+TILE_INLINE void q5_0_unpack(const uint8_t *const row[TILE_ROWS], size_t at, tile32 *t) {
+    __m256i header[4]; /* d and the fifth bits lie in the first six bytes */
+    tile_transpose(row, at, header);
+    t->d = tile_low_f16(header[0]);
+    unpack_nibbles(row, at + offsetof(block_q5_0, qs), t->w);
+    unpack_fifth_bits(_mm256_or_si256(_mm256_srli_epi32(header[0], 16),
+                                      _mm256_slli_epi32(header[1], 16)),
+                      t->w);
 }
 
-TILE_INLINE void q5_1_unpack(const uint8_t *const row[TILE_ROWS], tile32 *t) {
-    tile_split_f16(tile_gather32(row, offsetof(block_q5_1, d)), &t->d, &t->m);
-    unpack_nibbles(row, offsetof(block_q5_1, qs), t->w);
-    unpack_fifth_bits(row, offsetof(block_q5_1, qh), t->w);
+TILE_INLINE void q5_1_unpack(const uint8_t *const row[TILE_ROWS], size_t at, tile32 *t) {
+    const __m256i header = tile_gather32(row, at + offsetof(block_q5_1, d));
+    t->d = tile_low_f16(header);
+    t->m = tile_high_f16(header);
+    unpack_nibbles(row, at + offsetof(block_q5_1, qs), t->w);
+    unpack_fifth_bits(tile_gather32(row, at + offsetof(block_q5_1, qh)), t->w);
 }
 
-TILE_INLINE void q8_0_unpack(const uint8_t *const row[TILE_ROWS], tile32 *t) {
-    t->d = tile_gather_f16(row, offsetof(block_q8_0, d));
-    tile_transpose(row, offsetof(block_q8_0, qs), t->w);
-    tile_transpose(row, offsetof(block_q8_0, qs) + 16, t->w + 4);
+TILE_INLINE void q8_0_unpack(const uint8_t *const row[TILE_ROWS], size_t at, tile32 *t) {
+    t->d = tile_low_f16(tile_gather32(row, at + offsetof(block_q8_0, d)));
+    tile_transpose(row, at + offsetof(block_q8_0, qs), t->w);
+    tile_transpose(row, at + offsetof(block_q8_0, qs) + 16, t->w + 4);
 }
 
-TILE_INLINE void iq4_nl_unpack(const uint8_t *const row[TILE_ROWS], tile32 *t) {
-    t->d = tile_gather_f16(row, offsetof(block_iq4_nl, d));
-    unpack_nibbles(row, offsetof(block_iq4_nl, qs), t->w);
+TILE_INLINE void iq4_nl_unpack(const uint8_t *const row[TILE_ROWS], size_t at, tile32 *t) {
+    t->d = tile_low_f16(tile_gather32(row, at + offsetof(block_iq4_nl, d)));
+    unpack_nibbles(row, at + offsetof(block_iq4_nl, qs), t->w);
     look_up(quant_iq4_values, t->w);
 }
 
 /* The values are at least -12; 12 is added so that they are unsigned. */
 enum { MXFP4_ZERO = 12 };
 
-TILE_INLINE void mxfp4_unpack(const uint8_t *const row[TILE_ROWS], tile32 *t) {
+TILE_INLINE void mxfp4_unpack(const uint8_t *const row[TILE_ROWS], size_t at, tile32 *t) {
     float d[TILE_ROWS];
-    for (int r = 0; r < TILE_ROWS; r++) d[r] = quant_mxfp4_scale(*row[r]);
+    for (int r = 0; r < TILE_ROWS; r++) d[r] = quant_mxfp4_scale(row[r][at]);
     t->d = _mm256_loadu_ps(d);
-    unpack_nibbles(row, offsetof(block_mxfp4, qs), t->w);
+    unpack_nibbles(row, at + offsetof(block_mxfp4, qs), t->w);
     look_up(quant_mxfp4_values, t->w);
     for (int s = 0; s < 8; s++) {
         t->w[s] = _mm256_add_epi8(t->w[s], _mm256_set1_epi8(MXFP4_ZERO));
     }
 }
 
-DOT_MATMUL(q4_0, dot32, 32, tile32, .n_steps = 8, .zero = 8)
-DOT_MATMUL(q4_1, dot32, 32, tile32, .n_steps = 8, .has_min = true)
-DOT_MATMUL(q5_0, dot32, 32, tile32, .n_steps = 4, .zero = 16)
-DOT_MATMUL(q5_1, dot32, 32, tile32, .n_steps = 4, .has_min = true)
-DOT_MATMUL(q8_0, dot32, 32, tile32, .n_steps = 1)
-DOT_MATMUL(iq4_nl, dot32, 32, tile32, .n_steps = 1)
-DOT_MATMUL(mxfp4, dot32, 32, tile32, .n_steps = 4, .zero = MXFP4_ZERO)
+DOT_FORMAT(q4_0, 32, .n_steps = 8, .zero = 8)
+DOT_FORMAT(q4_1, 32, .n_steps = 8, .has_min = true)
+DOT_FORMAT(q5_0, 32, .n_steps = 4, .zero = 16)
+DOT_FORMAT(q5_1, 32, .n_steps = 4, .has_min = true)
+DOT_FORMAT(q8_0, 32, .n_steps = 1)
+DOT_FORMAT(iq4_nl, 32, .n_steps = 1)
+DOT_FORMAT(mxfp4, 32, .n_steps = 4, .zero = MXFP4_ZERO)

@@ -1,10 +1,9 @@
-/* avx2_tile: walks a matrix product tile by tile; the same loops for every quant.
+/* avx2_tile: walks a matrix product slab by slab; the same loops for every quant.
  *
- * Rows are unpacked into scratch, a group of slabs and a span of blocks at a time, and met by all
- * columns there. Few columns: one slab and a span that stays in L1, so that the walk follows
- * memory and the tiles are no more than registers spilt. Many columns: a group's tiles stay in L2,
- * two slabs' tiles in L1, while the columns stream past four at a time. Sums rest in y between
- * spans.
+ * Few columns: each slab is streamed from memory, tiles never leave registers and L1. Many columns:
+ * rows are unpacked into scratch, a group of slabs and a span of blocks at a time; the group's
+ * tiles stay in L2, those of two slabs in L1, while the columns pass four at a time. Sums rest in
+ * y between spans.
  */
 #include "kernels/avx2/avx2_tile.h"
 
@@ -13,11 +12,10 @@
 #include "kernels/kernels.h"
 
 enum {
-    FEW_COLS = TILE_COLS,       /* up to here: one slab at a time */
-    FEW_SPAN_BYTES = 4 * 1024,  /* of one slab's tiles */
-    SPAN_BYTES = 12 * 1024,     /* of one slab's tiles: two and the columns' values fit L1 */
-    GROUP_BYTES = 160 * 1024,   /* of a group's tiles: a part of L2 */
-    COLS_BYTES = 64 * 1024,     /* of the columns' values that pass before the next two slabs */
+    PAIR_ROWS = TILE_SLABS * TILE_ROWS,
+    SPAN_BYTES = 12 * 1024,   /* of one slab's tiles: two and the columns' values fit L1 */
+    GROUP_BYTES = 160 * 1024, /* of a group's tiles: a part of L2 */
+    COLS_BYTES = 64 * 1024,   /* of the columns' values that pass before the next two slabs */
 };
 
 static_assert((int)GROUP_BYTES <= (int)KERNELS_SCRATCH_BYTES, "a group fits scratch");
@@ -41,78 +39,78 @@ static size_t clamp(size_t x, size_t low, size_t high) {
     return x < low ? low : smaller(x, high);
 }
 
-/* Unpacks blocks [block0, block0 + n_blocks) of the 8 rows from row0; rows that are not there
- * repeat the last one. */
-static void unpack_slab(const walk *k, size_t row0, size_t block0, size_t n_blocks,
-                        const uint8_t *ahead, void *tiles) {
-    const uint8_t *row[TILE_ROWS];
+/* The 8 rows from row0 at their block0; rows that are not there repeat the last one. */
+static void find_rows(const walk *k, size_t row0, size_t block0, const uint8_t *row[TILE_ROWS]) {
     for (size_t r = 0; r < TILE_ROWS; r++) {
         size_t i = smaller(row0 + r, k->n_rows - 1);
         row[r] = k->rows + i * k->row_bytes + block0 * k->q->block_bytes;
     }
-    k->q->unpack(row, n_blocks, ahead, tiles);
 }
 
-/* One or two slabs with up to TILE_COLS columns. The dot adds to y in place where all its rows are
- * there, else to a copy. */
-static void dot_tiles(const walk *k, size_t n_slabs, const void *const tiles[TILE_SLABS],
-                      size_t row0, size_t col, size_t n_cols, size_t block0, size_t n_blocks) {
-    tile_dot *dot = k->q->dot[n_slabs - 1][n_cols - 1];
-    size_t n_rows = smaller(n_slabs * TILE_ROWS, k->n_rows - row0);
+/* Two slabs with up to TILE_COLS columns. The dot adds to y in place where all its rows are there,
+ * else to a copy. */
+static void dot_tiles(const walk *k, const void *const tiles[TILE_SLABS], size_t row0, size_t col,
+                      size_t n_cols, size_t block0, size_t n_blocks) {
+    tile_dot *dot = k->q->dot[n_cols - 1];
+    size_t n_rows = smaller(PAIR_ROWS, k->n_rows - row0);
     float *y = k->y + col * k->y_stride + row0;
-    if (n_rows == n_slabs * TILE_ROWS) {
+    if (n_rows == PAIR_ROWS) {
         dot(tiles, block0, n_blocks, k->a, k->col0 + col, y, k->y_stride);
         return;
     }
-    float copy[TILE_COLS][TILE_SLABS * TILE_ROWS] = {{0}};
+    float copy[TILE_COLS][PAIR_ROWS] = {{0}};
     for (size_t c = 0; c < n_cols; c++) {
         memcpy(copy[c], y + c * k->y_stride, n_rows * sizeof(float));
     }
-    dot(tiles, block0, n_blocks, k->a, k->col0 + col, copy[0], TILE_SLABS * TILE_ROWS);
+    dot(tiles, block0, n_blocks, k->a, k->col0 + col, copy[0], PAIR_ROWS);
     for (size_t c = 0; c < n_cols; c++) {
         memcpy(y + c * k->y_stride, copy[c], n_rows * sizeof(float));
     }
 }
 
-/* A span of one group of slabs with columns [col, end). */
+/* A span of one group of rows with columns [col, end). */
 static void dot_group(const walk *k, size_t row0, size_t n_rows, size_t col, size_t end,
                       size_t block0, size_t n_blocks) {
-    for (size_t r = 0; r < n_rows; r += TILE_SLABS * TILE_ROWS) {
-        size_t n_slabs = n_rows - r > TILE_ROWS ? 2 : 1;
+    for (size_t r = 0; r < n_rows; r += PAIR_ROWS) {
         const uint8_t *first = k->tiles + r / TILE_ROWS * k->slab_bytes;
         const void *const tiles[TILE_SLABS] = {first, first + k->slab_bytes};
         for (size_t c = col; c < end; c += TILE_COLS) {
-            size_t n_cols = smaller(TILE_COLS, end - c);
-            dot_tiles(k, n_slabs, tiles, row0 + r, c, n_cols, block0, n_blocks);
+            dot_tiles(k, tiles, row0 + r, c, smaller(TILE_COLS, end - c), block0, n_blocks);
         }
     }
 }
 
-static void walk_few_columns(walk *k, size_t n_blocks) {
-    size_t span = clamp(FEW_SPAN_BYTES / k->q->tile_bytes, 1, n_blocks);
-    k->slab_bytes = span * k->q->tile_bytes;
+static void walk_few_columns(const walk *k) {
     for (size_t row0 = 0; row0 < k->n_rows; row0 += TILE_ROWS) {
+        const uint8_t *row[TILE_ROWS];
+        float out[TILE_COLS][TILE_ROWS];
+        size_t n_rows = smaller(TILE_ROWS, k->n_rows - row0);
+        find_rows(k, row0, 0, row);
         /* The next slab's bytes are fetched in the order they lie in, not row by row. */
-        const uint8_t *ahead = k->rows + (row0 + TILE_ROWS) * k->row_bytes;
-        for (size_t b = 0; b < n_blocks; b += span) {
-            size_t n = smaller(span, n_blocks - b);
-            unpack_slab(k, row0, b, n, ahead + b * TILE_ROWS * k->q->block_bytes, k->tiles);
-            dot_group(k, row0, TILE_ROWS, 0, k->n_cols, b, n);
+        k->q->stream[k->n_cols - 1](row, row[0] + TILE_ROWS * k->row_bytes, k->a, k->col0, out);
+        for (size_t c = 0; c < k->n_cols; c++) {
+            memcpy(k->y + c * k->y_stride + row0, out[c], n_rows * sizeof(float));
         }
     }
 }
 
-static void walk_many_columns(walk *k, size_t n_blocks) {
+static void walk_many_columns(walk *k) {
+    size_t n_blocks = k->a->n / k->q->block_dim;
     size_t span = clamp(SPAN_BYTES / k->q->tile_bytes, 1, n_blocks);
     k->slab_bytes = span * k->q->tile_bytes;
-    size_t group = GROUP_BYTES / k->slab_bytes / TILE_SLABS * TILE_SLABS * TILE_ROWS;
+    size_t group = GROUP_BYTES / k->slab_bytes / TILE_SLABS * PAIR_ROWS;
     size_t pass = COLS_BYTES / (span * k->q->block_dim) / TILE_COLS * TILE_COLS;
+    for (size_t c = 0; c < k->n_cols; c++) {
+        memset(k->y + c * k->y_stride, 0, k->n_rows * sizeof *k->y);
+    }
     for (size_t row0 = 0; row0 < k->n_rows; row0 += group) {
         size_t n_rows = smaller(group, k->n_rows - row0);
         for (size_t b = 0; b < n_blocks; b += span) {
             size_t n = smaller(span, n_blocks - b);
-            for (size_t r = 0; r < n_rows; r += TILE_ROWS) {
-                unpack_slab(k, row0 + r, b, n, NULL, k->tiles + r / TILE_ROWS * k->slab_bytes);
+            for (size_t slab = 0; slab < (n_rows + PAIR_ROWS - 1) / PAIR_ROWS * TILE_SLABS; slab++) {
+                const uint8_t *row[TILE_ROWS];
+                find_rows(k, row0 + slab * TILE_ROWS, b, row);
+                k->q->unpack(row, n, k->tiles + slab * k->slab_bytes);
             }
             for (size_t c = 0; c < k->n_cols; c += pass) {
                 dot_group(k, row0, n_rows, c, smaller(c + pass, k->n_cols), b, n);
@@ -134,11 +132,9 @@ void tile_matmul(const tile_quant *q, const void *rows, size_t row_bytes, size_t
               .y = y,
               .y_stride = y_stride,
               .tiles = scratch};
-    size_t n_blocks = a->n / q->block_dim;
-    for (size_t c = 0; c < n_cols; c++) memset(y + c * y_stride, 0, n_rows * sizeof *y);
-    if (n_cols <= FEW_COLS) {
-        walk_few_columns(&k, n_blocks);
+    if (n_cols <= TILE_COLS) {
+        walk_few_columns(&k);
     } else {
-        walk_many_columns(&k, n_blocks);
+        walk_many_columns(&k);
     }
 }

@@ -19,7 +19,7 @@
 
 enum {
     TILE_ROWS = 8,  /* rows of a slab */
-    TILE_SLABS = 2, /* slabs a dot takes at most; two share each broadcast */
+    TILE_SLABS = 2, /* slabs of a dot; two share each broadcast */
     TILE_COLS = 4,  /* columns a dot takes at most: 2 x 4 sums, 2 weights and a broadcast fit 16 */
 };
 
@@ -38,20 +38,24 @@ typedef struct tile256 {
     __m256 d, dmin;    /* [row] */
 } tile256;
 
-/* Unpacks blocks [0, n_blocks) of 8 rows into n_blocks tiles; row[r] points at the first block.
- * `ahead` is memory to prefetch meanwhile, 8 blocks' bytes per block; NULL: none. */
-typedef void tile_unpack(const uint8_t *const row[TILE_ROWS], size_t n_blocks, const uint8_t *ahead,
-                         void *tiles);
+/* Unpacks n_blocks blocks of 8 rows into as many tiles; row[r] points at the first block. */
+typedef void tile_unpack(const uint8_t *const row[TILE_ROWS], size_t n_blocks, void *tiles);
 
-/* Adds blocks [block0, block0 + n_blocks) of the dots of 1 or 2 slabs with columns col, col + 1 …:
- * out[c * out_stride + 8 * slab + row]. tiles[slab] points at the tile of block0. */
+/* out[c][r] = the whole dots of 8 rows with columns col, col + 1 …, straight from memory.
+ * `ahead` is prefetched meanwhile, as many bytes as the 8 rows have. */
+typedef void tile_stream(const uint8_t *const row[TILE_ROWS], const uint8_t *ahead, const acts *a,
+                         size_t col, float out[TILE_COLS][TILE_ROWS]);
+
+/* Adds blocks [block0, block0 + n_blocks) of the dots of two slabs with columns col, col + 1 …:
+ * out[c * out_stride + 8 * slab + r]. tiles[slab] points at the tile of block0. */
 typedef void tile_dot(const void *const tiles[TILE_SLABS], size_t block0, size_t n_blocks,
                       const acts *a, size_t col, float *out, size_t out_stride);
 
 typedef struct tile_quant {
     size_t block_dim, block_bytes, tile_bytes;
     tile_unpack *unpack;
-    tile_dot *dot[TILE_SLABS][TILE_COLS]; /* [slabs - 1][columns - 1] */
+    tile_stream *stream[TILE_COLS]; /* [columns - 1] */
+    tile_dot *dot[TILE_COLS];       /* [columns - 1] */
 } tile_quant;
 
 /* The matmul of kernels.h for a quant that has tiles. */
@@ -63,12 +67,14 @@ void tile_matmul(const tile_quant *q, const void *rows, size_t row_bytes, size_t
 
 /* 16 bytes of 8 rows, transposed: t[i] holds bytes 4i to 4i + 3 of every row. */
 TILE_INLINE void tile_transpose(const uint8_t *const row[TILE_ROWS], size_t offset, __m256i t[4]) {
-    __m256i pair[4]; /* rows i and i + 4 in the halves */
+    __m256i pair[4]; /* rows i and i + 4 in the halves; a broadcast and a blend, as inserting a half
+                        from memory takes the one shuffle port twice */
 #pragma GCC unroll 4
     for (int i = 0; i < 4; i++) {
         __m128i low = _mm_loadu_si128((const void *)(row[i] + offset));
         __m128i high = _mm_loadu_si128((const void *)(row[i + 4] + offset));
-        pair[i] = _mm256_inserti128_si256(_mm256_castsi128_si256(low), high, 1);
+        pair[i] = _mm256_blend_epi32(_mm256_castsi128_si256(low),
+                                     _mm256_broadcastsi128_si256(high), 0xf0);
     }
     __m256i a = _mm256_unpacklo_epi32(pair[0], pair[1]);
     __m256i b = _mm256_unpacklo_epi32(pair[2], pair[3]);
@@ -80,43 +86,38 @@ TILE_INLINE void tile_transpose(const uint8_t *const row[TILE_ROWS], size_t offs
     t[3] = _mm256_unpackhi_epi64(c, d);
 }
 
-TILE_INLINE uint32_t tile_u32(const uint8_t *p) {
-    uint32_t x;
+/* Four bytes everywhere. */
+TILE_INLINE __m256i tile_broadcast(const void *p) {
+    int32_t x;
     memcpy(&x, p, sizeof x);
-    return x;
+    return _mm256_set1_epi32(x);
 }
 
-TILE_INLINE uint16_t tile_u16(const uint8_t *p) {
-    uint16_t x;
-    memcpy(&x, p, sizeof x);
-    return x;
-}
-
-/* Four bytes of every row. */
+/* Four bytes of every row. A broadcast is only a load and a blend finds a port easily, whereas the
+ * shuffles that inserting takes are what transposing is short of. */
 TILE_INLINE __m256i tile_gather32(const uint8_t *const row[TILE_ROWS], size_t offset) {
-    return _mm256_setr_epi32(
-        (int)tile_u32(row[0] + offset), (int)tile_u32(row[1] + offset),
-        (int)tile_u32(row[2] + offset), (int)tile_u32(row[3] + offset),
-        (int)tile_u32(row[4] + offset), (int)tile_u32(row[5] + offset),
-        (int)tile_u32(row[6] + offset), (int)tile_u32(row[7] + offset));
+    __m256i x = tile_broadcast(row[0] + offset);
+    x = _mm256_blend_epi32(x, tile_broadcast(row[1] + offset), 1 << 1);
+    x = _mm256_blend_epi32(x, tile_broadcast(row[2] + offset), 1 << 2);
+    x = _mm256_blend_epi32(x, tile_broadcast(row[3] + offset), 1 << 3);
+    x = _mm256_blend_epi32(x, tile_broadcast(row[4] + offset), 1 << 4);
+    x = _mm256_blend_epi32(x, tile_broadcast(row[5] + offset), 1 << 5);
+    x = _mm256_blend_epi32(x, tile_broadcast(row[6] + offset), 1 << 6);
+    return _mm256_blend_epi32(x, tile_broadcast(row[7] + offset), 1 << 7);
 }
 
-/* One f16 of every row, as f32. */
-TILE_INLINE __m256 tile_gather_f16(const uint8_t *const row[TILE_ROWS], size_t offset) {
-    return _mm256_cvtph_ps(_mm_setr_epi16(
-        (short)tile_u16(row[0] + offset), (short)tile_u16(row[1] + offset),
-        (short)tile_u16(row[2] + offset), (short)tile_u16(row[3] + offset),
-        (short)tile_u16(row[4] + offset), (short)tile_u16(row[5] + offset),
-        (short)tile_u16(row[6] + offset), (short)tile_u16(row[7] + offset)));
+/* f16 in dwords below 2^16, as f32. */
+TILE_INLINE __m256 tile_from_f16(__m256i x) {
+    __m128i packed = _mm_packus_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+    return _mm256_cvtph_ps(packed);
 }
 
-/* Two f16 a dword, as f32: the low halves and the high halves. */
-TILE_INLINE void tile_split_f16(__m256i pairs, __m256 *low, __m256 *high) {
-    __m256i lows = _mm256_and_si256(pairs, _mm256_set1_epi32(0xffff));
-    __m256i packed = _mm256_packus_epi32(lows, _mm256_srli_epi32(pairs, 16));
-    packed = _mm256_permute4x64_epi64(packed, _MM_SHUFFLE(3, 1, 2, 0));
-    *low = _mm256_cvtph_ps(_mm256_castsi256_si128(packed));
-    *high = _mm256_cvtph_ps(_mm256_extracti128_si256(packed, 1));
+/* Two f16 a dword, as f32. */
+TILE_INLINE __m256 tile_low_f16(__m256i pairs) {
+    return tile_from_f16(_mm256_and_si256(pairs, _mm256_set1_epi32(0xffff)));
+}
+TILE_INLINE __m256 tile_high_f16(__m256i pairs) {
+    return tile_from_f16(_mm256_srli_epi32(pairs, 16));
 }
 
 /* The low and the high four bits of every byte. */
@@ -125,13 +126,6 @@ TILE_INLINE __m256i tile_high4(__m256i x) { return tile_low4(_mm256_srli_epi16(x
 
 TILE_INLINE void tile_prefetch(const uint8_t *p, size_t n_bytes) {
     for (size_t i = 0; i < n_bytes; i += 64) _mm_prefetch((const void *)(p + i), _MM_HINT_T0);
-}
-
-/* Four activations in every lane. */
-TILE_INLINE __m256i tile_broadcast(const void *p) {
-    int32_t x;
-    memcpy(&x, p, sizeof x);
-    return _mm256_set1_epi32(x);
 }
 
 #endif

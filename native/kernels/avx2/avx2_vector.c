@@ -14,7 +14,7 @@
 /* ---- quantize ------------------------------------------------------------------------------ */
 
 /* The largest magnitude, compared as integers, so that anything not finite wins. */
-static float largest_magnitude(const float *x, size_t n) {
+EXP_INLINE float largest_magnitude(const float *x, size_t n) {
     const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
     __m256i largest = _mm256_setzero_si256();
     for (size_t i = 0; i < n; i += 8) {
@@ -28,7 +28,7 @@ static float largest_magnitude(const float *x, size_t n) {
     return _mm_cvtss_f32(_mm_castsi128_ps(four));
 }
 
-static float quantize_block(const float *x, size_t n, int8_t *q) {
+EXP_INLINE float quantize_block(const float *x, size_t n, int8_t *q) {
     float amax = largest_magnitude(x, n);
     if (!isfinite(amax) || amax < 1e-30f) {
         memset(q, 0, n);

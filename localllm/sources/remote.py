@@ -73,10 +73,16 @@ def safe_file_name(text: str) -> str:
 class Source(Protocol):
     """Where one model can be had.
 
-    find() raises NetworkError where the source cannot be reached within REACH_SECONDS, so that the
-    next one is tried; what it must put on the disk meanwhile goes into `folder`.
+    find() raises NetworkError where the source cannot be reached, so that the next one is tried;
+    what it must put on the disk meanwhile goes into `folder`.
     """
 
     kind: ClassVar[str]
+    copies: ClassVar[int]
+    """How often the file lies on the disk while it is fetched."""
+
+    @property
+    def name(self) -> str:
+        """What to type for this source; a Remote's name may be longer."""
 
     def find(self, folder: Path, progress: Progress) -> Remote: ...

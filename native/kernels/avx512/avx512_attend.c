@@ -1,0 +1,295 @@
+/* avx512_attend: query rows over one chunk of keys and values.
+ *
+ * Keys lie beside each other for one dimension, so the 64 keys of a chunk are the lanes of four
+ * registers and no score needs a sum across lanes; values are the lanes of the result. Both passes
+ * work on tiles of up to four rows and four registers, sixteen chains of fmaf at once. With few
+ * rows every key and value is converted from F16 on its way; with many, all of them are converted
+ * first and met by all rows.
+ */
+#include <assert.h>
+#include <math.h>
+#include <stdbool.h>
+#include <string.h>
+
+#include "base/exact.h"
+#include "kernels/avx512/avx512_exp.h"
+#include "kernels/avx512/avx512_vector.h"
+
+enum {
+    N_LANES = 16,
+    TILE_ROWS = 4,
+    TILE_VECTORS = 4,
+    TILE_LANES = TILE_VECTORS * N_LANES,
+    BLOCK_ROWS = 64, /* rows that share one conversion */
+};
+
+static_assert((int)TILE_LANES == (int)KERNELS_CHUNK, "a tile's keys are a chunk");
+
+/* Query rows of one call, BLOCK_ROWS at most, and where their chunk's numbers lie. Strides count
+ * elements; keys and values are f32 where converted, else F16. */
+typedef struct block {
+    const void *k; /* [head_dim][KERNELS_CHUNK] */
+    const void *v; /* [KERNELS_CHUNK][v_stride] */
+    size_t v_stride, head_dim;
+    const float *q; /* [n_rows][q_stride] */
+    size_t q_stride, n_rows;
+    float scale;
+    const uint8_t *first, *last; /* [n_rows] */
+    attend_state *state;         /* [n_rows] */
+    float (*p)[KERNELS_CHUNK];   /* [n_rows] scores, then their exponentials */
+} block;
+
+/* The lanes `m` of 16 values from element i. */
+EXP_INLINE __m512 load(bool converted, const void *from, size_t i, __mmask16 m) {
+    if (converted) return _mm512_maskz_loadu_ps(m, (const float *)from + i);
+    return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(m, (const uint16_t *)from + i));
+}
+
+/* ---- scores -------------------------------------------------------------------------------- */
+
+/* p[row ...][key ...] = scale * q . keys, for n_rows rows and 16 * n_vectors keys. */
+EXP_INLINE void score_tile(bool converted, int n_rows, int n_vectors, const block *b, size_t row,
+                           size_t key) {
+    const float *q = b->q + row * b->q_stride;
+    __m512 sums[TILE_ROWS][TILE_VECTORS];
+#pragma GCC unroll 4
+    for (int r = 0; r < n_rows; r++) {
+#pragma GCC unroll 4
+        for (int v = 0; v < n_vectors; v++) sums[r][v] = _mm512_setzero_ps();
+    }
+    for (size_t d = 0; d < b->head_dim; d++) {
+        __m512 keys[TILE_VECTORS];
+#pragma GCC unroll 4
+        for (size_t v = 0; v < (size_t)n_vectors; v++) {
+            keys[v] = load(converted, b->k, d * KERNELS_CHUNK + key + N_LANES * v, 0xffff);
+        }
+#pragma GCC unroll 4
+        for (size_t r = 0; r < (size_t)n_rows; r++) {
+            __m512 x = _mm512_set1_ps(q[r * b->q_stride + d]);
+#pragma GCC unroll 4
+            for (int v = 0; v < n_vectors; v++) {
+                sums[r][v] = _mm512_fmadd_ps(x, keys[v], sums[r][v]);
+            }
+        }
+    }
+    const __m512 scale = _mm512_set1_ps(b->scale);
+#pragma GCC unroll 4
+    for (size_t r = 0; r < (size_t)n_rows; r++) {
+#pragma GCC unroll 4
+        for (size_t v = 0; v < (size_t)n_vectors; v++) {
+            _mm512_storeu_ps(b->p[row + r] + key + N_LANES * v, _mm512_mul_ps(sums[r][v], scale));
+        }
+    }
+}
+
+EXP_INLINE void score_rows(bool converted, int n_vectors, const block *b, size_t key) {
+    size_t r = 0;
+    for (; r + TILE_ROWS <= b->n_rows; r += TILE_ROWS) {
+        score_tile(converted, TILE_ROWS, n_vectors, b, r, key);
+    }
+    switch (b->n_rows - r) {
+    case 1: score_tile(converted, 1, n_vectors, b, r, key); break;
+    case 2: score_tile(converted, 2, n_vectors, b, r, key); break;
+    case 3: score_tile(converted, 3, n_vectors, b, r, key); break;
+    default: break;
+    }
+}
+
+/* ---- softmax ------------------------------------------------------------------------------- */
+
+/* The first of the largest of s[first, last): of zeros with different signs the first counts. */
+static float largest(const float *s, uint64_t visible, size_t first) {
+    __m512 m = _mm512_set1_ps(-INFINITY);
+    for (size_t v = 0; v < TILE_VECTORS; v++) {
+        __mmask16 seen = (__mmask16)(visible >> N_LANES * v);
+        m = _mm512_mask_max_ps(m, seen, m, _mm512_loadu_ps(s + N_LANES * v));
+    }
+    float top = _mm512_reduce_max_ps(m);
+    if (top == 0) {
+        while (s[first] != 0) first++;
+        top = s[first];
+    }
+    return top;
+}
+
+/* Scores become exponentials in place; those of positions out of sight are left undefined. */
+static void softmax(float *p, size_t first, size_t last, attend_state *state) {
+    const uint64_t visible = UINT64_MAX >> (KERNELS_CHUNK - (last - first)) << first;
+    state->m = largest(p, visible, first);
+    const __m512 m = _mm512_set1_ps(state->m);
+    __m512 lanes = _mm512_setzero_ps();
+    for (size_t v = 0; v < TILE_VECTORS; v++) {
+        __mmask16 seen = (__mmask16)(visible >> N_LANES * v);
+        if (!seen) continue;
+        __m512 e = exp_512(_mm512_sub_ps(_mm512_loadu_ps(p + N_LANES * v), m));
+        _mm512_storeu_ps(p + N_LANES * v, e);
+        lanes = _mm512_mask_add_ps(lanes, seen, lanes, e);
+    }
+    state->l = tree_512(lanes);
+}
+
+/* ---- values -------------------------------------------------------------------------------- */
+
+/* o[row ...][dim ...] += p[row ...][j] * v[j], j in [first, last) ascending, for 16 * n_vectors
+ * dimensions, or the lanes m of a single vector. */
+EXP_INLINE void value_tile(bool converted, int n_rows, int n_vectors, const block *b, size_t row,
+                           size_t first, size_t last, size_t dim, __mmask16 m) {
+    __m512 sums[TILE_ROWS][TILE_VECTORS];
+#pragma GCC unroll 4
+    for (size_t r = 0; r < (size_t)n_rows; r++) {
+#pragma GCC unroll 4
+        for (size_t v = 0; v < (size_t)n_vectors; v++) {
+            sums[r][v] = _mm512_maskz_loadu_ps(m, b->state[row + r].o + dim + N_LANES * v);
+        }
+    }
+    for (size_t j = first; j < last; j++) {
+        __m512 values[TILE_VECTORS];
+#pragma GCC unroll 4
+        for (size_t v = 0; v < (size_t)n_vectors; v++) {
+            values[v] = load(converted, b->v, j * b->v_stride + dim + N_LANES * v, m);
+        }
+#pragma GCC unroll 4
+        for (size_t r = 0; r < (size_t)n_rows; r++) {
+            __m512 x = _mm512_set1_ps(b->p[row + r][j]);
+#pragma GCC unroll 4
+            for (int v = 0; v < n_vectors; v++) {
+                sums[r][v] = _mm512_fmadd_ps(x, values[v], sums[r][v]);
+            }
+        }
+    }
+#pragma GCC unroll 4
+    for (size_t r = 0; r < (size_t)n_rows; r++) {
+#pragma GCC unroll 4
+        for (size_t v = 0; v < (size_t)n_vectors; v++) {
+            _mm512_mask_storeu_ps(b->state[row + r].o + dim + N_LANES * v, m, sums[r][v]);
+        }
+    }
+}
+
+/* The same for all dimensions. */
+EXP_INLINE void value_dims(bool converted, int n_rows, const block *b, size_t row, size_t first,
+                           size_t last) {
+    if (first >= last) return;
+    size_t dim = 0;
+    for (; dim + TILE_LANES <= b->head_dim; dim += TILE_LANES) {
+        value_tile(converted, n_rows, TILE_VECTORS, b, row, first, last, dim, 0xffff);
+    }
+    for (; dim < b->head_dim; dim += N_LANES) {
+        value_tile(converted, n_rows, 1, b, row, first, last, dim, lanes_below(b->head_dim - dim));
+    }
+}
+
+/* Rows see different positions: together where all of them see, each alone before and after. */
+EXP_INLINE void value_ranges(bool converted, int n_rows, const block *b, size_t row) {
+    size_t from = 0, to = KERNELS_CHUNK;
+    for (size_t r = row; r < row + (size_t)n_rows; r++) {
+        from = b->first[r] > from ? b->first[r] : from;
+        to = b->last[r] < to ? b->last[r] : to;
+    }
+    if (from > to) from = to = KERNELS_CHUNK; /* nothing in common */
+    for (size_t r = row; r < row + (size_t)n_rows; r++) {
+        size_t end = b->last[r] < from ? b->last[r] : from;
+        value_dims(converted, 1, b, r, b->first[r], end);
+    }
+    value_dims(converted, n_rows, b, row, from, to);
+    for (size_t r = row; r < row + (size_t)n_rows; r++) {
+        value_dims(converted, 1, b, r, to, b->last[r]);
+    }
+}
+
+EXP_INLINE void value_rows(bool converted, const block *b) {
+    size_t r = 0;
+    for (; r + TILE_ROWS <= b->n_rows; r += TILE_ROWS) value_ranges(converted, TILE_ROWS, b, r);
+    switch (b->n_rows - r) {
+    case 1: value_ranges(converted, 1, b, r); break;
+    case 2: value_ranges(converted, 2, b, r); break;
+    case 3: value_ranges(converted, 3, b, r); break;
+    default: break;
+    }
+}
+
+/* ---- a block of rows ----------------------------------------------------------------------- */
+
+/* Keys [key0, key1) in multiples of 16; up to 16 of them are one register instead of four. */
+EXP_INLINE void attend_block(bool converted, const block *b, size_t key0, size_t key1) {
+    if (key1 - key0 <= N_LANES) {
+        score_rows(converted, 1, b, key0);
+    } else {
+        score_rows(converted, TILE_VECTORS, b, 0);
+    }
+    for (size_t r = 0; r < b->n_rows; r++) {
+        memset(b->state[r].o, 0, b->head_dim * sizeof(float));
+        softmax(b->p[r], b->first[r], b->last[r], &b->state[r]);
+    }
+    value_rows(converted, b);
+}
+
+static void attend_few(const block *b, size_t key0, size_t key1) {
+    attend_block(false, b, key0, key1);
+}
+
+static void attend_many(const block *b, size_t key0, size_t key1) {
+    attend_block(true, b, key0, key1);
+}
+
+/* n rows of n_values F16 (a multiple of 8) to f32, in rows of 16s. */
+static void convert(const uint16_t *from, size_t n, size_t n_values, float *to, size_t to_stride) {
+    for (size_t i = 0; i < n; i++) {
+        for (size_t j = 0; j < n_values; j += N_LANES) {
+            __mmask16 m = lanes_below(n_values - j);
+            _mm512_storeu_ps(to + i * to_stride + j, load(false, from, i * n_values + j, m));
+        }
+    }
+}
+
+void avx512_attend(const attend_chunk *chunk, const float *q, size_t q_stride, size_t n_rows,
+                   float scale, const uint8_t *first, const uint8_t *last, attend_state *state,
+                   void *scratch) {
+    const size_t head_dim = chunk->head_dim;
+    const size_t v_stride = (head_dim + N_LANES - 1) / N_LANES * N_LANES;
+    float *const p = scratch, *const k = p + (size_t)BLOCK_ROWS * KERNELS_CHUNK;
+    float *const v = k + head_dim * KERNELS_CHUNK;
+    const size_t n_floats = (BLOCK_ROWS + head_dim + v_stride) * KERNELS_CHUNK;
+    const bool converted =
+        n_rows > TILE_ROWS && n_floats * sizeof(float) <= KERNELS_SCRATCH_BYTES;
+    if (converted) {
+        convert(chunk->k, head_dim, KERNELS_CHUNK, k, KERNELS_CHUNK);
+        convert(chunk->v, KERNELS_CHUNK, head_dim, v, v_stride);
+    }
+    for (size_t r0 = 0; r0 < n_rows; r0 += BLOCK_ROWS) {
+        block b = {.k = converted ? (const void *)k : chunk->k,
+                   .v = converted ? (const void *)v : chunk->v,
+                   .v_stride = converted ? v_stride : head_dim,
+                   .head_dim = head_dim,
+                   .q = q + r0 * q_stride,
+                   .q_stride = q_stride,
+                   .n_rows = n_rows - r0 < BLOCK_ROWS ? n_rows - r0 : BLOCK_ROWS,
+                   .scale = scale,
+                   .first = first + r0,
+                   .last = last + r0,
+                   .state = state + r0,
+                   .p = (float(*)[KERNELS_CHUNK])scratch};
+        size_t key0 = KERNELS_CHUNK, key1 = 0; /* what any row sees, in whole registers */
+        for (size_t r = 0; r < b.n_rows; r++) {
+            key0 = b.first[r] < key0 ? b.first[r] : key0;
+            key1 = b.last[r] > key1 ? b.last[r] : key1;
+        }
+        key0 = key0 / N_LANES * N_LANES;
+        key1 = (key1 + N_LANES - 1) / N_LANES * N_LANES;
+        (converted ? attend_many : attend_few)(&b, key0, key1);
+    }
+}
+
+void avx512_attend_merge(attend_state *into, const attend_state *from, size_t head_dim) {
+    const float m = from->m > into->m ? from->m : into->m;
+    const float a = exact_exp(into->m - m), b = exact_exp(from->m - m);
+    const __m512 scale_into = _mm512_set1_ps(a), scale_from = _mm512_set1_ps(b);
+    into->m = m;
+    into->l = fmaf(from->l, b, into->l * a);
+    for (size_t d = 0; d < head_dim; d += N_LANES) {
+        __mmask16 seen = lanes_below(head_dim - d);
+        __m512 o = _mm512_mul_ps(_mm512_maskz_loadu_ps(seen, into->o + d), scale_into);
+        o = _mm512_fmadd_ps(_mm512_maskz_loadu_ps(seen, from->o + d), scale_from, o);
+        _mm512_mask_storeu_ps(into->o + d, seen, o);
+    }
+}

@@ -1,0 +1,221 @@
+/* avx512_matmul_k: the formats of 256-value superblocks; each is one function that unpacks sixteen
+ * rows' superblock into a tile, and one row of the list at the end.
+ *
+ * Headers are transposed like codes, so the scales of sixteen rows are decoded at once.
+ */
+#include "kernels/avx512/avx512_dot.h"
+#include "kernels/avx512/avx512_matmul.h"
+
+#include "format/quant_blocks.h"
+
+enum { IQ4_ZERO = 128 };
+
+/* scale[i] = byte i of every dword, a signed number. */
+TILE_INLINE void spread_scales(__m512i bytes, __m512i scale[4]) {
+#pragma GCC unroll 4
+    for (unsigned i = 0; i < 4; i++) {
+        scale[i] = _mm512_srai_epi32(_mm512_slli_epi32(bytes, 24 - 8 * i), 24);
+    }
+}
+
+/* Bytes i and j of every dword as two int16, times 2^shift; the sign is kept. */
+TILE_INLINE __m512i byte_pair(__m512i bytes, int i, int j, unsigned shift) {
+    const __m128i select = _mm_set_epi8((char)(j + 12), -1, (char)(i + 12), -1, (char)(j + 8), -1,
+                                        (char)(i + 8), -1, (char)(j + 4), -1, (char)(i + 4), -1,
+                                        (char)j, -1, (char)i, -1);
+    __m512i high = _mm512_shuffle_epi8(bytes, _mm512_broadcast_i32x4(select));
+    return _mm512_srai_epi16(high, 8 - shift);
+}
+
+/* Four minimums of 32 values each: both groups of 16 take the same. */
+TILE_INLINE void spread_minimums(__m512i bytes, __m512i bias[4]) {
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) bias[i] = byte_pair(bytes, i, i, 0);
+}
+
+/* Biases of four groups of 16: bytes times 2^shift. */
+TILE_INLINE void spread_bias(__m512i bytes, unsigned shift, __m512i bias[2]) {
+    bias[0] = byte_pair(bytes, 0, 1, shift);
+    bias[1] = byte_pair(bytes, 2, 3, shift);
+}
+
+/* The f16 that ends at byte `end` of every row's block. */
+TILE_INLINE __m512 last_f16(tile_rows rows, size_t end) {
+    __m512i t[4];
+    tile_transpose(rows, end - 16, t);
+    return tile_high_f16(t[3]);
+}
+
+/* The header of Q4_K and Q5_K: d and dmin, then 12 bytes of 6-bit scales and minimums. */
+TILE_INLINE void unpack_header(tile_rows rows, tile256 *t) {
+    __m512i h[4];
+    tile_transpose(rows, 0, h);
+    t->d = tile_f16(h[0]);
+    t->dmin = tile_high_f16(h[0]);
+    __m512i sc_top = tile_and8(tile_shift(h[1], -2), 0x30);
+    __m512i mn_top = tile_and8(tile_shift(h[2], -2), 0x30);
+    spread_scales(tile_and8(h[1], 63), t->scale);
+    spread_scales(_mm512_or_si512(tile_low4(h[3]), sc_top), t->scale + 4);
+    spread_minimums(tile_and8(h[2], 63), t->bias);
+    spread_minimums(_mm512_or_si512(tile_high4(h[3]), mn_top), t->bias + 4);
+}
+
+TILE_INLINE void q4_k_unpack(tile_rows rows, tile256 *t) {
+    unpack_header(rows, t);
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) { /* 16 bytes: half of two sub-blocks */
+        __m512i x[4];
+        tile_transpose(rows, offsetof(block_q4_k, qs) + (size_t)i * 16, x);
+        __m512i *w = t->w + i / 2 * 16 + i % 2 * 4;
+#pragma GCC unroll 4
+        for (int s = 0; s < 4; s++) {
+            w[s] = tile_low4(x[s]);
+            w[s + 8] = tile_high4(x[s]);
+        }
+    }
+}
+
+/* Bit `from` of every byte as 16. */
+TILE_INLINE __m512i fifth_bit(__m512i x, int from) { return tile_and8(tile_shift(x, 4 - from), 16); }
+
+TILE_INLINE void q5_k_unpack(tile_rows rows, tile256 *t) {
+    unpack_header(rows, t);
+    __m512i top[8];
+    tile_transpose(rows, offsetof(block_q5_k, qh), top);
+    tile_transpose(rows, offsetof(block_q5_k, qh) + 16, top + 4);
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) {
+        __m512i x[4];
+        tile_transpose(rows, offsetof(block_q5_k, qs) + (size_t)i * 16, x);
+        const int sub = i / 2 * 2;
+        __m512i *w = t->w + sub * 8 + i % 2 * 4;
+#pragma GCC unroll 4
+        for (int s = 0; s < 4; s++) {
+            __m512i bits = top[i % 2 * 4 + s];
+            w[s] = _mm512_or_si512(tile_low4(x[s]), fifth_bit(bits, sub));
+            w[s + 8] = _mm512_or_si512(tile_high4(x[s]), fifth_bit(bits, sub + 1));
+        }
+    }
+}
+
+/* Two bits of every byte, plane p of 4, at bits 4 and 5. */
+TILE_INLINE __m512i top_two(__m512i x, int p) { return tile_and8(tile_shift(x, 4 - 2 * p), 0x30); }
+
+TILE_INLINE void q6_k_unpack(tile_rows rows, tile256 *t) {
+    __m512i sc[4];
+    t->d = last_f16(rows, sizeof(block_q6_k));
+    tile_transpose(rows, offsetof(block_q6_k, scales), sc);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        spread_scales(sc[i], t->scale + 4 * i);
+        spread_bias(sc[i], 5, t->bias + 2 * i); /* the zero point, 32 */
+    }
+#pragma GCC unroll 4
+    for (size_t i = 0; i < 4; i++) { /* 16 values of each plane of a half */
+        const size_t half = i / 2, l = i % 2 * 16;
+        __m512i low[4], high[4], top[4];
+        tile_transpose(rows, offsetof(block_q6_k, ql) + half * 64 + l, low);
+        tile_transpose(rows, offsetof(block_q6_k, ql) + half * 64 + 32 + l, high);
+        tile_transpose(rows, offsetof(block_q6_k, qh) + half * 32 + l, top);
+        __m512i *w = t->w + half * 32 + l / 4;
+#pragma GCC unroll 4
+        for (int s = 0; s < 4; s++) {
+            w[s] = _mm512_or_si512(tile_low4(low[s]), top_two(top[s], 0));
+            w[s + 8] = _mm512_or_si512(tile_low4(high[s]), top_two(top[s], 1));
+            w[s + 16] = _mm512_or_si512(tile_high4(low[s]), top_two(top[s], 2));
+            w[s + 24] = _mm512_or_si512(tile_high4(high[s]), top_two(top[s], 3));
+        }
+    }
+}
+
+/* The 2-bit planes of Q2_K and Q3_K; `top` (NULL: none) adds bit 4 half + plane of its bytes as
+ * 4. */
+TILE_INLINE void unpack_planes(tile_rows rows, size_t offset, const __m512i *top, __m512i w[64]) {
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        const int half = i / 2, l = i % 2 * 16;
+        __m512i x[4];
+        tile_transpose(rows, offset + (size_t)(half * 32 + l), x);
+#pragma GCC unroll 4
+        for (int p = 0; p < 4; p++) {
+#pragma GCC unroll 4
+            for (int s = 0; s < 4; s++) {
+                __m512i code = tile_and8(tile_shift(x[s], -2 * p), 3);
+                if (top) {
+                    __m512i bits = tile_shift(top[l / 4 + s], 2 - (4 * half + p));
+                    code = _mm512_or_si512(code, tile_and8(bits, 4));
+                }
+                w[half * 32 + p * 8 + l / 4 + s] = code;
+            }
+        }
+    }
+}
+
+TILE_INLINE void q2_k_unpack(tile_rows rows, tile256 *t) {
+    __m512i packed[4];
+    tile_transpose(rows, sizeof(block_q2_k) - 16, packed);
+    t->d = tile_f16(packed[3]);
+    t->dmin = tile_high_f16(packed[3]);
+    tile_transpose(rows, offsetof(block_q2_k, scales), packed);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        spread_scales(tile_low4(packed[i]), t->scale + 4 * i);
+        spread_bias(tile_high4(packed[i]), 0, t->bias + 2 * i);
+    }
+    unpack_planes(rows, offsetof(block_q2_k, qs), NULL, t->w);
+}
+
+TILE_INLINE void q3_k_unpack(tile_rows rows, tile256 *t) {
+    __m512i top[8], packed[4]; /* packed: the 12 bytes of scales, after 4 others */
+    t->d = last_f16(rows, sizeof(block_q3_k));
+    tile_transpose(rows, offsetof(block_q3_k, scales) - 4, packed);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) { /* low halves, then high ones; two top bits from the third */
+        __m512i low = i < 2 ? tile_low4(packed[1 + i]) : tile_high4(packed[i - 1]);
+        __m512i sc = _mm512_or_si512(low, tile_and8(tile_shift(packed[3], 4 - 2 * i), 0x30));
+        sc = _mm512_sub_epi8(sc, _mm512_set1_epi8(32));
+        spread_scales(sc, t->scale + 4 * i);
+        spread_bias(sc, 2, t->bias + 2 * i); /* the zero point, 4 */
+    }
+    tile_transpose(rows, offsetof(block_q3_k, hmask), top);
+    tile_transpose(rows, offsetof(block_q3_k, hmask) + 16, top + 4);
+    unpack_planes(rows, offsetof(block_q3_k, qs), top, t->w);
+}
+
+TILE_INLINE void iq4_xs_unpack(tile_rows rows, tile256 *t) {
+    int8_t sc[8][TILE_ROWS];
+    for (size_t r = 0; r < TILE_ROWS; r++) {
+        int8_t row_sc[8];
+        const void *block = rows.first + r * rows.stride;
+        quant_iq4_xs_scales(block, row_sc);
+        for (int j = 0; j < 8; j++) sc[j][r] = row_sc[j];
+    }
+    for (int j = 0; j < 8; j++) {
+        __m512i wide = _mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)sc[j]));
+        __m512i biased = _mm512_and_si512(_mm512_slli_epi32(wide, 7), _mm512_set1_epi32(0xffff));
+        t->scale[j] = wide;
+        t->bias[j] = _mm512_or_si512(biased, _mm512_slli_epi32(biased, 16));
+    }
+    __m512i values = _mm512_broadcast_i32x4(_mm_loadu_si128((const void *)quant_iq4_values));
+    values = _mm512_add_epi8(values, _mm512_set1_epi8((char)IQ4_ZERO));
+    __m512i h[4];
+    tile_transpose(rows, 0, h);
+    t->d = tile_f16(h[0]);
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) {
+        __m512i x[4];
+        tile_transpose(rows, offsetof(block_iq4_xs, qs) + (size_t)i * 16, x);
+#pragma GCC unroll 4
+        for (int s = 0; s < 4; s++) {
+            t->w[8 * i + s] = _mm512_shuffle_epi8(values, tile_low4(x[s]));
+            t->w[8 * i + 4 + s] = _mm512_shuffle_epi8(values, tile_high4(x[s]));
+        }
+    }
+}
+
+DOT_MATMUL(q2_k, dot256_16_min, 256, tile256, 0)
+DOT_MATMUL(q3_k, dot256_16_zero, 256, tile256, 0)
+DOT_MATMUL(q4_k, dot256_8_min, 256, tile256, 0)
+DOT_MATMUL(q5_k, dot256_8_min, 256, tile256, 0)
+DOT_MATMUL(q6_k, dot256_16_zero, 256, tile256, 0)
+DOT_MATMUL(iq4_xs, dot256_8_zero, 256, tile256, 0)

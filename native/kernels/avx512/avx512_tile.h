@@ -1,0 +1,127 @@
+/* avx512_tile: weights as the AVX-512 integer kernels read them.
+ *
+ * A slab is 16 rows, one 32-bit lane of a register each. A tile is one block of a slab, unpacked:
+ * register w[s] holds values 4s to 4s+3 of all 16 rows, so that one broadcast of four activations
+ * meets sixteen rows and no sum ever crosses lanes; what the block carries beside its codes lies in
+ * the same lanes. Codes are unsigned bytes with a zero point, which is what vpdpbusd multiplies
+ * with signed activations. A quant is one function that turns blocks into tiles; the dots know
+ * only tiles.
+ */
+#ifndef LL_KERNELS_AVX512_TILE_H
+#define LL_KERNELS_AVX512_TILE_H
+
+#include <immintrin.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "format/acts.h"
+
+#define TILE_INLINE static inline __attribute__((always_inline))
+
+enum {
+    TILE_ROWS = 16, /* rows of a slab */
+    TILE_SLABS = 2, /* slabs a dot takes at most; two share each broadcast */
+    TILE_COLS = 6,  /* columns a dot takes at most: 2 x 6 sums, twice, fit 32 registers */
+};
+
+/* A block of 32. */
+typedef struct tile32 {
+    __m512i w[8]; /* [value / 4][row][value % 4] bytes */
+    __m512 d, m;  /* [row]; m only where the format has a minimum */
+} tile32;
+
+/* A superblock of 256. A dword of `bias` is two int16, which the sums of the activations' groups
+ * 2g and 2g + 1 are multiplied with: the minimums, or the zero point times the scales. */
+typedef struct tile256 {
+    __m512i w[64];     /* [value / 4][row][value % 4] bytes */
+    __m512i scale[16]; /* [sub-block][row] int32; sub-blocks of 32 use the first 8 */
+    __m512i bias[8];   /* [pair of groups of 16][row] */
+    __m512 d, dmin;    /* [row]; dmin only where the format has minimums */
+} tile256;
+
+/* Where a block of 16 rows lies: row r's is at first + r * stride. A stride instead of 16 pointers
+ * lets every load compute its address from six registers. */
+typedef struct tile_rows {
+    const uint8_t *first;
+    size_t stride;
+} tile_rows;
+
+/* Unpacks n_blocks blocks of 16 rows into n_blocks tiles. `ahead` is memory to prefetch meanwhile,
+ * 16 blocks' bytes per block; NULL: none. */
+typedef void tile_unpack(tile_rows rows, size_t n_blocks, const uint8_t *ahead, void *tiles);
+
+/* Adds blocks [block0, block0 + n_blocks) of the dots of 1 or 2 slabs with columns col, col + 1 …:
+ * out[c * out_stride + 16 * slab + row]. tiles[slab] points at the tile of block0; `zero` is the
+ * codes' zero point, which only blocks of 32 ask for. */
+typedef void tile_dot(const void *const tiles[TILE_SLABS], float zero, size_t block0,
+                      size_t n_blocks, const acts *a, size_t col, float *out, size_t out_stride);
+
+typedef tile_dot *const tile_dots[TILE_SLABS][TILE_COLS]; /* [slabs - 1][columns - 1] */
+
+typedef struct tile_quant {
+    size_t block_dim, block_bytes, tile_bytes;
+    float zero;
+    tile_unpack *unpack;
+    tile_dots *dots;
+} tile_quant;
+
+/* The matmul of kernels.h for a quant that has tiles. */
+void avx512_tile_matmul(const tile_quant *q, const void *rows, size_t row_bytes, size_t n_rows,
+                        const acts *a, size_t col0, size_t n_cols, float *y, size_t y_stride,
+                        void *scratch);
+
+/* ---- what unpacking is made of -------------------------------------------------------------- */
+
+/* Lane i of the result: 16 bytes of row r + 4i. */
+TILE_INLINE __m512i tile_four_rows(tile_rows rows, size_t r, size_t offset) {
+    const uint8_t *p = rows.first + r * rows.stride + offset;
+    const size_t four = 4 * rows.stride;
+    __m512i x = _mm512_castsi128_si512(_mm_loadu_si128((const void *)p));
+    x = _mm512_inserti32x4(x, _mm_loadu_si128((const void *)(p + four)), 1);
+    x = _mm512_inserti32x4(x, _mm_loadu_si128((const void *)(p + 2 * four)), 2);
+    return _mm512_inserti32x4(x, _mm_loadu_si128((const void *)(p + 3 * four)), 3);
+}
+
+/* 16 bytes of 16 rows, transposed: t[i] holds bytes 4i to 4i + 3 of every row. Rows enter four
+ * apart, so that the shuffles within 128-bit lanes leave them in order. */
+TILE_INLINE void tile_transpose(tile_rows rows, size_t offset, __m512i t[4]) {
+    __m512i x[4];
+#pragma GCC unroll 4
+    for (size_t i = 0; i < 4; i++) x[i] = tile_four_rows(rows, i, offset);
+    __m512i a = _mm512_unpacklo_epi32(x[0], x[1]);
+    __m512i b = _mm512_unpacklo_epi32(x[2], x[3]);
+    __m512i c = _mm512_unpackhi_epi32(x[0], x[1]);
+    __m512i d = _mm512_unpackhi_epi32(x[2], x[3]);
+    t[0] = _mm512_unpacklo_epi64(a, b);
+    t[1] = _mm512_unpackhi_epi64(a, b);
+    t[2] = _mm512_unpacklo_epi64(c, d);
+    t[3] = _mm512_unpackhi_epi64(c, d);
+}
+
+/* The f16 in the low halves of the dwords, as f32. */
+TILE_INLINE __m512 tile_f16(__m512i x) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(x)); }
+
+/* The f16 in the high halves. */
+TILE_INLINE __m512 tile_high_f16(__m512i x) { return tile_f16(_mm512_srli_epi32(x, 16)); }
+
+TILE_INLINE __m512i tile_and8(__m512i x, int mask) {
+    return _mm512_and_si512(x, _mm512_set1_epi8((char)mask));
+}
+
+/* The low and the high four bits of every byte. */
+TILE_INLINE __m512i tile_low4(__m512i x) { return tile_and8(x, 15); }
+TILE_INLINE __m512i tile_high4(__m512i x) { return tile_low4(_mm512_srli_epi16(x, 4)); }
+
+/* Bits of every byte moved up by n (down by -n); what crosses into the next byte is for the caller
+ * to mask off. */
+TILE_INLINE __m512i tile_shift(__m512i x, int n) {
+    if (n >= 0) return _mm512_slli_epi16(x, (unsigned)n);
+    return _mm512_srli_epi16(x, (unsigned)-n);
+}
+
+TILE_INLINE void tile_prefetch(const uint8_t *p, size_t n_bytes) {
+    for (size_t i = 0; i < n_bytes; i += 64) _mm_prefetch((const void *)(p + i), _MM_HINT_T0);
+}
+
+#endif

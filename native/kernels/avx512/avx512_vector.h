@@ -1,0 +1,19 @@
+/* avx512_vector: the kernels over plain vectors, with the contracts of kernels.h. */
+#ifndef LL_KERNELS_AVX512_VECTOR_H
+#define LL_KERNELS_AVX512_VECTOR_H
+
+#include "kernels/kernels.h"
+
+void avx512_quantize(acts *a, size_t col, const float *x);
+void avx512_rms_norm(const float *x, const float *weight, float eps, float *y, size_t n);
+void avx512_add(const float *x, float *y, size_t n);
+void avx512_silu_mul(const float *gate, const float *up, float *y, size_t n);
+void avx512_gelu_mul(const float *gate, const float *up, float *y, size_t n);
+void avx512_to_f16(const float *x, uint16_t *y, size_t n);
+
+void avx512_attend(const attend_chunk *chunk, const float *q, size_t q_stride, size_t n_rows,
+                   float scale, const uint8_t *first, const uint8_t *last, attend_state *state,
+                   void *scratch);
+void avx512_attend_merge(attend_state *into, const attend_state *from, size_t head_dim);
+
+#endif
