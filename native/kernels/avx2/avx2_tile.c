@@ -12,6 +12,7 @@
 #include "kernels/kernels.h"
 
 enum {
+    FEW_COLS = 2 * TILE_COLS, /* up to here unpacking twice is cheaper than storing tiles */
     PAIR_ROWS = TILE_SLABS * TILE_ROWS,
     SPAN_BYTES = 12 * 1024,   /* of one slab's tiles: two and the columns' values fit L1 */
     GROUP_BYTES = 160 * 1024, /* of a group's tiles: a part of L2 */
@@ -83,13 +84,18 @@ static void dot_group(const walk *k, size_t row0, size_t n_rows, size_t col, siz
 static void walk_few_columns(const walk *k) {
     for (size_t row0 = 0; row0 < k->n_rows; row0 += TILE_ROWS) {
         const uint8_t *row[TILE_ROWS];
-        float out[TILE_COLS][TILE_ROWS];
         size_t n_rows = smaller(TILE_ROWS, k->n_rows - row0);
         find_rows(k, row0, 0, row);
         /* The next slab's bytes are fetched in the order they lie in, not row by row. */
-        k->q->stream[k->n_cols - 1](row, row[0] + TILE_ROWS * k->row_bytes, k->a, k->col0, out);
-        for (size_t c = 0; c < k->n_cols; c++) {
-            memcpy(k->y + c * k->y_stride + row0, out[c], n_rows * sizeof(float));
+        const uint8_t *ahead = row[0] + TILE_ROWS * k->row_bytes;
+        for (size_t col = 0; col < k->n_cols; col += TILE_COLS) {
+            size_t n_cols = smaller(TILE_COLS, k->n_cols - col);
+            float out[TILE_COLS][TILE_ROWS];
+            k->q->stream[n_cols - 1](row, ahead, k->a, k->col0 + col, out);
+            for (size_t c = 0; c < n_cols; c++) {
+                float *y = k->y + (col + c) * k->y_stride + row0;
+                memcpy(y, out[c], n_rows * sizeof(float));
+            }
         }
     }
 }
@@ -109,6 +115,8 @@ static void walk_many_columns(walk *k) {
             size_t n = smaller(span, n_blocks - b);
             for (size_t slab = 0; slab < (n_rows + PAIR_ROWS - 1) / PAIR_ROWS * TILE_SLABS; slab++) {
                 const uint8_t *row[TILE_ROWS];
+                find_rows(k, row0 + (slab + 1) * TILE_ROWS, b, row);
+                for (size_t r = 0; r < TILE_ROWS; r++) tile_prefetch(row[r], n * k->q->block_bytes);
                 find_rows(k, row0 + slab * TILE_ROWS, b, row);
                 k->q->unpack(row, n, k->tiles + slab * k->slab_bytes);
             }
@@ -132,7 +140,7 @@ void tile_matmul(const tile_quant *q, const void *rows, size_t row_bytes, size_t
               .y = y,
               .y_stride = y_stride,
               .tiles = scratch};
-    if (n_cols <= TILE_COLS) {
+    if (n_cols <= FEW_COLS) {
         walk_few_columns(&k);
     } else {
         walk_many_columns(&k);

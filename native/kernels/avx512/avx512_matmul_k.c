@@ -19,12 +19,12 @@ TILE_INLINE void spread_scales(__m512i bytes, __m512i scale[4]) {
 }
 
 /* Bytes i and j of every dword as two int16, times 2^shift; the sign is kept. */
-TILE_INLINE __m512i byte_pair(__m512i bytes, int i, int j, unsigned shift) {
+TILE_INLINE __m512i byte_pair(__m512i bytes, int i, int j, int shift) {
     const __m128i select = _mm_set_epi8((char)(j + 12), -1, (char)(i + 12), -1, (char)(j + 8), -1,
                                         (char)(i + 8), -1, (char)(j + 4), -1, (char)(i + 4), -1,
                                         (char)j, -1, (char)i, -1);
     __m512i high = _mm512_shuffle_epi8(bytes, _mm512_broadcast_i32x4(select));
-    return _mm512_srai_epi16(high, 8 - shift);
+    return _mm512_sra_epi16(high, _mm_cvtsi32_si128(8 - shift));
 }
 
 /* Four minimums of 32 values each: both groups of 16 take the same. */
@@ -34,7 +34,7 @@ TILE_INLINE void spread_minimums(__m512i bytes, __m512i bias[4]) {
 }
 
 /* Biases of four groups of 16: bytes times 2^shift. */
-TILE_INLINE void spread_bias(__m512i bytes, unsigned shift, __m512i bias[2]) {
+TILE_INLINE void spread_bias(__m512i bytes, int shift, __m512i bias[2]) {
     bias[0] = byte_pair(bytes, 0, 1, shift);
     bias[1] = byte_pair(bytes, 2, 3, shift);
 }

@@ -111,13 +111,13 @@ TILE_INLINE __m512i tile_and8(__m512i x, int mask) {
 
 /* The low and the high four bits of every byte. */
 TILE_INLINE __m512i tile_low4(__m512i x) { return tile_and8(x, 15); }
-TILE_INLINE __m512i tile_high4(__m512i x) { return tile_low4(_mm512_srli_epi16(x, 4)); }
+TILE_INLINE __m512i tile_high4(__m512i x) { return tile_low4(_mm512_srli_epi32(x, 4)); }
 
 /* Bits of every byte moved up by n (down by -n); what crosses into the next byte is for the caller
  * to mask off. */
 TILE_INLINE __m512i tile_shift(__m512i x, int n) {
-    if (n >= 0) return _mm512_slli_epi16(x, (unsigned)n);
-    return _mm512_srli_epi16(x, (unsigned)-n);
+    if (n >= 0) return _mm512_slli_epi32(x, (unsigned)n);
+    return _mm512_srli_epi32(x, (unsigned)-n);
 }
 
 TILE_INLINE void tile_prefetch(const uint8_t *p, size_t n_bytes) {
