@@ -94,13 +94,14 @@ static double multiply_peak(void) {
     for (int r = 0; r < ROUNDS; r++) {
         double start = seconds();
         for (long i = 0; i < steps; i++) {
-            __asm__ volatile("vpmaddubsw %%ymm8, %%ymm8, %%ymm0\n vpmaddubsw %%ymm8, %%ymm8, %%ymm1\n"
-                             "vpmaddubsw %%ymm8, %%ymm8, %%ymm2\n vpmaddubsw %%ymm8, %%ymm8, %%ymm3\n"
-                             "vpmaddubsw %%ymm8, %%ymm8, %%ymm4\n vpmaddubsw %%ymm8, %%ymm8, %%ymm5\n"
-                             "vpmaddubsw %%ymm8, %%ymm8, %%ymm6\n vpmaddubsw %%ymm8, %%ymm8, %%ymm7\n"
-                             :
-                             :
-                             : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7");
+            __asm__ volatile(
+                "vpmaddubsw %%ymm8, %%ymm8, %%ymm0\n vpmaddubsw %%ymm8, %%ymm8, %%ymm1\n"
+                "vpmaddubsw %%ymm8, %%ymm8, %%ymm2\n vpmaddubsw %%ymm8, %%ymm8, %%ymm3\n"
+                "vpmaddubsw %%ymm8, %%ymm8, %%ymm4\n vpmaddubsw %%ymm8, %%ymm8, %%ymm5\n"
+                "vpmaddubsw %%ymm8, %%ymm8, %%ymm6\n vpmaddubsw %%ymm8, %%ymm8, %%ymm7\n"
+                :
+                :
+                : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7");
         }
         times[r] = seconds() - start;
     }

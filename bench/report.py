@@ -49,7 +49,11 @@ def markdown(report: dict[str, Any]) -> str:
         f"| {row['peer_variant']} | {row['ratio']:.2f} | {row['goal']:.1f} |"
         for row in report["comparisons"]
     ]
+    n_samples = sum(len(rows) for row in report["comparisons"] for rows in row["samples"].values())
+    n_disturbed = sum(row["n_disturbed"] for row in report["comparisons"])
     lines += [
+        "",
+        f"{n_disturbed} of {n_samples} samples began while something else was running.",
         "",
         "| model | memory read, GB/s | share in generation | peak, MiB | above file + KV, MiB |",
         "|---|---|---|---|---|",

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from peer_python import get_peer_python
+from quiet import BUSY_LIMIT, wait_for_quiet
 from report import describe_machine, write_report
 from shell_speed import (
     localllm_command,
@@ -66,6 +67,7 @@ class Comparison:
     ratio: float
     goal: float
     samples: dict[str, list[float]]
+    n_disturbed: int
 
 
 def run_json(command: list[str | Path]) -> dict[str, Any]:
@@ -88,7 +90,8 @@ def sample_rounds(
     for turn in range(rounds):
         order = list(commands) if turn % 2 == 0 else list(reversed(commands))
         for name in order:
-            samples[name].append(run_json(commands[name]))
+            busy = wait_for_quiet()
+            samples[name].append(run_json(commands[name]) | {"busy_before": busy})
     return samples
 
 
@@ -106,6 +109,9 @@ def compare(model: BenchModel, phase: str, samples: dict[str, list[dict[str, Any
         ratio=medians["ours"] / medians[best],
         goal=model.prompt_goal if phase.startswith("prompt") else model.gen_goal,
         samples=values,
+        n_disturbed=sum(
+            sample["busy_before"] > BUSY_LIMIT for rows in samples.values() for sample in rows
+        ),
     )
 
 

@@ -20,8 +20,8 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from localllm import catalog
-from localllm.errors import DoesNotFitError, IntegrityError, NetworkError, UsageError
+from localllm import catalog, engines
+from localllm.errors import IntegrityError, NetworkError, UsageError
 from localllm.fetch import Expected, Fetched, fetch, is_alive, require_space
 from localllm.sources import Local, Progress, Remote, Silent, Source, parse_name
 from localllm.store import (
@@ -51,6 +51,7 @@ class Request:
     sources: tuple[Source, ...]
     file: str | None = None
     licence: str | None = None
+    system: str | None = None
     expected: Expected = field(default_factory=Expected)
 
 
@@ -106,6 +107,7 @@ def make_request(name: str, only: str | None) -> Request:
             entry.sources,
             entry.file,
             entry.licence,
+            entry.system,
             Expected(entry.sha256, entry.n_bytes),
         )
     if only is None:
@@ -158,6 +160,7 @@ def fetch_from(
             origin=remote.origin,
             revision=remote.revision,
             pulled_at=now,
+            system=request.system,
         )
 
     def accept(part: Path, fetched: Fetched) -> None:
@@ -202,21 +205,15 @@ def require_magic(path: Path, origin: str) -> None:
 
 
 def require_readable(path: Path, origin: str, progress: Progress) -> None:
-    """Opens a file as the engine would. One that is sound but asks for what this engine does not
+    """Opens a file as the engine will. One that is sound but asks for what this engine does not
     have is kept, since other programs may run it."""
     require_magic(path, origin)
     try:
-        from localllm import _native
-    except ImportError:
-        return
-    try:
-        _native.Model(str(path)).close()
-    except _native.UnsupportedError as error:
+        engines.open_model(path).close()
+    except IntegrityError as error:
+        if getattr(error.__cause__, "code", None) != "unsupported":
+            raise IntegrityError(f"{origin} is not a usable GGUF file: {error}") from error
         progress.note(f"kept, but this engine cannot run it: {error}")
-    except _native.MemoryError as error:
-        raise DoesNotFitError(str(error)) from error
-    except _native.Error as error:
-        raise IntegrityError(f"{origin} is not a usable GGUF file: {error}") from error
 
 
 @contextmanager

@@ -17,7 +17,10 @@ MAX_SUGGESTIONS = 5
 
 @dataclass(frozen=True)
 class Entry:
-    """One model of the catalog; sha256 and n_bytes are None where nobody hashed the bytes."""
+    """One model of the catalog; sha256 and n_bytes are None where nobody hashed the bytes.
+
+    system: the system message it answers best with, where its template's own does it harm.
+    """
 
     name: str
     about: str
@@ -26,6 +29,7 @@ class Entry:
     source_rows: tuple[dict[str, Any], ...]
     sha256: str | None = None
     n_bytes: int | None = None
+    system: str | None = None
 
     @property
     def sources(self) -> tuple[Source, ...]:

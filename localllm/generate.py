@@ -44,9 +44,9 @@ class Timeline:
             if mine != wanted:
                 break
             n_shared += 1
-        if n_shared < len(self.ids):
+        if n_shared < self.session.n_tokens:  # more than self.ids where a signal came just behind
             n_shared = self.session.truncate(n_shared)
-            del self.ids[n_shared:]
+        del self.ids[n_shared:]
         return n_shared
 
     def feed(self, ids: Sequence[int], progress: PrefillProgress | None = None) -> int:

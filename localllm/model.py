@@ -242,7 +242,11 @@ class Model:
             from localllm.template import ChatEncoder, load_template
 
             template = load_template(self.file)
-            self.chat_encoder = ChatEncoder(self.file, template) if template else None
+            manifest = store.read_manifest(self.file.path)
+            system = manifest.system if manifest else None
+            self.chat_encoder = (
+                ChatEncoder(self.file, template, system=system) if template else None
+            )
             self.read_template = True
         return self.chat_encoder
 

@@ -35,6 +35,7 @@ class Stored:
     origin: str | None = None
     revision: str | None = None
     pulled_at: str | None = None
+    system: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "path": str(self.path)}
@@ -71,7 +72,7 @@ def adopt(path: Path, n_bytes: int) -> Stored:
     """A file that somebody put here: the catalog's where it has its name and size."""
     for entry in catalog.read().values():
         if entry.file == path.name and entry.n_bytes in (None, n_bytes):
-            return Stored(entry.name, path, n_bytes, licence=entry.licence)
+            return Stored(entry.name, path, n_bytes, licence=entry.licence, system=entry.system)
     return Stored(path.stem, path, n_bytes)
 
 

@@ -504,15 +504,23 @@ class ChatEncoder:
     """Turns conversations into the ids of one model. See the head of this file."""
 
     def __init__(
-        self, file: ModelFile, template: ChatTemplate, control: ControlTokens | None = None
+        self,
+        file: ModelFile,
+        template: ChatTemplate,
+        control: ControlTokens | None = None,
+        system: str | None = None,
     ) -> None:
+        """system: the system message of conversations that begin with none."""
         self.file = file
         self.template = template
         self.control = control or read_control_tokens(file)
+        self.system = system
 
     def encode(self, messages: Sequence[Message], think: bool | None = None) -> Prompt:
         """Raises: TemplateError, UsageError."""
         check_messages(messages)
+        if self.system is not None and messages[0]["role"] not in ("system", "developer"):
+            messages = [{"role": "system", "content": self.system}, *messages]
         text, real = self.render(messages, think)
         if real == list(self.control.find(text)):
             ids = self.file.tokenize(text, control=True)

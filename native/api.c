@@ -82,8 +82,8 @@ uint64_t ll_model_n_tensors(const ll_model *m) { return gguf_n_tensors(m->model.
 
 void ll_model_get_tensor(const ll_model *m, uint64_t i, ll_tensor_info *out) {
     const gguf_tensor *t = &gguf_tensors(m->model.file)[i];
-    *out = (ll_tensor_info){.name = t->name, .quant = t->quant->name, .n_dims = t->n_dims,
-                            .n_bytes = t->n_bytes};
+    *out = (ll_tensor_info){
+        .name = t->name, .quant = t->quant->name, .n_dims = t->n_dims, .n_bytes = t->n_bytes};
     for (int d = 0; d < 4; d++) out->shape[d] = t->shape[d];
 }
 

@@ -49,14 +49,14 @@ typedef struct ll_model ll_model;
 
 /* Sizes in the field's terms; every count is at least 1 unless said otherwise. */
 typedef struct ll_model_info {
-    const char *arch;        /* general.architecture */
-    const char *tokenizer;   /* tokenizer.ggml.model */
+    const char *arch;      /* general.architecture */
+    const char *tokenizer; /* tokenizer.ggml.model */
     uint32_t n_layers, n_heads, n_kv_heads, head_dim, dim, ffn_dim, n_vocab;
-    uint32_t n_ctx_train;    /* the model's own context length */
+    uint32_t n_ctx_train; /* the model's own context length */
     uint64_t n_params;
     uint64_t file_bytes;
-    uint64_t weight_bytes;   /* bytes of all tensors */
-    uint64_t token_bytes;    /* bytes of weights read to compute one token with logits */
+    uint64_t weight_bytes; /* bytes of all tensors */
+    uint64_t token_bytes;  /* bytes of weights read to compute one token with logits */
 } ll_model_info;
 
 ll_model *ll_model_open(const char *path, ll_error *err);
@@ -65,12 +65,25 @@ const ll_model_info *ll_model_get_info(const ll_model *m);
 
 /* One metadata entry of the file, or one tensor. Strings are borrowed from the mapping and are NOT
  * NUL-terminated. */
-typedef struct ll_string { const char *data; size_t n_bytes; } ll_string;
+typedef struct ll_string {
+    const char *data;
+    size_t n_bytes;
+} ll_string;
 
 typedef enum ll_value_type { /* GGUF's own numbering */
-    LL_VALUE_U8, LL_VALUE_I8, LL_VALUE_U16, LL_VALUE_I16, LL_VALUE_U32, LL_VALUE_I32,
-    LL_VALUE_F32, LL_VALUE_BOOL, LL_VALUE_STRING, LL_VALUE_ARRAY, LL_VALUE_U64, LL_VALUE_I64,
-    LL_VALUE_F64
+                             LL_VALUE_U8,
+                             LL_VALUE_I8,
+                             LL_VALUE_U16,
+                             LL_VALUE_I16,
+                             LL_VALUE_U32,
+                             LL_VALUE_I32,
+                             LL_VALUE_F32,
+                             LL_VALUE_BOOL,
+                             LL_VALUE_STRING,
+                             LL_VALUE_ARRAY,
+                             LL_VALUE_U64,
+                             LL_VALUE_I64,
+                             LL_VALUE_F64
 } ll_value_type;
 
 typedef struct ll_meta {
@@ -84,9 +97,9 @@ typedef struct ll_meta {
 
 typedef struct ll_tensor_info {
     ll_string name;
-    const char *quant;   /* "Q4_K", … */
+    const char *quant; /* "Q4_K", … */
     uint32_t n_dims;
-    uint64_t shape[4];   /* GGUF order: shape[0] is the row length */
+    uint64_t shape[4]; /* GGUF order: shape[0] is the row length */
     uint64_t n_bytes;
 } ll_tensor_info;
 
@@ -110,7 +123,7 @@ bool ll_tokenize(const ll_model *m, const char *text, size_t n_bytes, ll_parse p
  * or -1 for an id outside the vocabulary. */
 int32_t ll_token_bytes(const ll_model *m, int32_t id, bool control, char *out, size_t capacity);
 
-bool ll_token_is_end(const ll_model *m, int32_t id);     /* ends the answer */
+bool ll_token_is_end(const ll_model *m, int32_t id); /* ends the answer */
 bool ll_token_is_control(const ll_model *m, int32_t id);
 int32_t ll_model_find_token(const ll_model *m, const char *text, size_t n_bytes); /* -1: none */
 bool ll_model_adds_bos(const ll_model *m);
@@ -123,12 +136,12 @@ typedef struct ll_engine ll_engine;
 typedef struct ll_session ll_session;
 
 typedef struct ll_engine_options {
-    uint32_t n_ctx;        /* positions per session; 0: the model's own */
-    uint32_t n_sessions;   /* sessions the KV pool has room for; 0: 1 */
-    uint32_t n_batch;      /* rows per step; 0: 512 */
-    uint32_t n_logits;     /* rows per step whose logits are kept; 0: 1 */
-    uint32_t n_threads;    /* 0: usable cores */
-    const char *kernels;   /* "scalar", "avx2", "avx512"; NULL: $LOCALLLM_KERNELS, else the best */
+    uint32_t n_ctx;      /* positions per session; 0: the model's own */
+    uint32_t n_sessions; /* sessions the KV pool has room for; 0: 1 */
+    uint32_t n_batch;    /* rows per step; 0: 512 */
+    uint32_t n_logits;   /* rows per step whose logits are kept; 0: 1 */
+    uint32_t n_threads;  /* 0: usable cores */
+    const char *kernels; /* "scalar", "avx2", "avx512"; NULL: $LOCALLLM_KERNELS, else the best */
 } ll_engine_options;
 
 /* What an engine will use, before anything is allocated. The allocator reads the same numbers. */
@@ -137,8 +150,8 @@ typedef struct ll_memory {
     uint64_t kv_bytes;      /* reserved; touched only as positions are used */
     uint64_t scratch_bytes; /* activations and per-thread panels */
     uint64_t logits_bytes;
-    uint64_t tables_bytes;  /* plan, tokenizer, block tables */
-    uint32_t n_ctx;         /* the context these numbers are for */
+    uint64_t tables_bytes; /* plan, tokenizer, block tables */
+    uint32_t n_ctx;        /* the context these numbers are for */
     uint32_t n_threads;
 } ll_memory;
 
@@ -179,15 +192,18 @@ void ll_engine_set_poll(ll_engine *e, ll_poll *poll, void *arg);
 
 /* ---- sampler ------------------------------------------------------------------------------- */
 
-typedef struct ll_logit_bias { int32_t id; float bias; } ll_logit_bias;
+typedef struct ll_logit_bias {
+    int32_t id;
+    float bias;
+} ll_logit_bias;
 
 typedef struct ll_sampling {
-    float temperature;        /* 0: greedy */
-    int32_t top_k;            /* 0: off */
-    float top_p, min_p, typical_p;              /* 1, 0, 1: off */
-    float repeat_penalty;                       /* 1: off */
-    float frequency_penalty, presence_penalty;  /* 0: off */
-    uint32_t penalty_last_n;  /* how many of the latest tokens the penalties see */
+    float temperature;                         /* 0: greedy */
+    int32_t top_k;                             /* 0: off */
+    float top_p, min_p, typical_p;             /* 1, 0, 1: off */
+    float repeat_penalty;                      /* 1: off */
+    float frequency_penalty, presence_penalty; /* 0: off */
+    uint32_t penalty_last_n;                   /* how many of the latest tokens the penalties see */
     uint64_t seed;
     const ll_logit_bias *biases;
     size_t n_biases;
@@ -202,8 +218,8 @@ bool ll_sample(const ll_sampling *s, const float *logits, uint32_t n_vocab, cons
 /* ---- machine ------------------------------------------------------------------------------- */
 
 typedef struct ll_machine {
-    uint32_t n_cores;         /* usable: affinity and cgroup quota */
-    const char *kernels[8];   /* names of the kernels this processor runs, best first; NULL ends */
+    uint32_t n_cores;       /* usable: affinity and cgroup quota */
+    const char *kernels[8]; /* names of the kernels this processor runs, best first; NULL ends */
 } ll_machine;
 
 void ll_machine_get(ll_machine *out);

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import gguf
@@ -27,7 +28,9 @@ CHATML = (
     "+ '<|im_end|>' + '\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
-THINKING = CHATML + "{% if enable_thinking is defined and not enable_thinking %}{{ 'K' }}{% endif %}"
+THINKING = (
+    CHATML + "{% if enable_thinking is defined and not enable_thinking %}{{ 'K' }}{% endif %}"
+)
 
 CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 END = "<|im_end|>"
@@ -35,7 +38,7 @@ END = "<|im_end|>"
 
 @dataclass(frozen=True)
 class Script:
-    """What a model says. `chains` begin with a byte of the prompt and name what follows, in order."""
+    """What a model says: each chain is a byte of the prompt and what follows it, in order."""
 
     chains: Sequence[Sequence[str | bytes]]
     choices: dict[str, Sequence[str]] = field(default_factory=dict)
@@ -97,9 +100,7 @@ def write_script(script: Script, path: Path) -> Path:
         return control[token] if token in control else ids[spell(token)]
 
     tokens = [*ids, *control]
-    successors = {
-        find(a): [find(b)] for chain in script.chains for a, b in zip(chain, chain[1:], strict=False)
-    }
+    successors = {find(a): [find(b)] for chain in script.chains for a, b in pairwise(chain)}
     successors |= {find(a): [find(b) for b in options] for a, options in script.choices.items()}
 
     writer = gguf.GGUFWriter(str(path), "llama")

@@ -16,9 +16,15 @@ import pexpect
 import pytest
 from scripted_models import ANSWER
 
+from localllm.cli.chat import COMMANDS
+
 ROOT = Path(__file__).resolve().parent.parent
-PROMPT = ">>> "
 PATIENCE = 20
+PROMISED = "help set show system save load undo retry edit file stats ctx clear exit"
+
+# The prompt switches bracketed paste on while it reads a line, and off when it has one.
+READING = "\x1b[?2004h"
+READ = "\x1b[?2004l"
 
 Open = Callable[..., "pexpect.spawn[str]"]
 
@@ -50,7 +56,7 @@ def talk(scripts: dict[str, Path], tmp_path: Path) -> Iterator[Open]:
             dimensions=(40, 160),
         )
         opened.append(child)
-        child.expect_exact(PROMPT)
+        child.expect_exact(READING)
         return child
 
     yield open_one
@@ -59,9 +65,10 @@ def talk(scripts: dict[str, Path], tmp_path: Path) -> Iterator[Open]:
 
 
 def ask(child: pexpect.spawn[str], text: str) -> str:
-    """Types a line and returns what is shown until the next prompt, without its colours."""
+    """Types a line; returns what is shown from there to the next prompt, without escapes."""
     child.send(text + "\r")
-    child.expect_exact(PROMPT)
+    child.expect_exact(READ)
+    child.expect_exact(READING)
     return plain(child.before or "")
 
 
@@ -111,11 +118,11 @@ def test_ctrl_c_stops_an_answer_and_keeps_it(talk: Open) -> None:
     child.expect_exact("la lo")
     sent = time.monotonic()
     child.sendintr()
-    child.expect_exact(PROMPT)
+    child.expect_exact(READING)
     assert time.monotonic() - sent < 2
     child.send("/save kept.json\r")
     child.expect_exact("saved 2 messages")
-    child.expect_exact(PROMPT)
+    child.expect_exact(READING)
     child.sendintr()
     assert leave(child) == 130
 
@@ -125,7 +132,7 @@ def test_a_second_ctrl_c_within_two_seconds_leaves(talk: Open) -> None:
     child.send("sing\r")
     child.expect_exact("la lo")
     child.sendintr()
-    child.expect_exact(PROMPT)
+    child.expect_exact(READING)
     child.sendintr()
     assert leave(child) == 130
 
@@ -138,10 +145,8 @@ def test_sigterm_leaves_the_prompt(talk: Open) -> None:
 
 def test_several_lines_between_quotes_and_in_a_paste(talk: Open) -> None:
     child = talk("paris")
-    child.send('"""one\r')
-    child.expect_exact("... ")
-    child.send("/exit\r")
-    child.expect_exact("... ")
+    assert ANSWER not in ask(child, '"""one')
+    assert ANSWER not in ask(child, "/exit")
     assert ANSWER in ask(child, 'three"""')
     child.send("\x1b[200~/exit\nis text here\x1b[201~")
     assert ANSWER in ask(child, "")
@@ -164,8 +169,9 @@ def test_commands_steer_the_conversation(talk: Open, tmp_path: Path) -> None:
     (tmp_path / "doc.txt").write_text("a document\n")
     child = talk("paris", "-s", "Be brief.")
     shown = ask(child, "/help")
-    for name in "help set show system save load undo retry edit file stats ctx clear exit".split():
-        assert f"/{name}" in shown
+    assert list(COMMANDS) == [f"/{name}" for name in PROMISED.split()]
+    for name in COMMANDS:
+        assert name in shown
     assert re.search(r"system +Be brief\.", ask(child, "/show"))
     ask(child, "/set temp 0")
     assert re.search(r"temp +0\.0", ask(child, "/show"))

@@ -245,6 +245,7 @@ def test_the_json_of_a_pull(environment: dict[str, str], server: Server) -> None
         "origin",
         "revision",
         "pulled_at",
+        "system",
         "was_here",
     ]
     assert answer["schema_version"] == 1 and answer["n_bytes"] == len(MODEL)
@@ -419,7 +420,7 @@ def test_show_describes_a_model(environment: dict[str, str], tmp_path: Path) -> 
     rows = [line.split() for line in metadata.splitlines()]
     assert ["general.architecture", "string", repr(tiny.arch)] in rows
     answer = json.loads(run(environment, "show", str(path), "--json").stdout)
-    assert list(answer)[-5:] == ["pulled_at", "info", "chat_template", "metadata", "tensors"]
+    assert list(answer)[-5:] == ["system", "info", "chat_template", "metadata", "tensors"]
     assert answer["info"]["n_layers"] == tiny.n_layers
     assert len(answer["tensors"]) == len(tensors.splitlines()) - 1
     assert sum(tensor["n_bytes"] for tensor in answer["tensors"]) < answer["n_bytes"]

@@ -31,9 +31,9 @@ PUBLIC_HEADER = "localllm.h"
 
 PYTHON_FLOORS: list[set[str]] = [
     {"errors", "sampling", "units", "_native"},
-    {"catalog", "fetch", "store", "sources", "template", "engines.base"},
+    {"catalog", "fetch", "sources", "template", "engines.base"},
     {"engines.native", "engines.llamacpp"},
-    {"engines", "memory"},
+    {"engines", "memory", "store", "acquire"},
     {"generate", "convert", "evaluate", "model"},
     {"cli", "serve", "map"},
     {"__init__", "__main__"},

@@ -150,18 +150,21 @@ class CountingEngine:
         self.steps: list[tuple[list[int], int]] = []
         self.fails_at: int | None = None
         self.keeps = 0
+        self.n_tokens = 0
 
     def session(self) -> Any:
         return self
 
     def truncate(self, n_tokens: int) -> int:
-        return n_tokens - n_tokens % self.keeps if self.keeps else n_tokens
+        self.n_tokens = n_tokens - n_tokens % self.keeps if self.keeps else n_tokens
+        return self.n_tokens
 
     def step(self, rows: Any) -> int:
         ((_, ids, n_logits),) = rows
         if self.fails_at is not None and len(self.steps) == self.fails_at:
             raise KeyboardInterrupt
         self.steps.append((list(ids), n_logits))
+        self.n_tokens += len(ids)
         return n_logits
 
 
@@ -214,6 +217,14 @@ def test_an_interrupted_prompt_keeps_what_was_fed() -> None:
     with pytest.raises(KeyboardInterrupt):
         timeline.feed(list(range(9)))
     assert timeline.ids == [0, 1, 2, 3]
+
+
+def test_a_step_that_ended_just_before_a_signal_is_taken_back() -> None:
+    engine = CountingEngine()
+    timeline, _ = feed(engine, [1, 2, 3])
+    engine.step([(engine, [4], 1)])
+    timeline.feed([1, 2, 3, 5])
+    assert engine.n_tokens == len(timeline.ids) == 4
 
 
 def test_progress_ends_with_both_counts_equal() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import mmap
 from collections.abc import Iterator
 from ctypes import POINTER, c_bool, c_char_p, c_float, c_size_t, c_uint8, c_uint16, c_uint32
 from ctypes import c_void_p as ptr
@@ -19,7 +20,10 @@ import pytest
 
 SCRATCH_BYTES = 512 * 1024
 CHUNK = 64
-QUANTS = "F32 F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 IQ4_NL MXFP4 Q2_K Q3_K Q4_K Q5_K Q6_K IQ4_XS".split()
+QUANTS = [
+    "F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "IQ4_NL", "MXFP4", "Q2_K",
+    "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS",
+]  # fmt: skip
 # Byte offsets of the f16 fields of a block; every other byte may hold anything.
 F16_FIELDS = {
     "Q4_0": (0,), "Q4_1": (0, 2), "Q5_0": (0,), "Q5_1": (0, 2), "Q8_0": (0,), "IQ4_NL": (0,),
@@ -124,6 +128,19 @@ def aligned(n_bytes: int) -> np.ndarray:
     return memory[skip : skip + n_bytes]
 
 
+def at_the_edge(data: np.ndarray) -> tuple[np.ndarray, mmap.mmap]:
+    """A copy that ends where memory ends: one byte more may not be read."""
+    n_bytes = -(-data.nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
+    memory = mmap.mmap(-1, n_bytes + mmap.PAGESIZE)
+    pages = np.frombuffer(memory, np.uint8)
+    mprotect = ctypes.CDLL(None, use_errno=True).mprotect
+    mprotect.argtypes, mprotect.restype = (ptr, c_size_t, ctypes.c_int), ctypes.c_int
+    assert mprotect(pages.ctypes.data + n_bytes, mmap.PAGESIZE, 0) == 0  # PROT_NONE
+    copy = pages[n_bytes - data.nbytes : n_bytes].reshape(data.shape)
+    copy[:] = data
+    return copy, memory
+
+
 SCRATCH = aligned(SCRATCH_BYTES)
 
 
@@ -135,7 +152,8 @@ def random_scales(rng: np.random.Generator, n: int, extreme: bool) -> np.ndarray
         # the largest, the smallest normal and subnormals, zeros of both signs
         choices = [0x7BFF, 0xFBFF, 0x0400, 0x0001, 0x8001, 0x03FF, 0x0000, 0x8000]
         return rng.choice(np.array(choices, np.uint16), n)
-    return (rng.uniform(0.01, 0.1, n) * rng.choice([-1, 1], n)).astype(np.float16).view(np.uint16)
+    scales: np.ndarray = (rng.uniform(0.01, 0.1, n) * rng.choice([-1, 1], n)).astype(np.float16)
+    return scales.view(np.uint16)
 
 
 def random_rows(
@@ -224,7 +242,7 @@ def test_matmul(engine: Engine, name: str, extreme: bool) -> None:
             k = n_units * 256 - (n_rows % 3) * 32
         else:
             k = n_units * 64 - n_rows % 5
-        rows = random_rows(rng, name, traits, n_rows, k, extreme)
+        rows, _pages = at_the_edge(random_rows(rng, name, traits, n_rows, k, extreme))
         x = random_columns(rng, col0 + n_cols, k, extreme)
         a, _memory = place_columns(engine, traits.acts, x)
         stride = n_rows + 3
@@ -233,6 +251,22 @@ def test_matmul(engine: Engine, name: str, extreme: bool) -> None:
         for kernel, function in kernels:
             y = run_matmul(function, rows, a, col0, n_cols, stride)
             assert y.tobytes() == expected.tobytes(), (kernel, n_rows, k, n_cols)
+
+
+@pytest.mark.parametrize("name", ["F32", "F16"])
+def test_float_tail_leaves_lanes_alone(engine: Engine, name: str) -> None:
+    """Lanes that underflowed to -0 stay -0 where the tail does not reach them."""
+    index = QUANTS.index(name)
+    for k in (17, 33, 47):
+        weights = np.full((3, k), 2.0**-20, np.float32 if name == "F32" else np.float16)
+        rows = weights.view(np.uint8)
+        a, _memory = place_columns(engine, ACTS_F32, np.full((5, k), -1e-44, np.float32))
+        expected = run_matmul(engine.scalar.matmul[index], rows, a, 0, 5, 3)
+        assert (np.signbit(expected) & (expected == 0)).all()
+        for kernels in engine.others:
+            if kernels.matmul[index]:
+                y = run_matmul(kernels.matmul[index], rows, a, 0, 5, 3)
+                assert y.tobytes() == expected.tobytes(), (kernels.name, k)
 
 
 def test_long_rows_and_many_rows(engine: Engine) -> None:
@@ -265,7 +299,7 @@ def test_quantize(engine: Engine, kind: int) -> None:
     rng = np.random.default_rng(kind)
     x = rng.standard_normal((12, 768)).astype(np.float32)
     x[1] *= 1e30
-    x[2] *= 1e-29  # blocks on both sides of the threshold for zero
+    x[2] *= 3.5e-31  # blocks on both sides of the threshold for zero
     x[3] *= 1e-38
     x[4] = 0
     x[5] = -0.0

@@ -177,7 +177,8 @@ def make_plan(n_ctx: int) -> Plan:
 class PlannedFile:
     """A model file that only plans."""
 
-    info = {"n_ctx_train": 8192}
+    def __init__(self) -> None:
+        self.info = {"n_ctx_train": 8192}
 
     def plan(self, options: EngineOptions) -> Plan:
         return make_plan(options.n_ctx)

@@ -266,6 +266,7 @@ def test_a_signal_ends_it_at_once_and_what_was_printed_stays(
     process = start(["run", "@endless", "q"], scripts, environment)
     assert process.stdout is not None
     assert process.stdout.read(3) == b" la"
+    time.sleep(0.3)
     sent = time.monotonic()
     process.send_signal(number)
     out, err = process.communicate(timeout=PATIENCE)
@@ -350,9 +351,7 @@ def on_terminal(
     return shown, code
 
 
-def test_a_terminal_shows_the_answer(
-    environment: dict[str, str], scripts: dict[str, Path]
-) -> None:
+def test_a_terminal_shows_the_answer(environment: dict[str, str], scripts: dict[str, Path]) -> None:
     environment["TERM"] = "xterm"
     shown, code = on_terminal(["run", "@paris", "q"], scripts, environment, "stdout", "stderr")
     assert (shown, code) == (ANSWER.encode() + b"\r\n", 0)
@@ -454,8 +453,6 @@ def test_bench(call: Any) -> None:
 
 def test_a_real_model_answers_through_a_pipe(call: Any, real_models: dict[str, Path]) -> None:
     model = str(real_models["smollm2"])
-    arguments = ["run", model, "--temp", "0", "-n", "24", "-s", "You are a helpful assistant."]
-    ran = call(arguments, b"What is the capital of France?")
-    assert b"Paris" in ran.stdout
+    ran = call(["run", model, "--temp", "0", "-s", ""], b"What is the capital of France?")
     assert (ran.stderr, ran.returncode) == (b"", 0)
-    assert ran.stdout.endswith(b"\n") and not ran.stdout.endswith(b"\n\n")
+    assert ran.stdout == b"The capital of France is Paris.\n"

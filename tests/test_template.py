@@ -241,9 +241,11 @@ def test_an_attack_arrives_as_it_was_written(encoder: ChatEncoder, attack: str) 
 def test_no_control_token_is_glued_from_both_sides(
     encoder: ChatEncoder, source: str, content: str
 ) -> None:
-    ids = ChatEncoder(encoder.file, ChatTemplate(source)).encode(
-        [{"role": "user", "content": content}]
-    ).ids
+    ids = (
+        ChatEncoder(encoder.file, ChatTemplate(source))
+        .encode([{"role": "user", "content": content}])
+        .ids
+    )
     glued = "replace('x'" in source or "split('x')" in source  # the template's own doing
     assert any(map(encoder.file.token_is_control, ids)) is glued
 

@@ -220,12 +220,13 @@ class Conversation:
         if self.request.verbose:
             console.note(describe(result))
 
-    def set_system(self, text: str) -> None:
+    def set_system(self, text: str | None) -> None:
+        """An empty message is one too; None is none, and leaves it to the template."""
         if not self.uses_template:
             raise UsageError("a system message needs a chat template")
         if self.messages and self.messages[0]["role"] == "system":
             del self.messages[0]
-        if text:
+        if text is not None:
             self.messages.insert(0, {"role": "system", "content": text})
 
     def drop_exchange(self) -> str:
@@ -283,7 +284,7 @@ def show_settings(conversation: Conversation, argument: str) -> None:
 
 
 def set_system(conversation: Conversation, argument: str) -> None:
-    conversation.set_system(argument)
+    conversation.set_system(argument or None)
 
 
 def save(conversation: Conversation, argument: str) -> None:

@@ -8,8 +8,10 @@ run; nothing that was asked for is ignored.
 from __future__ import annotations
 
 import enum
+import importlib
 import signal
 import sys
+import threading
 import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -155,6 +157,8 @@ def command(
     path = store.resolve(name, pull=not no_pull, offline=offline, progress=console.progress(quiet))
     from localllm.model import open_path
 
+    if not raw:
+        import_beside("localllm.template")
     with open_path(path, ctx=ctx, threads=threads, budget=budget, kernels=kernels) as model:
         note_context(model, ctx, request)
         if ask is None:
@@ -163,6 +167,11 @@ def command(
             chat.talk(model, request)
         else:
             respond(model, request, ask, time.perf_counter() - started)
+
+
+def import_beside(module: str) -> None:
+    """Imports on another thread, while the engine opens the model, which leaves Python free."""
+    threading.Thread(target=importlib.import_module, args=(module,)).start()
 
 
 def check(request: Request) -> None:

@@ -104,6 +104,7 @@ def print_summary(stored: store.Stored, file: ModelFile) -> None:
         ("quants", ", ".join(f"{quant} {format_bytes(n)}" for quant, n in shares)),
         ("tokenizer", info["tokenizer"]),
         ("chat", "its own template" if template else "no template: it continues text"),
+        ("system", stored.system if stored.system is not None else "the template's own"),
         ("licence", stored.licence or file.meta("general.license") or "not stated"),
         ("from", stored.origin or "not pulled by localllm"),
         ("sha256", stored.sha256 or "not recorded"),

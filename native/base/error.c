@@ -17,9 +17,11 @@ bool ll_fail(ll_error *err, ll_error_code code, const char *format, ...) {
 
 const char *ll_error_name(ll_error_code code) {
     switch (code) {
-    case LL_OK: return "ok";
+    case LL_OK:
+        return "ok";
 #define X(name, text)                                                                              \
-    case LL_ERR_##name: return text;
+    case LL_ERR_##name:                                                                            \
+        return text;
         LL_ERRORS(X)
 #undef X
     }

@@ -34,8 +34,8 @@ float exact_sum_squares(const float *x, size_t n);
 void exact_rms_norm(const float *x, const float *weight, float eps, float *y, size_t n);
 
 /* Double-precision functions for RoPE tables: own polynomials, the same on every system. */
-double exact_log(double x);             /* x > 0, finite */
-double exact_pow(double base, double y); /* base > 0, |y log2(base)| < 1000 */
+double exact_log(double x);                                /* x > 0, finite */
+double exact_pow(double base, double y);                   /* base > 0, |y log2(base)| < 1000 */
 void exact_sincos(double x, double *sin_x, double *cos_x); /* |x| <= 2^30 */
 
 #endif

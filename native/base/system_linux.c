@@ -60,9 +60,7 @@ void system_release(void *memory, size_t n_bytes) {
     if (memory != NULL) (void)munmap(memory, n_bytes == 0 ? 1 : n_bytes);
 }
 
-void system_forget(void *memory, size_t n_bytes) {
-    (void)madvise(memory, n_bytes, MADV_DONTNEED);
-}
+void system_forget(void *memory, size_t n_bytes) { (void)madvise(memory, n_bytes, MADV_DONTNEED); }
 
 /* Reads a small file into text; false where it is absent or unreadable. */
 static bool read_text(const char *path, char *text, size_t capacity) {

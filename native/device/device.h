@@ -14,11 +14,11 @@
 enum { BLOCK_POSITIONS = KERNELS_CHUNK }; /* positions of one KV block */
 
 typedef struct device_options {
-    uint32_t n_batch;   /* rows per run */
-    uint32_t n_logits;  /* rows per run whose logits are kept */
+    uint32_t n_batch;  /* rows per run */
+    uint32_t n_logits; /* rows per run whose logits are kept */
     uint32_t n_threads;
-    uint32_t n_blocks;  /* KV blocks of each layer group */
-    uint32_t n_ctx;     /* positions of the longest session */
+    uint32_t n_blocks; /* KV blocks of each layer group */
+    uint32_t n_ctx;    /* positions of the longest session */
     const kernels *kernels;
 } device_options;
 
@@ -26,16 +26,17 @@ typedef struct device_options {
 typedef struct segment {
     uint32_t first_row, n_rows;
     uint32_t first_position;
-    const uint32_t *tables[MAX_GROUPS]; /* block of position p: tables[group][p / BLOCK_POSITIONS] */
+    const uint32_t
+        *tables[MAX_GROUPS]; /* block of position p: tables[group][p / BLOCK_POSITIONS] */
 } segment;
 
 typedef struct batch {
     const int32_t *ids;        /* [n_rows] */
     const uint32_t *positions; /* [n_rows] */
     uint32_t n_rows;
-    const segment *segments;   /* [n_segments], covering all rows in order */
+    const segment *segments; /* [n_segments], covering all rows in order */
     uint32_t n_segments;
-    const uint32_t *kept;      /* [n_kept] rows whose logits are wanted, ascending */
+    const uint32_t *kept; /* [n_kept] rows whose logits are wanted, ascending */
     uint32_t n_kept;
     atomic_bool *cancel; /* read between tasks */
     ll_poll *poll;       /* called by the caller's thread now and then; true sets cancel */

@@ -25,8 +25,10 @@ static bool resolve_options(const model *m, const ll_engine_options *in, device_
         return ll_fail(err, LL_ERR_ARGUMENT, "no kernels \"%.32s\" on this processor", name);
     if (out->n_ctx > MAX_CONTEXT || out->n_threads > MAX_THREADS || out->n_batch > MAX_CONTEXT ||
         *n_sessions > MAX_CONTEXT)
-        return ll_fail(err, LL_ERR_ARGUMENT, "context %u, batch %u, threads %u or sessions %u is "
-                       "out of range", out->n_ctx, out->n_batch, out->n_threads, *n_sessions);
+        return ll_fail(err, LL_ERR_ARGUMENT,
+                       "context %u, batch %u, threads %u or sessions %u is "
+                       "out of range",
+                       out->n_ctx, out->n_batch, out->n_threads, *n_sessions);
     if (out->n_batch > out->n_ctx * (uint64_t)*n_sessions)
         out->n_batch = out->n_ctx * *n_sessions; /* no step could be larger */
     if (out->n_logits > out->n_batch) out->n_logits = out->n_batch;
@@ -52,9 +54,8 @@ bool engine_plan_memory(const model *m, const ll_engine_options *options, ll_mem
     plan p;
     if (!resolve_options(m, options, &resolved, &n_sessions, err) || !plan_open(&p, m, err))
         return false;
-    *out = (ll_memory){.weight_bytes = m->weight_bytes,
-                       .n_ctx = resolved.n_ctx,
-                       .n_threads = resolved.n_threads};
+    *out = (ll_memory){
+        .weight_bytes = m->weight_bytes, .n_ctx = resolved.n_ctx, .n_threads = resolved.n_threads};
     device_list[0]->plan_memory(&p, &resolved, out);
     out->tables_bytes = tables_bytes(&p, &resolved);
     plan_close(&p);

@@ -27,8 +27,8 @@ struct ll_engine {
 struct ll_session {
     ll_engine *engine;
     uint32_t n_tokens;
-    uint32_t n_pending; /* rows of the step being run */
-    uint32_t n_blocks;  /* held in each table */
+    uint32_t n_pending;           /* rows of the step being run */
+    uint32_t n_blocks;            /* held in each table */
     uint32_t *tables[MAX_GROUPS]; /* [blocks of n_ctx] */
 };
 

@@ -22,7 +22,7 @@ typedef enum acts_kind { ACTS_F32, ACTS_BF16, ACTS_Q8_32, ACTS_Q8_256, ACTS_KIND
 
 typedef struct acts {
     acts_kind kind;
-    size_t n;      /* values per column */
+    size_t n; /* values per column */
     size_t n_cols;
     union {
         float *f32;     /* ACTS_F32 */
@@ -30,8 +30,8 @@ typedef struct acts {
         int8_t *q;      /* ACTS_Q8_32, ACTS_Q8_256 */
     };
     float *d;
-    float *sum;     /* ACTS_Q8_32 */
-    int16_t *sums;  /* ACTS_Q8_256 */
+    float *sum;    /* ACTS_Q8_32 */
+    int16_t *sums; /* ACTS_Q8_256 */
 } acts;
 
 /* Bytes that n_cols columns of n values need; n is a multiple of 32 (Q8_32) or 256 (Q8_256). */

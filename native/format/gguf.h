@@ -15,11 +15,11 @@ typedef struct gguf_tensor {
     ll_string name;
     const quant_traits *quant; /* NULL: a ggml type this engine has no row for */
     uint32_t ggml_id;
-    uint32_t n_dims;           /* 1 to 4 */
-    uint64_t shape[4];         /* innermost first; unused dimensions are 1 */
-    uint64_t offset;           /* of the first byte, from the start of the file */
-    uint64_t n_bytes;          /* 0 where quant is NULL */
-    const void *data;          /* NULL where it was not given or quant is NULL */
+    uint32_t n_dims;   /* 1 to 4 */
+    uint64_t shape[4]; /* innermost first; unused dimensions are 1 */
+    uint64_t offset;   /* of the first byte, from the start of the file */
+    uint64_t n_bytes;  /* 0 where quant is NULL */
+    const void *data;  /* NULL where it was not given or quant is NULL */
 } gguf_tensor;
 
 typedef struct gguf gguf;

@@ -14,21 +14,35 @@
 
 /* Order is ours; ggml's number is in the row. */
 typedef enum quant {
-    QUANT_F32, QUANT_F16, QUANT_BF16,
-    QUANT_Q4_0, QUANT_Q4_1, QUANT_Q5_0, QUANT_Q5_1, QUANT_Q8_0, QUANT_IQ4_NL, QUANT_MXFP4,
-    QUANT_Q2_K, QUANT_Q3_K, QUANT_Q4_K, QUANT_Q5_K, QUANT_Q6_K, QUANT_IQ4_XS,
+    QUANT_F32,
+    QUANT_F16,
+    QUANT_BF16,
+    QUANT_Q4_0,
+    QUANT_Q4_1,
+    QUANT_Q5_0,
+    QUANT_Q5_1,
+    QUANT_Q8_0,
+    QUANT_IQ4_NL,
+    QUANT_MXFP4,
+    QUANT_Q2_K,
+    QUANT_Q3_K,
+    QUANT_Q4_K,
+    QUANT_Q5_K,
+    QUANT_Q6_K,
+    QUANT_IQ4_XS,
     QUANT_COUNT
 } quant;
 
 typedef struct quant_traits {
     const char *name;
     uint32_t ggml_id;
-    uint32_t block_dim;   /* values per block */
+    uint32_t block_dim; /* values per block */
     uint32_t block_bytes;
-    acts_kind acts;       /* the activations its dot takes */
+    acts_kind acts; /* the activations its dot takes */
     /* n values (a multiple of block_dim) from n/block_dim blocks; equals gguf's bits. */
     void (*dequantize)(const void *blocks, float *out, size_t n);
-    /* One row of n weights with column `col` of a; the truth every kernel must match bit for bit. */
+    /* One row of n weights with column `col` of a; the truth every kernel must match bit for bit.
+     */
     float (*dot)(const void *row, const acts *a, size_t col);
 } quant_traits;
 

@@ -32,25 +32,38 @@ static const role roles[N_WEIGHT_ROLES] = {
 
 static uint32_t size_of(const model *m, size_name s) {
     switch (s) {
-    case DIM: return m->dim;
-    case ONE: return 1;
-    case VOCAB: return m->n_vocab;
-    case ROT_PAIRS: return m->n_rot / 2;
-    case Q: return m->n_heads * m->head_dim;
-    case KV: return m->n_kv_heads * m->head_dim;
-    case HEAD: return m->head_dim;
-    case FFN: return m->ffn_dim;
+    case DIM:
+        return m->dim;
+    case ONE:
+        return 1;
+    case VOCAB:
+        return m->n_vocab;
+    case ROT_PAIRS:
+        return m->n_rot / 2;
+    case Q:
+        return m->n_heads * m->head_dim;
+    case KV:
+        return m->n_kv_heads * m->head_dim;
+    case HEAD:
+        return m->head_dim;
+    case FFN:
+        return m->ffn_dim;
     }
     return 0;
 }
 
 static bool is_needed(const model *m, needed when) {
     switch (when) {
-    case ALWAYS: return true;
-    case OPTIONAL: return false;
-    case QKV_BIAS: return (m->family->needs & NEEDS_QKV_BIAS) != 0;
-    case QK_NORM: return (m->family->needs & NEEDS_QK_NORM) != 0;
-    case POST_NORM: return (m->family->needs & NEEDS_POST_NORM) != 0;
+    case ALWAYS:
+        return true;
+    case OPTIONAL:
+        return false;
+    case QKV_BIAS:
+        return (m->family->needs & NEEDS_QKV_BIAS) != 0;
+    case QK_NORM:
+        return (m->family->needs & NEEDS_QK_NORM) != 0;
+    case POST_NORM:
+        return (m->family->needs & NEEDS_POST_NORM) != 0;
     }
     return false;
 }
@@ -96,8 +109,9 @@ static bool check_uniform(const model *m, const char *suffix, uint32_t value, ll
 /* Settings that would change the forward pass and that this engine does not have. */
 static bool refuse_unknown_settings(const model *m, ll_error *err) {
     static const char *const suffixes[] = {
-        "expert_count", "final_logit_softcapping", "attn_logit_softcapping", "logit_scale",
-        "residual_scale", "embedding_scale", "attention.clamp_kqv", "attention.max_alibi_bias",
+        "expert_count",        "final_logit_softcapping",  "attn_logit_softcapping",
+        "logit_scale",         "residual_scale",           "embedding_scale",
+        "attention.clamp_kqv", "attention.max_alibi_bias",
     };
     char key[128];
     for (size_t i = 0; i < sizeof suffixes / sizeof suffixes[0]; i++) {
@@ -182,8 +196,10 @@ static bool read_config(model *m, ll_error *err) {
         return ll_fail(err, LL_ERR_UNSUPPORTED, "%u heads share a KV head, expected at most %u",
                        m->n_heads / m->n_kv_heads, MAX_SHARED_HEADS);
     if (m->head_dim % 8 != 0 || m->n_rot % 2 != 0 || m->n_rot > m->head_dim)
-        return ll_fail(err, LL_ERR_UNSUPPORTED, "heads of %u channels, %u of them rotated; expected "
-                       "a multiple of 8 and an even number of at most that", m->head_dim, m->n_rot);
+        return ll_fail(err, LL_ERR_UNSUPPORTED,
+                       "heads of %u channels, %u of them rotated; expected "
+                       "a multiple of 8 and an even number of at most that",
+                       m->head_dim, m->n_rot);
     char key[128];
     model_key(m, "attention.layer_norm_rms_epsilon", key, sizeof key);
     if (gguf_find_key(m->file, key) == NULL)
@@ -209,20 +225,25 @@ static bool read_config(model *m, ll_error *err) {
 static bool check_shape(const gguf_tensor *t, uint32_t n, uint32_t rows, ll_error *err) {
     int name_bytes = (int)t->name.n_bytes;
     if (t->shape[0] != n || t->shape[1] != rows || t->shape[2] != 1 || t->shape[3] != 1)
-        return ll_fail(err, LL_ERR_FORMAT, "%.*s has shape %llu x %llu x %llu x %llu, expected "
-                       "%u x %u", name_bytes, t->name.data, (unsigned long long)t->shape[0],
+        return ll_fail(err, LL_ERR_FORMAT,
+                       "%.*s has shape %llu x %llu x %llu x %llu, expected "
+                       "%u x %u",
+                       name_bytes, t->name.data, (unsigned long long)t->shape[0],
                        (unsigned long long)t->shape[1], (unsigned long long)t->shape[2],
                        (unsigned long long)t->shape[3], n, rows);
     if (t->quant == NULL)
-        return ll_fail(err, LL_ERR_UNSUPPORTED, "%.*s is stored as ggml type %u, which this engine "
-                       "does not read", name_bytes, t->name.data, t->ggml_id);
+        return ll_fail(err, LL_ERR_UNSUPPORTED,
+                       "%.*s is stored as ggml type %u, which this engine "
+                       "does not read",
+                       name_bytes, t->name.data, t->ggml_id);
     if (rows == 1 && t->quant != &quant_table[QUANT_F32])
-        return ll_fail(err, LL_ERR_UNSUPPORTED, "%.*s is %s, expected F32", name_bytes, t->name.data,
-                       t->quant->name);
+        return ll_fail(err, LL_ERR_UNSUPPORTED, "%.*s is %s, expected F32", name_bytes,
+                       t->name.data, t->quant->name);
     /* Blocks hold at most 4-byte fields, and the structs of the k-quants 2-byte ones. */
     if ((t->offset & 3) != 0)
-        return ll_fail(err, LL_ERR_UNSUPPORTED, "%.*s starts at byte %llu, expected a multiple of 4",
-                       name_bytes, t->name.data, (unsigned long long)t->offset);
+        return ll_fail(err, LL_ERR_UNSUPPORTED,
+                       "%.*s starts at byte %llu, expected a multiple of 4", name_bytes,
+                       t->name.data, (unsigned long long)t->offset);
     return true;
 }
 
@@ -265,7 +286,8 @@ static const gguf_tensor *find_unclaimed(const model *m) {
 static bool take_weights(model *m, ll_error *err) {
     size_t n_weights = model_n_weights(m);
     m->weights = calloc(n_weights, sizeof(weight));
-    if (m->weights == NULL) return ll_fail(err, LL_ERR_MEMORY, "no memory for %zu weights", n_weights);
+    if (m->weights == NULL)
+        return ll_fail(err, LL_ERR_MEMORY, "no memory for %zu weights", n_weights);
     uint64_t n_taken = 0;
     for (uint32_t r = 0; r < N_WEIGHT_ROLES; r++) {
         uint32_t copies = r < N_GLOBAL_WEIGHTS ? 1 : m->n_layers;

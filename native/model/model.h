@@ -50,7 +50,7 @@ typedef enum weight_role {
 typedef struct weight {
     const void *data; /* NULL: the model has no such weight */
     quant type;
-    uint32_t n;      /* values per row */
+    uint32_t n; /* values per row */
     uint32_t n_rows;
     size_t row_bytes;
 } weight;
@@ -70,10 +70,10 @@ typedef struct model {
     gguf *file;
     const arch *family;
     uint32_t n_layers, n_heads, n_kv_heads, head_dim, dim, ffn_dim, n_vocab, n_ctx_train;
-    uint32_t n_rot;        /* rotated channels of a head */
-    uint32_t window;       /* positions a windowed layer sees; 0: no layer is windowed */
-    bool *is_windowed;     /* [n_layers] */
-    float eps;             /* of every RMS norm */
+    uint32_t n_rot;    /* rotated channels of a head */
+    uint32_t window;   /* positions a windowed layer sees; 0: no layer is windowed */
+    bool *is_windowed; /* [n_layers] */
+    float eps;         /* of every RMS norm */
     float attention_scale;
     float embedding_scale; /* 1: none */
     rope ropes[N_ROPES];   /* ROPE_WINDOWED has no table where no layer is windowed */

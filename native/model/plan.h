@@ -37,17 +37,17 @@ typedef enum step_kind {
 
 typedef struct step {
     step_kind kind;
-    uint32_t layer;    /* n_layers for what belongs to none */
+    uint32_t layer; /* n_layers for what belongs to none */
     buffer_id in, out;
-    uint32_t norm;     /* weight of the RMS norm of the input, or NO_WEIGHT */
-    uint32_t w[3];     /* matrices: q k v; gate up; one; NO_WEIGHT where unused */
+    uint32_t norm; /* weight of the RMS norm of the input, or NO_WEIGHT */
+    uint32_t w[3]; /* matrices: q k v; gate up; one; NO_WEIGHT where unused */
     uint32_t bias[3];
     uint32_t head_norm[2]; /* of q and k */
     uint32_t post_norm;    /* of the output, before it joins the residual */
-    uint32_t rope;     /* index into model.ropes */
-    uint32_t window;   /* positions an ATTEND row sees, 0: all before it */
-    uint32_t group;    /* layer group of the KV pool */
-    uint32_t group_layer; /* which layer of that group */
+    uint32_t rope;         /* index into model.ropes */
+    uint32_t window;       /* positions an ATTEND row sees, 0: all before it */
+    uint32_t group;        /* layer group of the KV pool */
+    uint32_t group_layer;  /* which layer of that group */
     uint64_t weight_bytes; /* read once a step */
     uint64_t macs_per_row; /* multiply-adds with weights */
 } step;

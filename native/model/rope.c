@@ -56,13 +56,15 @@ static bool read_scaling(const model *m, scaling *s, ll_error *err) {
     if (factor <= 0 || equals(type, "none")) factor = 1;
     s->is_yarn = equals(type, "yarn") && factor > 1;
     if (!s->is_yarn && !equals(type, "linear") && !equals(type, "none") && !equals(type, "yarn"))
-        return ll_fail(err, LL_ERR_UNSUPPORTED, "RoPE scaling \"%.*s\"; known are none, linear, yarn",
+        return ll_fail(err, LL_ERR_UNSUPPORTED,
+                       "RoPE scaling \"%.*s\"; known are none, linear, yarn",
                        (int)(type.n_bytes < 64 ? type.n_bytes : 64), type.data);
     if (!(factor < 1e6) || !(s->original_context >= 1) || !(s->beta_fast > 0) ||
         !(s->beta_slow > 0) || !(magnitude > 0 && magnitude < 1e6))
-        return ll_fail(err, LL_ERR_FORMAT, "RoPE scaling out of range: factor %g, original context "
-                       "%g, betas %g and %g", factor, s->original_context, s->beta_fast,
-                       s->beta_slow);
+        return ll_fail(err, LL_ERR_FORMAT,
+                       "RoPE scaling out of range: factor %g, original context "
+                       "%g, betas %g and %g",
+                       factor, s->original_context, s->beta_fast, s->beta_slow);
     s->factor = factor;
     if (s->is_yarn) magnitude *= 1.0 + 0.1 * exact_log(factor);
     s->magnitude = (float)magnitude;

@@ -4,7 +4,8 @@
 
 #include "model/model.h"
 
-/* Fills m->ropes from the rope.* keys and rope_freqs.weight. Errors: FORMAT, UNSUPPORTED, MEMORY. */
+/* Fills m->ropes from the rope.* keys and rope_freqs.weight. Errors: FORMAT, UNSUPPORTED, MEMORY.
+ */
 bool rope_open(model *m, ll_error *err);
 void rope_close(model *m);
 

@@ -1,4 +1,5 @@
-/* module: the engine as the Python module localllm._native (limited API, one wheel for all versions).
+/* module: the engine as the Python module localllm._native (limited API, one wheel for all
+ * versions).
  *
  * Four kinds of objects: Model, Engine, Session and the error classes made from LL_ERRORS. What an
  * object borrows from another it keeps alive by a reference, and a close is put off until the last
@@ -17,14 +18,15 @@
 /* Python's slots hold functions as void pointers, which ISO C alone would not allow. */
 #define SLOT(function) (__extension__(void *)(function))
 
-enum { N_ERRORS = 0
+enum {
+    N_ERRORS = 0
 #define X(name, text) +1
-       LL_ERRORS(X)
+    LL_ERRORS(X)
 #undef X
 };
 
 typedef struct module_state {
-    PyObject *error;             /* the base class */
+    PyObject *error;                /* the base class */
     PyObject *errors[N_ERRORS + 1]; /* by ll_error_code */
     PyObject *model_type, *engine_type, *session_type;
 } module_state;
@@ -34,8 +36,10 @@ typedef struct module_state {
 /* The one place where an ll_error becomes an exception. Always returns NULL. */
 static PyObject *raise(const module_state *st, const ll_error *err) {
     if (PyErr_Occurred()) return NULL; /* a signal handler raised during the step */
-    PyObject *message = PyUnicode_DecodeUTF8(err->message, (Py_ssize_t)strlen(err->message), "replace");
-    PyObject *error = message == NULL ? NULL : PyObject_CallFunction(st->errors[err->code], "O", message);
+    PyObject *message =
+        PyUnicode_DecodeUTF8(err->message, (Py_ssize_t)strlen(err->message), "replace");
+    PyObject *error =
+        message == NULL ? NULL : PyObject_CallFunction(st->errors[err->code], "O", message);
     Py_XDECREF(message);
     PyObject *code = PyUnicode_FromString(ll_error_name(err->code));
     PyObject *offset = PyLong_FromUnsignedLongLong(err->offset);
@@ -60,8 +64,7 @@ static module_state *state_of(PyObject *self) { return PyType_GetModuleState(Py_
 /* ---- Model ----------------------------------------------------------------------------------- */
 
 typedef struct model_object {
-    PyObject_HEAD
-    ll_model *model; /* NULL once closed */
+    PyObject_HEAD ll_model *model; /* NULL once closed */
     size_t n_engines;
     bool is_closed; /* asked for; done when n_engines is 0 */
     PyObject *info;
@@ -81,15 +84,14 @@ static void release_model(model_object *m) {
 
 static PyObject *make_info(const ll_model *m) {
     const ll_model_info *i = ll_model_get_info(m);
-    return Py_BuildValue("{sssssIsIsIsIsIsIsIsIsKsKsKsKsisisO}", "arch", i->arch, "tokenizer",
-                         i->tokenizer, "n_layers", i->n_layers, "n_heads", i->n_heads, "n_kv_heads",
-                         i->n_kv_heads, "head_dim", i->head_dim, "dim", i->dim, "ffn_dim",
-                         i->ffn_dim, "n_vocab", i->n_vocab, "n_ctx_train", i->n_ctx_train,
-                         "n_params", (unsigned long long)i->n_params, "file_bytes",
-                         (unsigned long long)i->file_bytes, "weight_bytes",
-                         (unsigned long long)i->weight_bytes, "token_bytes",
-                         (unsigned long long)i->token_bytes, "bos", (int)ll_model_bos(m), "eos",
-                         (int)ll_model_eos(m), "adds_bos", ll_model_adds_bos(m) ? Py_True : Py_False);
+    return Py_BuildValue(
+        "{sssssIsIsIsIsIsIsIsIsKsKsKsKsisisO}", "arch", i->arch, "tokenizer", i->tokenizer,
+        "n_layers", i->n_layers, "n_heads", i->n_heads, "n_kv_heads", i->n_kv_heads, "head_dim",
+        i->head_dim, "dim", i->dim, "ffn_dim", i->ffn_dim, "n_vocab", i->n_vocab, "n_ctx_train",
+        i->n_ctx_train, "n_params", (unsigned long long)i->n_params, "file_bytes",
+        (unsigned long long)i->file_bytes, "weight_bytes", (unsigned long long)i->weight_bytes,
+        "token_bytes", (unsigned long long)i->token_bytes, "bos", (int)ll_model_bos(m), "eos",
+        (int)ll_model_eos(m), "adds_bos", ll_model_adds_bos(m) ? Py_True : Py_False);
 }
 
 static int model_init(PyObject *self, PyObject *args, PyObject *kwargs) {
@@ -105,10 +107,8 @@ static int model_init(PyObject *self, PyObject *args, PyObject *kwargs) {
     }
     ll_error err = {0};
     char *bytes = PyBytes_AsString(path);
-    Py_BEGIN_ALLOW_THREADS
-    m->model = bytes == NULL ? NULL : ll_model_open(bytes, &err);
-    Py_END_ALLOW_THREADS
-    Py_DECREF(path);
+    Py_BEGIN_ALLOW_THREADS m->model = bytes == NULL ? NULL : ll_model_open(bytes, &err);
+    Py_END_ALLOW_THREADS Py_DECREF(path);
     if (m->model == NULL) {
         (void)raise(state_of(self), &err);
         return -1;
@@ -134,7 +134,7 @@ static PyObject *model_close(PyObject *self, PyObject *unused) {
     Py_RETURN_NONE;
 }
 
-static const char *const value_names[] = {"u8",  "i8",   "u16",    "i16",   "u32", "i32", "f32",
+static const char *const value_names[] = {"u8",   "i8",     "u16",   "i16", "u32", "i32", "f32",
                                           "bool", "string", "array", "u64", "i64", "f64"};
 
 /* One value at *data, which moves on behind it. */
@@ -164,7 +164,8 @@ static PyObject *take_value(ll_value_type type, const uint8_t **data) {
         memcpy(&n, *data, sizeof n);
         *data += sizeof n + n;
         return PyUnicode_DecodeUTF8((const char *)*data - n, (Py_ssize_t)n, "replace");
-    case LL_VALUE_ARRAY: break; /* the reader refuses arrays of arrays */
+    case LL_VALUE_ARRAY:
+        break; /* the reader refuses arrays of arrays */
     }
     Py_RETURN_NONE;
 }
@@ -188,7 +189,8 @@ static PyObject *model_meta(PyObject *self, PyObject *key_object) {
     for (uint64_t i = 0; i < ll_model_n_meta(m); i++) {
         ll_meta meta;
         ll_model_get_meta(m, i, &meta);
-        if (meta.key.n_bytes == (size_t)n_bytes && memcmp(meta.key.data, key, meta.key.n_bytes) == 0)
+        if (meta.key.n_bytes == (size_t)n_bytes &&
+            memcmp(meta.key.data, key, meta.key.n_bytes) == 0)
             return meta_value(&meta);
     }
     Py_RETURN_NONE;
@@ -208,8 +210,8 @@ static PyObject *model_meta_keys(PyObject *self, PyObject *unused) {
         PyObject *type = meta.type == LL_VALUE_ARRAY
                              ? PyUnicode_FromFormat("array[%s]", value_names[meta.element_type])
                              : PyUnicode_FromString(value_names[meta.type]);
-        PyObject *row = Py_BuildValue("NNK", text_of(meta.key), type,
-                                      (unsigned long long)meta.n_elements);
+        PyObject *row =
+            Py_BuildValue("NNK", text_of(meta.key), type, (unsigned long long)meta.n_elements);
         if (row == NULL || PyList_Append(list, row) != 0) Py_CLEAR(list);
         Py_XDECREF(row);
     }
@@ -227,8 +229,8 @@ static PyObject *model_tensors(PyObject *self, PyObject *unused) {
         for (uint32_t d = 0; shape != NULL && d < t.n_dims; d++)
             if (PyTuple_SetItem(shape, (Py_ssize_t)d, PyLong_FromUnsignedLongLong(t.shape[d])) != 0)
                 Py_CLEAR(shape);
-        PyObject *row = Py_BuildValue("NsNK", text_of(t.name), t.quant, shape,
-                                      (unsigned long long)t.n_bytes);
+        PyObject *row =
+            Py_BuildValue("NsNK", text_of(t.name), t.quant, shape, (unsigned long long)t.n_bytes);
         if (row == NULL || PyList_Append(list, row) != 0) Py_CLEAR(list);
         Py_XDECREF(row);
     }
@@ -331,12 +333,13 @@ static PyObject *model_plan(PyObject *self, PyObject *args, PyObject *kwargs) {
     ll_memory memory;
     ll_error err = {0};
     if (!ll_engine_plan(m, &o, &memory, &err)) return raise(state_of(self), &err);
-    return Py_BuildValue("{sKsKsKsKsKsIsI}", "weight_bytes", (unsigned long long)memory.weight_bytes,
-                         "kv_bytes", (unsigned long long)memory.kv_bytes, "scratch_bytes",
+    return Py_BuildValue("{sKsKsKsKsKsIsI}", "weight_bytes",
+                         (unsigned long long)memory.weight_bytes, "kv_bytes",
+                         (unsigned long long)memory.kv_bytes, "scratch_bytes",
                          (unsigned long long)memory.scratch_bytes, "logits_bytes",
                          (unsigned long long)memory.logits_bytes, "tables_bytes",
-                         (unsigned long long)memory.tables_bytes, "n_ctx", memory.n_ctx, "n_threads",
-                         memory.n_threads);
+                         (unsigned long long)memory.tables_bytes, "n_ctx", memory.n_ctx,
+                         "n_threads", memory.n_threads);
 }
 
 static PyObject *model_get_info(PyObject *self, void *unused) {
@@ -359,16 +362,22 @@ static PyMethodDef model_methods[] = {
     {"plan", (PyCFunction)(void (*)(void))model_plan, METH_VARARGS | METH_KEYWORDS,
      "The bytes an engine would use, before anything is allocated."},
     {"close", model_close, METH_NOARGS, "Unmaps the file once no engine uses it."},
-    {0}};
+    {0}
+};
 
-static PyGetSetDef model_getset[] = {{"info", model_get_info, NULL, "Sizes of the model.", NULL}, {0}};
+static PyGetSetDef model_getset[] = {
+    {"info", model_get_info, NULL, "Sizes of the model.", NULL},
+    {0}
+};
 
-static PyType_Slot model_slots[] = {{Py_tp_init, SLOT(model_init)},
-                                    {Py_tp_dealloc, SLOT(model_dealloc)},
-                                    {Py_tp_methods, model_methods},
-                                    {Py_tp_getset, model_getset},
-                                    {Py_tp_doc, "A GGUF file mapped read-only, with its tokenizer."},
-                                    {0, NULL}};
+static PyType_Slot model_slots[] = {
+    {Py_tp_init,    SLOT(model_init)                                   },
+    {Py_tp_dealloc, SLOT(model_dealloc)                                },
+    {Py_tp_methods, model_methods                                      },
+    {Py_tp_getset,  model_getset                                       },
+    {Py_tp_doc,     "A GGUF file mapped read-only, with its tokenizer."},
+    {0,             NULL                                               }
+};
 
 static PyType_Spec model_spec = {.name = "localllm._native.Model",
                                  .basicsize = sizeof(model_object),
@@ -378,19 +387,17 @@ static PyType_Spec model_spec = {.name = "localllm._native.Model",
 /* ---- Engine ---------------------------------------------------------------------------------- */
 
 typedef struct engine_object {
-    PyObject_HEAD
-    ll_engine *engine; /* NULL once closed */
+    PyObject_HEAD ll_engine *engine; /* NULL once closed */
     model_object *model;
-    size_t n_borrowers; /* sessions and exported buffers */
-    bool is_closed;     /* asked for; done when n_borrowers is 0 */
-    void *sample_scratch; /* 8 bytes a vocabulary entry, made at the first draw */
+    size_t n_borrowers;              /* sessions and exported buffers */
+    bool is_closed;                  /* asked for; done when n_borrowers is 0 */
+    void *sample_scratch;            /* 8 bytes a vocabulary entry, made at the first draw */
     Py_ssize_t shape[2], strides[2]; /* of the exported logits */
-    PyThreadState *running; /* of the step in progress */
+    PyThreadState *running;          /* of the step in progress */
 } engine_object;
 
 typedef struct session_object {
-    PyObject_HEAD
-    ll_session *session;
+    PyObject_HEAD ll_session *session;
     engine_object *engine;
 } session_object;
 
@@ -436,10 +443,8 @@ static int engine_init(PyObject *self, PyObject *args, PyObject *kwargs) {
     }
     ll_error err = {0};
     ((model_object *)model)->n_engines++; /* also keeps the model open while the GIL is released */
-    Py_BEGIN_ALLOW_THREADS
-    e->engine = ll_engine_open(m, &o, &err);
-    Py_END_ALLOW_THREADS
-    if (e->engine == NULL) {
+    Py_BEGIN_ALLOW_THREADS e->engine = ll_engine_open(m, &o, &err);
+    Py_END_ALLOW_THREADS if (e->engine == NULL) {
         ((model_object *)model)->n_engines--;
         release_model((model_object *)model);
         (void)raise(st, &err);
@@ -629,18 +634,28 @@ static bool copy_biases(PyObject *sequence, ll_logit_bias **out, size_t *n_out) 
         bool ok = pair != NULL && PyTuple_Check(pair) &&
                   PyArg_ParseTuple(pair, "if", &biases[i].id, &biases[i].bias);
         Py_XDECREF(pair);
-        if (!ok && !PyErr_Occurred())
-            PyErr_SetString(PyExc_TypeError, "expected pairs (id, bias)");
+        if (!ok && !PyErr_Occurred()) PyErr_SetString(PyExc_TypeError, "expected pairs (id, bias)");
         if (!ok) return false;
     }
     return true;
 }
 
 static PyObject *engine_sample(PyObject *self, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"row",        "recent",           "position",       "temperature",
-                            "top_k",      "top_p",            "min_p",          "typical_p",
-                            "repeat_penalty", "frequency_penalty", "presence_penalty",
-                            "penalty_last_n", "seed",         "biases",         NULL};
+    static char *names[] = {"row",
+                            "recent",
+                            "position",
+                            "temperature",
+                            "top_k",
+                            "top_p",
+                            "min_p",
+                            "typical_p",
+                            "repeat_penalty",
+                            "frequency_penalty",
+                            "presence_penalty",
+                            "penalty_last_n",
+                            "seed",
+                            "biases",
+                            NULL};
     engine_object *e = (engine_object *)self;
     module_state *st = state_of(self);
     Py_ssize_t row;
@@ -656,7 +671,8 @@ static PyObject *engine_sample(PyObject *self, PyObject *args, PyObject *kwargs)
     if (engine == NULL) return NULL;
     size_t n_kept, n_recent = 0, n_vocab = (size_t)n_vocab_of(e);
     const float *logits = ll_engine_logits(engine, &n_kept);
-    if (row < 0 || (size_t)row >= n_kept) return raise_argument(st, "no logits are kept for the row");
+    if (row < 0 || (size_t)row >= n_kept)
+        return raise_argument(st, "no logits are kept for the row");
     if (e->sample_scratch == NULL) e->sample_scratch = malloc(n_vocab * 8);
     if (e->sample_scratch == NULL) return PyErr_NoMemory();
     s.seed = seed;
@@ -690,7 +706,9 @@ static PyObject *engine_get_kernels(PyObject *self, void *unused) {
 
 /* The closure of a count's getter is the function that reads it. */
 typedef uint32_t engine_count(const ll_engine *e);
-typedef struct engine_counter { engine_count *read; } engine_counter;
+typedef struct engine_counter {
+    engine_count *read;
+} engine_counter;
 
 static engine_counter read_n_threads = {ll_engine_n_threads};
 static engine_counter read_n_ctx = {ll_engine_n_ctx};
@@ -709,23 +727,27 @@ static PyMethodDef engine_methods[] = {
      "Draws a token from one kept row of logits."},
     {"cancel", engine_cancel, METH_NOARGS, "Makes the running step fail, from any thread."},
     {"close", engine_close, METH_NOARGS, "Frees everything once no session uses it."},
-    {0}};
+    {0}
+};
 
 static PyGetSetDef engine_getset[] = {
     {"kernels", engine_get_kernels, NULL, "Name of the kernels in use.", NULL},
     {"n_threads", engine_get_count, NULL, "Threads.", &read_n_threads},
     {"n_ctx", engine_get_count, NULL, "Positions per session.", &read_n_ctx},
     {"n_batch", engine_get_count, NULL, "Rows per step.", &read_n_batch},
-    {0}};
+    {0}
+};
 
-static PyType_Slot engine_slots[] = {{Py_tp_init, SLOT(engine_init)},
-                                     {Py_tp_dealloc, SLOT(engine_dealloc)},
-                                     {Py_tp_methods, engine_methods},
-                                     {Py_tp_getset, engine_getset},
-                                     {Py_bf_getbuffer, SLOT(engine_getbuffer)},
-                                     {Py_bf_releasebuffer, SLOT(engine_releasebuffer)},
-                                     {Py_tp_doc, "A model with threads and a KV pool."},
-                                     {0, NULL}};
+static PyType_Slot engine_slots[] = {
+    {Py_tp_init,          SLOT(engine_init)                    },
+    {Py_tp_dealloc,       SLOT(engine_dealloc)                 },
+    {Py_tp_methods,       engine_methods                       },
+    {Py_tp_getset,        engine_getset                        },
+    {Py_bf_getbuffer,     SLOT(engine_getbuffer)               },
+    {Py_bf_releasebuffer, SLOT(engine_releasebuffer)           },
+    {Py_tp_doc,           "A model with threads and a KV pool."},
+    {0,                   NULL                                 }
+};
 
 static PyType_Spec engine_spec = {.name = "localllm._native.Engine",
                                   .basicsize = sizeof(engine_object),
@@ -787,16 +809,21 @@ static PyObject *session_get_n_tokens(PyObject *self, void *unused) {
 static PyMethodDef session_methods[] = {
     {"truncate", session_truncate, METH_O, "Drops tokens from the end; returns how many are left."},
     {"close", session_close, METH_NOARGS, "Gives its KV blocks back."},
-    {0}};
+    {0}
+};
 
 static PyGetSetDef session_getset[] = {
-    {"n_tokens", session_get_n_tokens, NULL, "Tokens fed so far.", NULL}, {0}};
+    {"n_tokens", session_get_n_tokens, NULL, "Tokens fed so far.", NULL},
+    {0}
+};
 
-static PyType_Slot session_slots[] = {{Py_tp_dealloc, SLOT(session_dealloc)},
-                                      {Py_tp_methods, session_methods},
-                                      {Py_tp_getset, session_getset},
-                                      {Py_tp_doc, "One timeline of tokens inside an engine."},
-                                      {0, NULL}};
+static PyType_Slot session_slots[] = {
+    {Py_tp_dealloc, SLOT(session_dealloc)                     },
+    {Py_tp_methods, session_methods                           },
+    {Py_tp_getset,  session_getset                            },
+    {Py_tp_doc,     "One timeline of tokens inside an engine."},
+    {0,             NULL                                      }
+};
 
 static PyType_Spec session_spec = {.name = "localllm._native.Session",
                                    .basicsize = sizeof(session_object),
@@ -815,7 +842,8 @@ static PyObject *machine(PyObject *self, PyObject *unused) {
         if (name == NULL || PyList_Append(kernels, name) != 0) Py_CLEAR(kernels);
         Py_XDECREF(name);
     }
-    return kernels == NULL ? NULL : Py_BuildValue("{sIsN}", "n_cores", m.n_cores, "kernels", kernels);
+    return kernels == NULL ? NULL
+                           : Py_BuildValue("{sIsN}", "n_cores", m.n_cores, "kernels", kernels);
 }
 
 static PyObject *read_rate(PyObject *self, PyObject *args) {
@@ -824,16 +852,15 @@ static PyObject *read_rate(PyObject *self, PyObject *args) {
     unsigned n_threads;
     double seconds, rate;
     if (!PyArg_ParseTuple(args, "KId", &n_bytes, &n_threads, &seconds)) return NULL;
-    Py_BEGIN_ALLOW_THREADS
-    rate = ll_machine_read_rate((size_t)n_bytes, n_threads, seconds);
-    Py_END_ALLOW_THREADS
-    return PyFloat_FromDouble(rate);
+    Py_BEGIN_ALLOW_THREADS rate = ll_machine_read_rate((size_t)n_bytes, n_threads, seconds);
+    Py_END_ALLOW_THREADS return PyFloat_FromDouble(rate);
 }
 
 static PyMethodDef module_methods[] = {
     {"machine", machine, METH_NOARGS, "Usable cores and available kernels."},
     {"read_rate", read_rate, METH_VARARGS, "Bytes per second read from memory."},
-    {0}};
+    {0}
+};
 
 /* "argument" -> localllm._native.ArgumentError */
 static PyObject *make_error(PyObject *module, const char *code, PyObject *base) {
@@ -865,7 +892,10 @@ static int module_exec(PyObject *module) {
     return 0;
 }
 
-static PyModuleDef_Slot module_slots[] = {{Py_mod_exec, SLOT(module_exec)}, {0, NULL}};
+static PyModuleDef_Slot module_slots[] = {
+    {Py_mod_exec, SLOT(module_exec)},
+    {0,           NULL             }
+};
 
 static PyModuleDef definition = {.m_base = PyModuleDef_HEAD_INIT,
                                  .m_name = "_native",

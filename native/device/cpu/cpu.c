@@ -17,7 +17,9 @@ static const struct {
     [STEP_EMBED] = {{count_rows, run_embed}},
     [STEP_QKV] = {{count_rows, run_prepare}, {count_heads, run_heads}},
     [STEP_ATTEND] = {{count_attend, run_attend}, {count_merge, run_merge}},
-    [STEP_PROJECT] = {{count_rows, run_prepare}, {count_tiles, run_project}, {count_rows, run_join}},
+    [STEP_PROJECT] = {{count_rows, run_prepare},
+                    {count_tiles, run_project},
+                    {count_rows, run_join}},
     [STEP_GATE_UP] = {{count_rows, run_prepare}, {count_tiles, run_gate_up}},
     [STEP_LOGITS] = {{count_kept, run_prepare_kept}, {count_tiles, run_logits}},
 };
@@ -41,7 +43,8 @@ static bool build_phases(cpu *d, ll_error *err) {
 
 void cpu_note_bad(cpu *d, uint32_t layer) {
     uint32_t known = atomic_load(&d->bad_layer);
-    while (layer < known && !atomic_compare_exchange_weak(&d->bad_layer, &known, layer)) {}
+    while (layer < known && !atomic_compare_exchange_weak(&d->bad_layer, &known, layer)) {
+    }
 }
 
 bool cpu_all_finite(const float *x, size_t n) {

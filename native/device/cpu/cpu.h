@@ -14,9 +14,9 @@
 extern const device_kind device_cpu;
 
 enum {
-    ROWS_PER_TASK = 8,   /* of the phases that go row by row */
-    TILE_ROWS = 64,      /* weight rows of one matmul task of a large batch */
-    TILE_TOKENS = 16,    /* rows of one attention task */
+    ROWS_PER_TASK = 8, /* of the phases that go row by row */
+    TILE_ROWS = 64,    /* weight rows of one matmul task of a large batch */
+    TILE_TOKENS = 16,  /* rows of one attention task */
 };
 
 typedef struct cpu cpu;
@@ -54,13 +54,13 @@ struct cpu {
 
     char *scratch; /* one reservation, laid out by cpu_memory.c */
     size_t scratch_bytes;
-    float *buffers[N_BUFFERS];             /* [n_batch, buffer_dim] */
-    void *acts_memory[ACTS_KIND_COUNT];    /* the inputs of the running matmuls */
-    float *rope[N_ROPES];                  /* [n_batch, n_rot]: cosine and sine of each pair */
-    float *states;                         /* split attention: [rows, heads, chunks, head_dim + 2] */
-    uint32_t n_split_rows;                 /* rows `states` has room for */
-    tile *tiles;                           /* [n_batch] */
-    char *thread_memory;                   /* [n_threads] of thread_bytes */
+    float *buffers[N_BUFFERS];          /* [n_batch, buffer_dim] */
+    void *acts_memory[ACTS_KIND_COUNT]; /* the inputs of the running matmuls */
+    float *rope[N_ROPES];               /* [n_batch, n_rot]: cosine and sine of each pair */
+    float *states;                      /* split attention: [rows, heads, chunks, head_dim + 2] */
+    uint32_t n_split_rows;              /* rows `states` has room for */
+    tile *tiles;                        /* [n_batch] */
+    char *thread_memory;                /* [n_threads] of thread_bytes */
     size_t thread_bytes, tile_floats;
 
     float *logits; /* [n_logits, n_vocab] */
@@ -76,7 +76,8 @@ struct cpu {
     attend_cut cut;
     uint32_t next_phase;
     double next_poll; /* seconds */
-    _Atomic uint32_t bad_layer; /* lowest layer that met a value that is not finite; n_layers + 1: none */
+    _Atomic uint32_t
+        bad_layer; /* lowest layer that met a value that is not finite; n_layers + 1: none */
 };
 
 /* ---- cpu_memory.c ---- */

@@ -11,11 +11,11 @@
 #include "device/cpu/cpu.h"
 
 typedef struct queries {
-    uint32_t n_rows;   /* tokens of the tile times heads sharing the KV head */
-    uint32_t n_shared; /* heads sharing it */
-    float *q;          /* [n_rows][head_dim], row = token * n_shared + head */
-    float *running;    /* [n_rows][head_dim] */
-    float *chunk;      /* [n_rows][head_dim] */
+    uint32_t n_rows;                     /* tokens of the tile times heads sharing the KV head */
+    uint32_t n_shared;                   /* heads sharing it */
+    float *q;                            /* [n_rows][head_dim], row = token * n_shared + head */
+    float *running;                      /* [n_rows][head_dim] */
+    float *chunk;                        /* [n_rows][head_dim] */
     attend_state *states, *chunk_states; /* [n_rows] */
 } queries;
 

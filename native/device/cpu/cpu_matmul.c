@@ -10,12 +10,16 @@ typedef struct range {
     uint32_t first, n;
 } range;
 
-/* Weight rows of a task: TILE_ROWS for a large batch; for a small one long runs of memory, yet
- * enough tasks that the threads finish together, and outputs that fit the thread's tile. */
-static uint32_t tile_rows(const cpu *d, uint32_t n_rows, uint32_t n_columns) {
-    enum { SMALL_BATCH = 8, TASKS_PER_THREAD = 6 };
-    if (n_columns > SMALL_BATCH) return TILE_ROWS;
-    uint32_t rows = n_rows / (d->options.n_threads * TASKS_PER_THREAD);
+/* Weight rows of a task. Small batch: long runs of memory, yet enough tasks that the threads finish
+ * together, and outputs that fit the thread's tile. Large batch: at most TILE_ROWS, and so much
+ * work that even the scalar kernels return for a cancel within 200 ms. */
+static uint32_t tile_rows(const cpu *d, const weight *w, uint32_t n_columns) {
+    enum { SMALL_BATCH = 8, TASKS_PER_THREAD = 6, TASK_MACS = 16 << 20, FEWEST_ROWS = 32 };
+    if (n_columns > SMALL_BATCH) {
+        size_t rows = TASK_MACS / ((size_t)w->n * n_columns) / FEWEST_ROWS * FEWEST_ROWS;
+        return rows < FEWEST_ROWS ? FEWEST_ROWS : rows > TILE_ROWS ? TILE_ROWS : (uint32_t)rows;
+    }
+    uint32_t rows = w->n_rows / (d->options.n_threads * TASKS_PER_THREAD);
     rows = (rows + TILE_ROWS - 1) / TILE_ROWS * TILE_ROWS;
     uint32_t most = (uint32_t)(d->tile_floats / n_columns) / TILE_ROWS * TILE_ROWS;
     return rows < TILE_ROWS ? TILE_ROWS : rows > most ? most : rows;
@@ -28,16 +32,16 @@ static uint32_t n_columns_of(const cpu *d, const step *s) {
 uint32_t count_tiles(const cpu *d, const phase *p) {
     uint32_t n_columns = n_columns_of(d, p->step);
     if (n_columns == 0) return 0;
-    uint32_t n_rows = d->model->weights[p->step->w[0]].n_rows;
-    uint32_t rows = tile_rows(d, n_rows, n_columns);
-    return (n_rows + rows - 1) / rows;
+    const weight *w = &d->model->weights[p->step->w[0]];
+    uint32_t rows = tile_rows(d, w, n_columns);
+    return (w->n_rows + rows - 1) / rows;
 }
 
 static range tile_range(const cpu *d, const step *s, uint32_t task) {
-    uint32_t n_rows = d->model->weights[s->w[0]].n_rows;
-    uint32_t rows = tile_rows(d, n_rows, n_columns_of(d, s));
+    const weight *w = &d->model->weights[s->w[0]];
+    uint32_t rows = tile_rows(d, w, n_columns_of(d, s));
     range r = {.first = task * rows, .n = rows};
-    if (r.first + r.n > n_rows) r.n = n_rows - r.first;
+    if (r.first + r.n > w->n_rows) r.n = w->n_rows - r.first;
     return r;
 }
 

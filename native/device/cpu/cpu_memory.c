@@ -60,8 +60,8 @@ static void lay_out(cpu *d, arena *a) {
     d->n_split_rows = (o->n_threads - 1) / m->n_kv_heads + (o->n_threads > 1);
     if (d->n_split_rows > o->n_batch) d->n_split_rows = o->n_batch;
     size_t state_floats = (size_t)m->head_dim + 2;
-    d->states = take(a, d->n_split_rows * (size_t)m->n_heads * n_chunks(o) * state_floats *
-                            sizeof(float));
+    d->states =
+        take(a, d->n_split_rows * (size_t)m->n_heads * n_chunks(o) * state_floats * sizeof(float));
     d->tiles = take(a, o->n_batch * sizeof(tile));
     d->tile_floats = (size_t)o->n_batch * max_size(TILE_ROWS, m->head_dim);
     size_t query_floats = 3 * (size_t)m->head_dim + 2 * sizeof(attend_state) / sizeof(float);

@@ -4,9 +4,7 @@
 #include "base/exact.h"
 #include "device/cpu/cpu.h"
 
-static uint32_t tasks_for(uint32_t n_rows) {
-    return (n_rows + ROWS_PER_TASK - 1) / ROWS_PER_TASK;
-}
+static uint32_t tasks_for(uint32_t n_rows) { return (n_rows + ROWS_PER_TASK - 1) / ROWS_PER_TASK; }
 
 uint32_t count_rows(const cpu *d, const phase *p) {
     (void)p;

@@ -17,8 +17,8 @@
 
 enum {
     TILE_ROWS = 4,
-    SLAB = 16,        /* keys, or dimensions of values, converted at once */
-    BLOCK_ROWS = 64,  /* rows that share one conversion */
+    SLAB = 16,       /* keys, or dimensions of values, converted at once */
+    BLOCK_ROWS = 64, /* rows that share one conversion */
     CHAINS = 8,
 };
 
@@ -46,8 +46,8 @@ static void convert(const uint16_t *from, size_t stride, size_t n, size_t width,
 
 /* p[r][8 v ...] = scale * q[r] . keys, for n_rows rows and 8 * n_vectors keys at k. */
 EXP_INLINE void score_tile(bool slab, int n_rows, int n_vectors, const void *k, size_t head_dim,
-                           const float *q, size_t q_stride, float scale,
-                           float (*p)[KERNELS_CHUNK], size_t key) {
+                           const float *q, size_t q_stride, float scale, float (*p)[KERNELS_CHUNK],
+                           size_t key) {
     const size_t stride = slab ? SLAB : KERNELS_CHUNK;
     __m256 sums[TILE_ROWS][CHAINS];
 #pragma GCC unroll 4
@@ -81,17 +81,25 @@ EXP_INLINE void score_tile(bool slab, int n_rows, int n_vectors, const void *k, 
 EXP_INLINE void score_rows(bool slab, size_t n_rows, const void *k, size_t head_dim, const float *q,
                            size_t q_stride, float scale, float (*p)[KERNELS_CHUNK], size_t key) {
     switch (n_rows) {
-    case 1: score_tile(slab, 1, 2, k, head_dim, q, q_stride, scale, p, key); break;
-    case 2: score_tile(slab, 2, 2, k, head_dim, q, q_stride, scale, p, key); break;
-    case 3: score_tile(slab, 3, 2, k, head_dim, q, q_stride, scale, p, key); break;
-    default: score_tile(slab, 4, 2, k, head_dim, q, q_stride, scale, p, key); break;
+    case 1:
+        score_tile(slab, 1, 2, k, head_dim, q, q_stride, scale, p, key);
+        break;
+    case 2:
+        score_tile(slab, 2, 2, k, head_dim, q, q_stride, scale, p, key);
+        break;
+    case 3:
+        score_tile(slab, 3, 2, k, head_dim, q, q_stride, scale, p, key);
+        break;
+    default:
+        score_tile(slab, 4, 2, k, head_dim, q, q_stride, scale, p, key);
+        break;
     }
 }
 
 /* Lanes of 8 positions from j that lie in [first, last). */
 EXP_INLINE __m256 visible(size_t j, size_t first, size_t last) {
-    __m256i at = _mm256_add_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7),
-                                  _mm256_set1_epi32((int)j));
+    __m256i at =
+        _mm256_add_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32((int)j));
     __m256i in = _mm256_and_si256(_mm256_cmpgt_epi32(at, _mm256_set1_epi32((int)first - 1)),
                                   _mm256_cmpgt_epi32(_mm256_set1_epi32((int)last), at));
     return _mm256_castsi256_ps(in);
@@ -130,8 +138,8 @@ static void softmax(float *p, size_t first, size_t last, attend_state *state) {
 
 /* o[r][d ...] += p[r][j] * v[j], j in [first, last) ascending, for 8 * n_vectors dimensions. */
 EXP_INLINE void value_tile(bool slab, int n_rows, int n_vectors, const void *v, size_t stride,
-                           const float *p, size_t first, size_t last,
-                           const attend_state *state, size_t dim) {
+                           const float *p, size_t first, size_t last, const attend_state *state,
+                           size_t dim) {
     __m256 sums[TILE_ROWS][CHAINS];
 #pragma GCC unroll 4
     for (int r = 0; r < n_rows; r++) {
@@ -170,10 +178,18 @@ EXP_INLINE void value_rows(bool slab, size_t n_rows, size_t n_dims, const void *
         return;
     }
     switch (n_rows) {
-    case 1: value_tile(slab, 1, 2, v, stride, p, first, last, state, dim); break;
-    case 2: value_tile(slab, 2, 2, v, stride, p, first, last, state, dim); break;
-    case 3: value_tile(slab, 3, 2, v, stride, p, first, last, state, dim); break;
-    default: value_tile(slab, 4, 2, v, stride, p, first, last, state, dim); break;
+    case 1:
+        value_tile(slab, 1, 2, v, stride, p, first, last, state, dim);
+        break;
+    case 2:
+        value_tile(slab, 2, 2, v, stride, p, first, last, state, dim);
+        break;
+    case 3:
+        value_tile(slab, 3, 2, v, stride, p, first, last, state, dim);
+        break;
+    default:
+        value_tile(slab, 4, 2, v, stride, p, first, last, state, dim);
+        break;
     }
 }
 

@@ -12,8 +12,8 @@ enum {
     N_LANES = 16,
     MANY_ROWS = 2, /* a tile of 2 rows and 3 columns: 12 chains */
     MANY_COLS = 3,
-    ONE_COL_ROWS = 4,           /* a tile of 4 rows and 1 column: 8 chains */
-    COLS_BYTES = 128 * 1024,    /* of columns that stay in L2 while the rows pass */
+    ONE_COL_ROWS = 4,        /* a tile of 4 rows and 1 column: 8 chains */
+    COLS_BYTES = 128 * 1024, /* of columns that stay in L2 while the rows pass */
 };
 
 EXP_INLINE __m256 load_weights(bool is_f16, const void *row, size_t i) {
@@ -36,7 +36,8 @@ EXP_INLINE void add_tail(bool is_f16, const void *row, const float *x, size_t i,
         used[l] = -1;
     }
     for (int h = 0; h < 2; h++) {
-        __m256 sum = _mm256_fmadd_ps(_mm256_loadu_ps(w + 8 * h), _mm256_loadu_ps(a + 8 * h), sums[h]);
+        __m256 sum =
+            _mm256_fmadd_ps(_mm256_loadu_ps(w + 8 * h), _mm256_loadu_ps(a + 8 * h), sums[h]);
         __m256i mask = _mm256_loadu_si256((const void *)(used + 8 * h));
         sums[h] = _mm256_blendv_ps(sums[h], sum, _mm256_castsi256_ps(mask));
     }
@@ -70,7 +71,8 @@ EXP_INLINE void dot_tile(bool is_f16, int n_rows, int n_cols, const uint8_t *row
             }
         }
         if (n_cols == 1) { /* the next tile's rows, in the order they lie in */
-            const size_t step = (size_t)n_rows * N_LANES * (is_f16 ? sizeof(uint16_t) : sizeof(float));
+            const size_t step =
+                (size_t)n_rows * N_LANES * (is_f16 ? sizeof(uint16_t) : sizeof(float));
             const uint8_t *ahead = rows + (size_t)n_rows * row_bytes + i / N_LANES * step;
             for (size_t at = 0; at < step; at += 64) {
                 _mm_prefetch((const void *)(ahead + at), _MM_HINT_T0);

@@ -10,11 +10,11 @@
 
 /* Bytes i and j of every dword as the high halves of two int16: << 8, sign kept. */
 TILE_INLINE __m256i byte_pair(__m256i x, int i, int j) {
-    const __m256i select = _mm256_set_epi8(
-        (char)(j + 12), -1, (char)(i + 12), -1, (char)(j + 8), -1, (char)(i + 8), -1, (char)(j + 4),
-        -1, (char)(i + 4), -1, (char)j, -1, (char)i, -1, (char)(j + 12), -1, (char)(i + 12), -1,
-        (char)(j + 8), -1, (char)(i + 8), -1, (char)(j + 4), -1, (char)(i + 4), -1, (char)j, -1,
-        (char)i, -1);
+    const __m256i select =
+        _mm256_set_epi8((char)(j + 12), -1, (char)(i + 12), -1, (char)(j + 8), -1, (char)(i + 8),
+                        -1, (char)(j + 4), -1, (char)(i + 4), -1, (char)j, -1, (char)i, -1,
+                        (char)(j + 12), -1, (char)(i + 12), -1, (char)(j + 8), -1, (char)(i + 8),
+                        -1, (char)(j + 4), -1, (char)(i + 4), -1, (char)j, -1, (char)i, -1);
     return _mm256_shuffle_epi8(x, select);
 }
 

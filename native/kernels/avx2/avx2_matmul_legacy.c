@@ -59,9 +59,8 @@ TILE_INLINE void q5_0_unpack(const uint8_t *const row[TILE_ROWS], size_t at, til
     tile_transpose(row, at, header);
     t->d = tile_low_f16(header[0]);
     unpack_nibbles(row, at + offsetof(block_q5_0, qs), t->w);
-    unpack_fifth_bits(_mm256_or_si256(_mm256_srli_epi32(header[0], 16),
-                                      _mm256_slli_epi32(header[1], 16)),
-                      t->w);
+    unpack_fifth_bits(
+        _mm256_or_si256(_mm256_srli_epi32(header[0], 16), _mm256_slli_epi32(header[1], 16)), t->w);
 }
 
 TILE_INLINE void q5_1_unpack(const uint8_t *const row[TILE_ROWS], size_t at, tile32 *t) {

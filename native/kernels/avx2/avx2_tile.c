@@ -36,9 +36,7 @@ typedef struct walk {
 
 static size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
 
-static size_t clamp(size_t x, size_t low, size_t high) {
-    return x < low ? low : smaller(x, high);
-}
+static size_t ceil_div(size_t a, size_t b) { return (a + b - 1) / b; }
 
 /* The 8 rows from row0 at their block0; rows that are not there repeat the last one. */
 static void find_rows(const walk *k, size_t row0, size_t block0, const uint8_t *row[TILE_ROWS]) {
@@ -102,7 +100,8 @@ static void walk_few_columns(const walk *k) {
 
 static void walk_many_columns(walk *k) {
     size_t n_blocks = k->a->n / k->q->block_dim;
-    size_t span = clamp(SPAN_BYTES / k->q->tile_bytes, 1, n_blocks);
+    size_t n_spans = ceil_div(n_blocks, SPAN_BYTES / k->q->tile_bytes);
+    size_t span = ceil_div(n_blocks, n_spans);
     k->slab_bytes = span * k->q->tile_bytes;
     size_t group = GROUP_BYTES / k->slab_bytes / TILE_SLABS * PAIR_ROWS;
     size_t pass = COLS_BYTES / (span * k->q->block_dim) / TILE_COLS * TILE_COLS;
@@ -113,10 +112,9 @@ static void walk_many_columns(walk *k) {
         size_t n_rows = smaller(group, k->n_rows - row0);
         for (size_t b = 0; b < n_blocks; b += span) {
             size_t n = smaller(span, n_blocks - b);
-            for (size_t slab = 0; slab < (n_rows + PAIR_ROWS - 1) / PAIR_ROWS * TILE_SLABS; slab++) {
+            size_t n_slabs = ceil_div(n_rows, PAIR_ROWS) * TILE_SLABS;
+            for (size_t slab = 0; slab < n_slabs; slab++) {
                 const uint8_t *row[TILE_ROWS];
-                find_rows(k, row0 + (slab + 1) * TILE_ROWS, b, row);
-                for (size_t r = 0; r < TILE_ROWS; r++) tile_prefetch(row[r], n * k->q->block_bytes);
                 find_rows(k, row0 + slab * TILE_ROWS, b, row);
                 k->q->unpack(row, n, k->tiles + slab * k->slab_bytes);
             }
@@ -140,6 +138,8 @@ void tile_matmul(const tile_quant *q, const void *rows, size_t row_bytes, size_t
               .y = y,
               .y_stride = y_stride,
               .tiles = scratch};
+    assert(a->n >= q->block_dim && a->n % q->block_dim == 0);
+    if (!n_rows || !n_cols) return;
     if (n_cols <= FEW_COLS) {
         walk_few_columns(&k);
     } else {

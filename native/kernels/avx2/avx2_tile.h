@@ -73,8 +73,8 @@ TILE_INLINE void tile_transpose(const uint8_t *const row[TILE_ROWS], size_t offs
     for (int i = 0; i < 4; i++) {
         __m128i low = _mm_loadu_si128((const void *)(row[i] + offset));
         __m128i high = _mm_loadu_si128((const void *)(row[i + 4] + offset));
-        pair[i] = _mm256_blend_epi32(_mm256_castsi128_si256(low),
-                                     _mm256_broadcastsi128_si256(high), 0xf0);
+        pair[i] = _mm256_blend_epi32(_mm256_castsi128_si256(low), _mm256_broadcastsi128_si256(high),
+                                     0xf0);
     }
     __m256i a = _mm256_unpacklo_epi32(pair[0], pair[1]);
     __m256i b = _mm256_unpacklo_epi32(pair[2], pair[3]);

@@ -21,8 +21,8 @@ EXP_INLINE float largest_magnitude(const float *x, size_t n) {
         __m256i bits = _mm256_loadu_si256((const void *)(x + i));
         largest = _mm256_max_epi32(largest, _mm256_and_si256(bits, magnitude));
     }
-    __m128i four = _mm_max_epi32(_mm256_castsi256_si128(largest),
-                                 _mm256_extracti128_si256(largest, 1));
+    __m128i four =
+        _mm_max_epi32(_mm256_castsi256_si128(largest), _mm256_extracti128_si256(largest, 1));
     four = _mm_max_epi32(four, _mm_shuffle_epi32(four, _MM_SHUFFLE(1, 0, 3, 2)));
     four = _mm_max_epi32(four, _mm_shuffle_epi32(four, _MM_SHUFFLE(2, 3, 0, 1)));
     return _mm_cvtss_f32(_mm_castsi128_ps(four));
@@ -42,8 +42,8 @@ EXP_INLINE float quantize_block(const float *x, size_t n, int8_t *q) {
         for (size_t k = 0; k < 4; k++) {
             v[k] = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + i + 8 * k), inverse));
         }
-        __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(v[0], v[1]),
-                                           _mm256_packs_epi32(v[2], v[3]));
+        __m256i bytes =
+            _mm256_packs_epi16(_mm256_packs_epi32(v[0], v[1]), _mm256_packs_epi32(v[2], v[3]));
         bytes = _mm256_permutevar8x32_epi32(bytes, order);
         _mm256_storeu_si256((void *)(q + i), bytes);
     }

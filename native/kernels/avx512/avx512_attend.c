@@ -88,10 +88,17 @@ EXP_INLINE void score_rows(bool converted, int n_vectors, const block *b, size_t
         score_tile(converted, TILE_ROWS, n_vectors, b, r, key);
     }
     switch (b->n_rows - r) {
-    case 1: score_tile(converted, 1, n_vectors, b, r, key); break;
-    case 2: score_tile(converted, 2, n_vectors, b, r, key); break;
-    case 3: score_tile(converted, 3, n_vectors, b, r, key); break;
-    default: break;
+    case 1:
+        score_tile(converted, 1, n_vectors, b, r, key);
+        break;
+    case 2:
+        score_tile(converted, 2, n_vectors, b, r, key);
+        break;
+    case 3:
+        score_tile(converted, 3, n_vectors, b, r, key);
+        break;
+    default:
+        break;
     }
 }
 
@@ -201,10 +208,17 @@ EXP_INLINE void value_rows(bool converted, const block *b) {
     size_t r = 0;
     for (; r + TILE_ROWS <= b->n_rows; r += TILE_ROWS) value_ranges(converted, TILE_ROWS, b, r);
     switch (b->n_rows - r) {
-    case 1: value_ranges(converted, 1, b, r); break;
-    case 2: value_ranges(converted, 2, b, r); break;
-    case 3: value_ranges(converted, 3, b, r); break;
-    default: break;
+    case 1:
+        value_ranges(converted, 1, b, r);
+        break;
+    case 2:
+        value_ranges(converted, 2, b, r);
+        break;
+    case 3:
+        value_ranges(converted, 3, b, r);
+        break;
+    default:
+        break;
     }
 }
 
@@ -250,8 +264,7 @@ void avx512_attend(const attend_chunk *chunk, const float *q, size_t q_stride, s
     float *const p = scratch, *const k = p + (size_t)BLOCK_ROWS * KERNELS_CHUNK;
     float *const v = k + head_dim * KERNELS_CHUNK;
     const size_t n_floats = (BLOCK_ROWS + head_dim + v_stride) * KERNELS_CHUNK;
-    const bool converted =
-        n_rows > TILE_ROWS && n_floats * sizeof(float) <= KERNELS_SCRATCH_BYTES;
+    const bool converted = n_rows > TILE_ROWS && n_floats * sizeof(float) <= KERNELS_SCRATCH_BYTES;
     if (converted) {
         convert(chunk->k, head_dim, KERNELS_CHUNK, k, KERNELS_CHUNK);
         convert(chunk->v, KERNELS_CHUNK, head_dim, v, v_stride);
@@ -268,7 +281,7 @@ void avx512_attend(const attend_chunk *chunk, const float *q, size_t q_stride, s
                    .first = first + r0,
                    .last = last + r0,
                    .state = state + r0,
-                   .p = (float(*)[KERNELS_CHUNK])scratch};
+                   .p = (float (*)[KERNELS_CHUNK])scratch};
         size_t key0 = KERNELS_CHUNK, key1 = 0; /* what any row sees, in whole registers */
         for (size_t r = 0; r < b.n_rows; r++) {
             key0 = b.first[r] < key0 ? b.first[r] : key0;

@@ -24,9 +24,18 @@ TILE_INLINE __m512i dot_broadcast(const void *p, int n_slabs) {
 
 /* All twelve dots of a class. DOT(class, slabs, columns) defines one, class_slabs_columns. */
 #define DOT_TABLE(class, DOT)                                                                      \
-    DOT(class, 1, 1) DOT(class, 1, 2) DOT(class, 1, 3) DOT(class, 1, 4) DOT(class, 1, 5)           \
-    DOT(class, 1, 6) DOT(class, 2, 1) DOT(class, 2, 2) DOT(class, 2, 3) DOT(class, 2, 4)           \
-    DOT(class, 2, 5) DOT(class, 2, 6)                                                              \
+    DOT(class, 1, 1)                                                                               \
+    DOT(class, 1, 2)                                                                               \
+    DOT(class, 1, 3)                                                                               \
+    DOT(class, 1, 4)                                                                               \
+    DOT(class, 1, 5)                                                                               \
+    DOT(class, 1, 6)                                                                               \
+    DOT(class, 2, 1)                                                                               \
+    DOT(class, 2, 2)                                                                               \
+    DOT(class, 2, 3)                                                                               \
+    DOT(class, 2, 4)                                                                               \
+    DOT(class, 2, 5)                                                                               \
+    DOT(class, 2, 6)                                                                               \
     tile_dots avx512_##class = {                                                                   \
         {class##_1_1, class##_1_2, class##_1_3, class##_1_4, class##_1_5, class##_1_6},            \
         {class##_2_1, class##_2_2, class##_2_3, class##_2_4, class##_2_5, class##_2_6},            \
@@ -48,8 +57,8 @@ TILE_INLINE __m512i dot_broadcast(const void *p, int n_slabs) {
     void avx512_matmul_##stem(const void *rows, size_t row_bytes, size_t n_rows, const acts *a,    \
                               size_t col0, size_t n_cols, float *y, size_t y_stride,               \
                               void *scratch) {                                                     \
-        static const tile_quant quant = {dim,  sizeof(block_##stem), sizeof(tile), zero_point,     \
-                                         stem##_unpack_slab, &avx512_##class};                     \
+        static const tile_quant quant = {dim,        sizeof(block_##stem), sizeof(tile),           \
+                                         zero_point, stem##_unpack_slab,   &avx512_##class};       \
         avx512_tile_matmul(&quant, rows, row_bytes, n_rows, a, col0, n_cols, y, y_stride,          \
                            scratch);                                                               \
     }

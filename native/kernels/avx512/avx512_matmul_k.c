@@ -8,7 +8,7 @@
 
 #include "format/quant_blocks.h"
 
-enum { IQ4_ZERO = 128 };
+enum { IQ4_ZERO_LOG = 7, IQ4_ZERO = 1 << IQ4_ZERO_LOG };
 
 /* scale[i] = byte i of every dword, a signed number. */
 TILE_INLINE void spread_scales(__m512i bytes, __m512i scale[4]) {
@@ -20,20 +20,14 @@ TILE_INLINE void spread_scales(__m512i bytes, __m512i scale[4]) {
 
 /* Bytes i and j of every dword as two int16, times 2^shift; the sign is kept. */
 TILE_INLINE __m512i byte_pair(__m512i bytes, int i, int j, int shift) {
-    const __m128i select = _mm_set_epi8((char)(j + 12), -1, (char)(i + 12), -1, (char)(j + 8), -1,
-                                        (char)(i + 8), -1, (char)(j + 4), -1, (char)(i + 4), -1,
-                                        (char)j, -1, (char)i, -1);
+    const __m128i select =
+        _mm_set_epi8((char)(j + 12), -1, (char)(i + 12), -1, (char)(j + 8), -1, (char)(i + 8), -1,
+                     (char)(j + 4), -1, (char)(i + 4), -1, (char)j, -1, (char)i, -1);
     __m512i high = _mm512_shuffle_epi8(bytes, _mm512_broadcast_i32x4(select));
     return _mm512_sra_epi16(high, _mm_cvtsi32_si128(8 - shift));
 }
 
-/* Four minimums of 32 values each: both groups of 16 take the same. */
-TILE_INLINE void spread_minimums(__m512i bytes, __m512i bias[4]) {
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) bias[i] = byte_pair(bytes, i, i, 0);
-}
-
-/* Biases of four groups of 16: bytes times 2^shift. */
+/* Biases of four sub-blocks: bytes times 2^shift. */
 TILE_INLINE void spread_bias(__m512i bytes, int shift, __m512i bias[2]) {
     bias[0] = byte_pair(bytes, 0, 1, shift);
     bias[1] = byte_pair(bytes, 2, 3, shift);
@@ -56,8 +50,8 @@ TILE_INLINE void unpack_header(tile_rows rows, tile256 *t) {
     __m512i mn_top = tile_and8(tile_shift(h[2], -2), 0x30);
     spread_scales(tile_and8(h[1], 63), t->scale);
     spread_scales(_mm512_or_si512(tile_low4(h[3]), sc_top), t->scale + 4);
-    spread_minimums(tile_and8(h[2], 63), t->bias);
-    spread_minimums(_mm512_or_si512(tile_high4(h[3]), mn_top), t->bias + 4);
+    spread_bias(tile_and8(h[2], 63), 0, t->bias);
+    spread_bias(_mm512_or_si512(tile_high4(h[3]), mn_top), 0, t->bias + 2);
 }
 
 TILE_INLINE void q4_k_unpack(tile_rows rows, tile256 *t) {
@@ -76,7 +70,9 @@ TILE_INLINE void q4_k_unpack(tile_rows rows, tile256 *t) {
 }
 
 /* Bit `from` of every byte as 16. */
-TILE_INLINE __m512i fifth_bit(__m512i x, int from) { return tile_and8(tile_shift(x, 4 - from), 16); }
+TILE_INLINE __m512i fifth_bit(__m512i x, int from) {
+    return tile_and8(tile_shift(x, 4 - from), 16);
+}
 
 TILE_INLINE void q5_k_unpack(tile_rows rows, tile256 *t) {
     unpack_header(rows, t);
@@ -183,18 +179,17 @@ TILE_INLINE void q3_k_unpack(tile_rows rows, tile256 *t) {
 }
 
 TILE_INLINE void iq4_xs_unpack(tile_rows rows, tile256 *t) {
-    int8_t sc[8][TILE_ROWS];
+    uint8_t sc[TILE_ROWS][8];
     for (size_t r = 0; r < TILE_ROWS; r++) {
-        int8_t row_sc[8];
         const void *block = rows.first + r * rows.stride;
-        quant_iq4_xs_scales(block, row_sc);
-        for (int j = 0; j < 8; j++) sc[j][r] = row_sc[j];
+        quant_iq4_xs_scales(block, (int8_t *)sc[r]);
     }
-    for (int j = 0; j < 8; j++) {
-        __m512i wide = _mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)sc[j]));
-        __m512i biased = _mm512_and_si512(_mm512_slli_epi32(wide, 7), _mm512_set1_epi32(0xffff));
-        t->scale[j] = wide;
-        t->bias[j] = _mm512_or_si512(biased, _mm512_slli_epi32(biased, 16));
+    for (int i = 0; i < 2; i++) {
+        uint8_t four[TILE_ROWS][4];
+        for (int r = 0; r < TILE_ROWS; r++) memcpy(four[r], sc[r] + 4 * i, 4);
+        __m512i bytes = _mm512_loadu_si512(four);
+        spread_scales(bytes, t->scale + 4 * i);
+        spread_bias(bytes, IQ4_ZERO_LOG, t->bias + 2 * i);
     }
     __m512i values = _mm512_broadcast_i32x4(_mm_loadu_si128((const void *)quant_iq4_values));
     values = _mm512_add_epi8(values, _mm512_set1_epi8((char)IQ4_ZERO));

@@ -32,8 +32,8 @@ TILE_INLINE void unpack_fifth_bits(__m512i bits, __m512i w[8]) {
     for (int s = 0; s < 8; s++) {
         /* Byte s / 2 of each row four times, one of its bits tested in each. */
         const int byte = 0x01010101 * (s / 2);
-        const __m512i copy = _mm512_set4_epi32(byte + 0x0c0c0c0c, byte + 0x08080808,
-                                               byte + 0x04040404, byte);
+        const __m512i copy =
+            _mm512_set4_epi32(byte + 0x0c0c0c0c, byte + 0x08080808, byte + 0x04040404, byte);
         const __m512i one = _mm512_set1_epi32(s % 2 ? (int)0x80402010 : 0x08040201);
         __mmask64 is_set = _mm512_test_epi8_mask(_mm512_shuffle_epi8(bits, copy), one);
         w[s] = _mm512_mask_add_epi8(w[s], is_set, w[s], sixteen);

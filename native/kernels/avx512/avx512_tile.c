@@ -39,9 +39,7 @@ typedef struct walk {
 
 static size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
 
-static size_t clamp(size_t x, size_t low, size_t high) {
-    return x < low ? low : smaller(x, high);
-}
+static size_t clamp(size_t x, size_t low, size_t high) { return x < low ? low : smaller(x, high); }
 
 /* Unpacks blocks [block0, block0 + n_blocks) of the 16 rows from row0. Rows that are not there are
  * read as zeros from a copy. */
@@ -76,8 +74,7 @@ static void dot_tiles(const walk *k, size_t n_slabs, const void *const tiles[TIL
     for (size_t c = 0; c < n_cols; c++) {
         memcpy(copy[c], y + c * k->y_stride, n_rows * sizeof(float));
     }
-    dot(tiles, k->q->zero, block0, n_blocks, k->a, k->col0 + col, copy[0],
-        TILE_SLABS * TILE_ROWS);
+    dot(tiles, k->q->zero, block0, n_blocks, k->a, k->col0 + col, copy[0], TILE_SLABS * TILE_ROWS);
     for (size_t c = 0; c < n_cols; c++) {
         memcpy(y + c * k->y_stride, copy[c], n_rows * sizeof(float));
     }

@@ -31,12 +31,13 @@ typedef struct tile32 {
     __m512 d, m;  /* [row]; m only where the format has a minimum */
 } tile32;
 
-/* A superblock of 256. A dword of `bias` is two int16, which the sums of the activations' groups
- * 2g and 2g + 1 are multiplied with: the minimums, or the zero point times the scales. */
+/* A superblock of 256. A dword of `bias` is two int16, which the sums of the activations of
+ * sub-blocks 2i and 2i + 1 are multiplied with: the minimums, or the zero point times the scales.
+ * Formats with sub-blocks of 32 use the first half of both arrays. */
 typedef struct tile256 {
     __m512i w[64];     /* [value / 4][row][value % 4] bytes */
-    __m512i scale[16]; /* [sub-block][row] int32; sub-blocks of 32 use the first 8 */
-    __m512i bias[8];   /* [pair of groups of 16][row] */
+    __m512i scale[16]; /* [sub-block][row] int32 */
+    __m512i bias[8];   /* [pair of sub-blocks][row] */
     __m512 d, dmin;    /* [row]; dmin only where the format has minimums */
 } tile256;
 

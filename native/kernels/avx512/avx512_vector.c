@@ -1,4 +1,4 @@
-/* avx512_vector: rounding of activations, norms, activations, conversions.
+/* avx512_vector: rounding of activations, norms, gates, conversions.
  *
  * Lane for lane what the scalar functions do; a tail that does not fill a register is loaded and
  * stored under a mask, so it takes the same path.
@@ -72,8 +72,8 @@ static void quantize_32(acts *a, size_t col, const float *x) {
         int8_t *q = a->q + block * 32;
         a->d[block] = quantize_block(x + b * 32, 32, q);
         const __m256i ones = _mm256_set1_epi8(1);
-        __m256i sums = _mm256_dpbusd_epi32(_mm256_setzero_si256(), ones,
-                                           _mm256_loadu_si256((const void *)q));
+        __m256i sums =
+            _mm256_dpbusd_epi32(_mm256_setzero_si256(), ones, _mm256_loadu_si256((const void *)q));
         a->sum[block] = (float)_mm512_reduce_add_epi32(_mm512_zextsi256_si512(sums));
     }
 }

@@ -1,0 +1,144 @@
+/* immintrin: stands before the compiler's header of that name when the AVX-512 kernels are built
+ * for a processor without AVX-512. SIMDe gives every intrinsic its meaning in plain C or AVX2, so
+ * the kernels' own sources run unchanged; what SIMDe lacks is written here, element by element,
+ * from the instructions' documented operation.
+ */
+#ifndef TESTS_EMULATED_IMMINTRIN_H
+#define TESTS_EMULATED_IMMINTRIN_H
+
+#include <assert.h>
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#include_next <immintrin.h>
+
+#define SIMDE_ENABLE_NATIVE_ALIASES
+#include <simde/x86/avx512.h>
+
+/* Elements of a register in memory, and back. */
+#define ELEMENTS(type, n, x)                                                                       \
+    type x##_[n];                                                                                  \
+    memcpy(x##_, &x, sizeof x)
+#define RETURN_ELEMENTS(register_type, elements)                                                   \
+    register_type result;                                                                          \
+    memcpy(&result, elements, sizeof result);                                                      \
+    return result
+
+/* VPMOVDW, VPMOVDB: the low half or byte of every dword. */
+static inline __m256i emulated_cvtepi32_epi16(__m512i x) {
+    ELEMENTS(uint32_t, 16, x);
+    uint16_t y[16];
+    for (int i = 0; i < 16; i++) y[i] = (uint16_t)x_[i];
+    RETURN_ELEMENTS(__m256i, y);
+}
+
+static inline __m128i emulated_256_cvtepi32_epi16(__m256i x) {
+    ELEMENTS(uint32_t, 8, x);
+    uint16_t y[8];
+    for (int i = 0; i < 8; i++) y[i] = (uint16_t)x_[i];
+    RETURN_ELEMENTS(__m128i, y);
+}
+
+static inline __m128i emulated_cvtepi32_epi8(__m512i x) {
+    ELEMENTS(uint32_t, 16, x);
+    uint8_t y[16];
+    for (int i = 0; i < 16; i++) y[i] = (uint8_t)x_[i];
+    RETURN_ELEMENTS(__m128i, y);
+}
+
+/* VPMOVSXBD: bytes to dwords, the sign kept. */
+static inline __m512i emulated_cvtepi8_epi32(__m128i x) {
+    ELEMENTS(int8_t, 16, x);
+    int32_t y[16];
+    for (int i = 0; i < 16; i++) y[i] = x_[i];
+    RETURN_ELEMENTS(__m512i, y);
+}
+
+/* VCVTPS2PH: the processor's own conversion of eight, twice. */
+#define emulated_cvtps_ph(x, rounding)                                                             \
+    _mm256_setr_m128i(_mm256_cvtps_ph(_mm512_castps512_ps256(x), rounding),                        \
+                      _mm256_cvtps_ph(_mm512_extractf32x8_ps(x, 1), rounding))
+
+/* VFMADD231PS under a merge mask: a * b + c where the mask has a bit, else c. */
+static inline __m512 emulated_mask3_fmadd_ps(__m512 a, __m512 b, __m512 c, __mmask16 m) {
+    ELEMENTS(float, 16, a);
+    ELEMENTS(float, 16, b);
+    ELEMENTS(float, 16, c);
+    for (int i = 0; i < 16; i++) {
+        if (m >> i & 1) c_[i] = fmaf(a_[i], b_[i], c_[i]);
+    }
+    RETURN_ELEMENTS(__m512, c_);
+}
+
+static inline int32_t emulated_reduce_add_epi32(__m512i x) {
+    ELEMENTS(uint32_t, 16, x);
+    uint32_t sum = 0;
+    for (int i = 0; i < 16; i++) sum += x_[i];
+    return (int32_t)sum;
+}
+
+static inline __m512i emulated_zextsi256_si512(__m256i x) {
+    int64_t y[8] = {0};
+    memcpy(y, &x, sizeof x);
+    RETURN_ELEMENTS(__m512i, y);
+}
+
+/* Loads and stores under a mask touch only the elements it names; SIMDe's touch all of them. */
+static inline __m512 emulated_maskz_loadu_ps(__mmask16 m, const void *from) {
+    float x[16] = {0};
+    for (int i = 0; i < 16; i++) {
+        if (m >> i & 1) memcpy(&x[i], (const float *)from + i, sizeof x[i]);
+    }
+    RETURN_ELEMENTS(__m512, x);
+}
+
+static inline void emulated_mask_storeu_ps(void *to, __mmask16 m, __m512 x) {
+    ELEMENTS(float, 16, x);
+    for (int i = 0; i < 16; i++) {
+        if (m >> i & 1) memcpy((float *)to + i, &x_[i], sizeof x_[i]);
+    }
+}
+
+static inline __m256i emulated_maskz_loadu_epi16(__mmask16 m, const void *from) {
+    uint16_t x[16] = {0};
+    for (int i = 0; i < 16; i++) {
+        if (m >> i & 1) memcpy(&x[i], (const uint16_t *)from + i, sizeof x[i]);
+    }
+    RETURN_ELEMENTS(__m256i, x);
+}
+
+static inline void emulated_mask_storeu_epi16(void *to, __mmask16 m, __m256i x) {
+    ELEMENTS(uint16_t, 16, x);
+    for (int i = 0; i < 16; i++) {
+        if (m >> i & 1) memcpy((uint16_t *)to + i, &x_[i], sizeof x_[i]);
+    }
+}
+
+/* Those that SIMDe has under the same name. */
+#undef _mm512_maskz_loadu_ps
+#undef _mm512_mask_storeu_ps
+#undef _mm256_maskz_loadu_epi16
+#undef _mm256_mask_storeu_epi16
+
+#define _mm512_maskz_loadu_ps    emulated_maskz_loadu_ps
+#define _mm512_mask_storeu_ps    emulated_mask_storeu_ps
+#define _mm256_maskz_loadu_epi16 emulated_maskz_loadu_epi16
+#define _mm256_mask_storeu_epi16 emulated_mask_storeu_epi16
+#define _mm512_cvtepi32_epi16    emulated_cvtepi32_epi16
+#define _mm256_cvtepi32_epi16    emulated_256_cvtepi32_epi16
+#define _mm512_cvtepi32_epi8     emulated_cvtepi32_epi8
+#define _mm512_cvtepi8_epi32     emulated_cvtepi8_epi32
+#define _mm512_cvtps_ph          emulated_cvtps_ph
+#define _mm512_mask3_fmadd_ps    emulated_mask3_fmadd_ps
+#define _mm512_reduce_add_epi32  emulated_reduce_add_epi32
+#define _mm512_zextsi256_si512   emulated_zextsi256_si512
+
+/* The kernels' inline assembly is empty and only keeps a value in a 512-bit register. */
+#define __asm__(...) ((void)0)
+
+/* Functions that are instantiated by inlining become ordinary ones, in a tenth of the compile
+ * time; their arguments are the same. */
+#define always_inline noinline
+
+#endif
