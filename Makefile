@@ -26,9 +26,10 @@ lint: $(VENV)/installed ## formatting, style and types, warnings as errors
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $(C_FILES)
-	cmake -S . -B $(BUILD)/lint -DLOCALLLM_INTERNALS=ON -DLOCALLLM_WERROR=ON >/dev/null
-	cmake --build $(BUILD)/lint -j $(JOBS)
+	@$(BIN)/clang-format --dry-run --Werror $(C_FILES)
+	$(BIN)/cmake -S . -B $(BUILD)/lint -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python \
+	    -DLOCALLLM_INTERNALS=ON -DLOCALLLM_WERROR=ON >/dev/null
+	$(BIN)/cmake --build $(BUILD)/lint -j $(JOBS) -- --no-print-directory
 
 format: $(VENV)/installed ## rewrite all sources in the house style
 	$(BIN)/ruff check --fix .
@@ -36,8 +37,9 @@ format: $(VENV)/installed ## rewrite all sources in the house style
 	$(BIN)/clang-format -i $(C_FILES)
 
 asan: $(VENV)/installed ## the reader and the engine under the address and undefined sanitizers
-	cmake -S . -B $(BUILD)/asan -DLOCALLLM_INTERNALS=ON -DLOCALLLM_SANITIZE=ON >/dev/null
-	cmake --build $(BUILD)/asan -j $(JOBS)
+	$(BIN)/cmake -S . -B $(BUILD)/asan -DLOCALLLM_INTERNALS=ON -DLOCALLLM_MODULE=OFF \
+	    -DLOCALLLM_SANITIZE=ON >/dev/null
+	$(BIN)/cmake --build $(BUILD)/asan -j $(JOBS)
 	$(BIN)/python tests/gguf_files.py $(BUILD)/asan/seed.gguf
 	$(BUILD)/asan/gguf_fuzz $(BUILD)/asan/seed.gguf 100000 1
 
@@ -54,6 +56,6 @@ $(VENV)/installed: $(VENV)/bin/python $(SOURCES)
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@
 
-$(INTERNALS): $(SOURCES)
-	cmake -S . -B $(BUILD)/internals -DLOCALLLM_INTERNALS=ON >/dev/null
-	cmake --build $(BUILD)/internals -j $(JOBS)
+$(INTERNALS): $(SOURCES) | $(VENV)/installed
+	$(BIN)/cmake -S . -B $(BUILD)/internals -DLOCALLLM_INTERNALS=ON -DLOCALLLM_MODULE=OFF >/dev/null
+	$(BIN)/cmake --build $(BUILD)/internals -j $(JOBS)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, final
 
 class Error(Exception):
-    """Base of the engine's errors: `code` is the name of an ll_error_code, `offset` a file offset."""
+    """Base of the engine's errors; `code` names an ll_error_code, `offset` is one in a file."""
 
     code: str
     offset: int

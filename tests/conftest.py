@@ -1,4 +1,4 @@
-"""What every test may ask for: the engine's internals through ctypes, the data folder, real models."""
+"""What every test may ask for: the engine through ctypes, the data folder, the real models."""
 
 from __future__ import annotations
 
