@@ -17,7 +17,7 @@ help: ## list these targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 run: $(VENV)/installed ## build, pull a small model and answer a question
-	$(BIN)/localllm run smollm2:135m 'What is the capital of France?'
+	$(BIN)/localllm run smollm2:135m --temp 0 'What is the capital of France?'
 
 test: $(VENV)/installed $(INTERNALS) ## build and pass every test
 	$(BIN)/python -m pytest

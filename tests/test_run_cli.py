@@ -452,7 +452,8 @@ def test_bench(call: Any) -> None:
 
 
 def test_a_real_model_answers_through_a_pipe(call: Any, real_models: dict[str, Path]) -> None:
-    model = str(real_models["smollm2"])
-    ran = call(["run", model, "--temp", "0", "-s", ""], b"What is the capital of France?")
+    store = str(real_models["smollm2"].parents[2])
+    arguments = ["run", "smollm2:135m", "--temp", "0"]
+    ran = call(arguments, b"What is the capital of France?", XDG_DATA_HOME=store)
     assert (ran.stderr, ran.returncode) == (b"", 0)
     assert ran.stdout == b"The capital of France is Paris.\n"
