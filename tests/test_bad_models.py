@@ -86,12 +86,12 @@ CHANGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
         "the tensor blk.0.attn_q.weight is missing",
     ),
     "a tensor too many": (number("llama.block_count", 1), "has no place in a llama model"),
-    "a layer too few": (number("llama.block_count", 3), "the tensor blk.2."),
+    "a layer too few": (number("llama.block_count", 9), "is missing"),
     "no layers": (number("llama.block_count", 0), "llama.block_count is 0, expected 1 to"),
     "another width": (number("llama.embedding_length", 128), "has shape"),
     "an absurd width": (number("llama.embedding_length", 1 << 31), "is 2147483648, expected"),
     "uneven heads": (number("llama.attention.head_count_kv", 3), "cannot share"),
-    "unknown pre-tokenizer": (renamed("tokenizer.ggml.pre", "tokenizer.ggml.prf"), "pre-tokenizer"),
+    "unknown tokenizer": (renamed("gpt2", "gpt9"), "gpt9"),
 }
 
 

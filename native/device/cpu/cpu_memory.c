@@ -48,8 +48,12 @@ static void lay_out(cpu *d, arena *a) {
     const plan *p = d->plan;
     const model *m = d->model;
     const device_options *o = &d->options;
-    for (int i = 0; i < N_BUFFERS; i++)
-        d->buffers[i] = take(a, (size_t)p->buffer_dim[i] * o->n_batch * sizeof(float));
+    size_t shared_dim = 0;
+    for (int i = X_RESIDUAL + 1; i < N_BUFFERS; i++)
+        shared_dim = max_size(shared_dim, p->buffer_dim[i]);
+    d->buffers[X_RESIDUAL] = take(a, p->buffer_dim[X_RESIDUAL] * o->n_batch * sizeof(float));
+    float *shared = take(a, shared_dim * o->n_batch * sizeof(float));
+    for (int i = X_RESIDUAL + 1; i < N_BUFFERS; i++) d->buffers[i] = shared;
     for (int k = 0; k < ACTS_KIND_COUNT; k++)
         d->acts_memory[k] = take(a, widest_acts(p, (acts_kind)k, o->n_batch));
     for (int i = 0; i < N_ROPES; i++)
