@@ -13,7 +13,8 @@ enum { NO_WEIGHT = UINT32_MAX };
 
 /* Activations of a batch, float [n_batch, width]. Only the residual outlives the step that reads
  * it: each of the others is rounded into the next matmul's input before the next one is written,
- * or, between queries and heads, read by the very task that then writes it. So they share memory. */
+ * or, between queries and heads, read by the very task that then writes it. So they share memory.
+ */
 #define PLAN_BUFFERS(X)                                                                            \
     X(X_RESIDUAL) /* [dim] the residual stream */                                                  \
     X(X_QUERY)    /* [n_heads * head_dim] rotated queries */                                       \
