@@ -8,6 +8,7 @@ JOBS   ?= $(shell nproc 2>/dev/null || echo 2)
 
 SOURCES   = CMakeLists.txt pyproject.toml $(shell find native -name '*.[ch]')
 INTERNALS = $(BUILD)/internals/liblocalllm_internals.so
+SANITIZED = engine same_bits kernels quant exact sampler tokenizer gguf gguf_broken
 C_FILES   = $(shell find native tests bench -name '*.[ch]' -not -name 'unicode_tables.h')
 
 .PHONY: help run test lint format asan bench clean
@@ -36,12 +37,18 @@ format: $(VENV)/installed ## rewrite all sources in the house style
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(C_FILES)
 
-asan: $(VENV)/installed ## the reader and the engine under the address and undefined sanitizers
-	$(BIN)/cmake -S . -B $(BUILD)/asan -DLOCALLLM_INTERNALS=ON -DLOCALLLM_MODULE=OFF \
-	    -DLOCALLLM_SANITIZE=ON >/dev/null
-	$(BIN)/cmake --build $(BUILD)/asan -j $(JOBS)
+asan: $(VENV)/installed ## the reader fuzzed and the engine tested under the sanitizers
+	$(BIN)/cmake -S . -B $(BUILD)/asan -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python \
+	    -DLOCALLLM_INTERNALS=ON -DLOCALLLM_SANITIZE=ON >/dev/null
+	$(BIN)/cmake --build $(BUILD)/asan -j $(JOBS) -- --no-print-directory
+	$(BIN)/cmake --install $(BUILD)/asan --prefix $(BUILD)/asan/site >/dev/null
+	cp -r localllm $(BUILD)/asan/site/
 	$(BIN)/python tests/gguf_files.py $(BUILD)/asan/seed.gguf
 	$(BUILD)/asan/gguf_fuzz $(BUILD)/asan/seed.gguf 100000 1
+	LD_PRELOAD="$$(cc -print-file-name=libasan.so) $$(cc -print-file-name=libubsan.so)" \
+	    ASAN_OPTIONS=detect_leaks=0 LOCALLLM_INTERNALS=$(BUILD)/asan/liblocalllm_internals.so \
+	    PYTHONPATH=$(BUILD)/asan/site:$$(echo $(VENV)/lib/python3.*/site-packages) \
+	    $(BIN)/python -SP -m pytest $(SANITIZED:%=tests/test_%.py) -k 'not real and not memory'
 
 bench: $(VENV)/installed ## ours and llama-cpp-python, interleaved; writes bench/results/
 	$(BIN)/python bench/run.py
