@@ -48,7 +48,7 @@ asan: $(VENV)/installed ## the reader fuzzed and the engine tested under the san
 	LD_PRELOAD="$$(cc -print-file-name=libasan.so) $$(cc -print-file-name=libubsan.so)" \
 	    ASAN_OPTIONS=detect_leaks=0 LOCALLLM_INTERNALS=$(BUILD)/asan/liblocalllm_internals.so \
 	    PYTHONPATH=$(BUILD)/asan/site:$$(echo $(VENV)/lib/python3.*/site-packages) \
-	    $(BIN)/python -SP -m pytest $(SANITIZED:%=tests/test_%.py) -k 'not real and not memory'
+	    $(BIN)/python -SP -m pytest $(SANITIZED:%=tests/test_%.py) -k 'not real and not memory and not interrupt'
 
 bench: $(VENV)/installed ## ours and llama-cpp-python, interleaved; writes bench/results/
 	$(BIN)/python bench/run.py
