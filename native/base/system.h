@@ -1,5 +1,5 @@
-/* system: everything that differs from one operating system to the next, in one file a system
- * (system_linux.c, system_macos.c). Another system is one more file.
+/* system: everything that the engine asks of the operating system. What differs from one to the
+ * next is one file a system (system_linux.c, system_macos.c); what they share is system_posix.c.
  */
 #ifndef LL_BASE_SYSTEM_H
 #define LL_BASE_SYSTEM_H
@@ -13,8 +13,6 @@ void system_unmap(const void *data, size_t n_bytes);
 /* Zeroed, page-aligned memory that costs nothing until touched. NULL: refused. */
 void *system_reserve(size_t n_bytes);
 void system_release(void *memory, size_t n_bytes);
-/* Gives the pages back; the range reads as zero afterwards. Page-aligned. */
-void system_forget(void *memory, size_t n_bytes);
 
 /* Cores this process may use: the smaller of its affinity and its cgroup quota, at least 1. */
 uint32_t system_usable_cores(void);

@@ -1,66 +1,13 @@
-/* system_linux: what the engine asks of Linux: mappings, sleeping on a word, usable cores, time. */
+/* system_linux: what only Linux answers so: sleeping on a word, usable cores. */
 #include "base/system.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <linux/futex.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
-
-bool system_map_file(const char *path, const void **data, size_t *n_bytes, ll_error *err) {
-    *data = NULL;
-    *n_bytes = 0;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) return ll_fail(err, LL_ERR_IO, "cannot open %s: %s", path, strerror(errno));
-    bool ok = false;
-    struct stat st;
-    if (fstat(fd, &st) != 0) {
-        ll_fail(err, LL_ERR_IO, "cannot read the size of %s: %s", path, strerror(errno));
-        goto done;
-    }
-    if (!S_ISREG(st.st_mode)) {
-        ll_fail(err, LL_ERR_IO, "%s is not a regular file", path);
-        goto done;
-    }
-    *n_bytes = (size_t)st.st_size;
-    if (*n_bytes > 0) {
-        void *mapped = mmap(NULL, *n_bytes, PROT_READ, MAP_SHARED, fd, 0);
-        if (mapped == MAP_FAILED) {
-            ll_fail(err, LL_ERR_MEMORY, "cannot map %s (%zu bytes): %s", path, *n_bytes,
-                    strerror(errno));
-            goto done;
-        }
-        *data = mapped;
-    }
-    ok = true;
-done:
-    (void)close(fd);
-    return ok;
-}
-
-void system_unmap(const void *data, size_t n_bytes) {
-    if (data != NULL) (void)munmap((void *)(uintptr_t)data, n_bytes);
-}
-
-void *system_reserve(size_t n_bytes) {
-    if (n_bytes == 0) n_bytes = 1;
-    void *memory = mmap(NULL, n_bytes, PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    return memory == MAP_FAILED ? NULL : memory;
-}
-
-void system_release(void *memory, size_t n_bytes) {
-    if (memory != NULL) (void)munmap(memory, n_bytes == 0 ? 1 : n_bytes);
-}
-
-void system_forget(void *memory, size_t n_bytes) { (void)madvise(memory, n_bytes, MADV_DONTNEED); }
 
 /* Reads a small file into text; false where it is absent or unreadable. */
 static bool read_text(const char *path, char *text, size_t capacity) {
@@ -124,10 +71,4 @@ void system_wait(const uint32_t *word, uint32_t value) {
 
 void system_wake_all(const uint32_t *word) {
     (void)syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, 0x7fffffff, NULL, NULL, 0);
-}
-
-double system_seconds(void) {
-    struct timespec t;
-    (void)clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }

@@ -1,65 +1,8 @@
 /* system_macos: the same questions as system_linux.c, asked of macOS. Written for it, untested. */
 #include "base/system.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
 #include <sys/sysctl.h>
 #include <time.h>
-#include <unistd.h>
-
-bool system_map_file(const char *path, const void **data, size_t *n_bytes, ll_error *err) {
-    *data = NULL;
-    *n_bytes = 0;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) return ll_fail(err, LL_ERR_IO, "cannot open %s: %s", path, strerror(errno));
-    bool ok = false;
-    struct stat st;
-    if (fstat(fd, &st) != 0) {
-        ll_fail(err, LL_ERR_IO, "cannot read the size of %s: %s", path, strerror(errno));
-        goto done;
-    }
-    if (!S_ISREG(st.st_mode)) {
-        ll_fail(err, LL_ERR_IO, "%s is not a regular file", path);
-        goto done;
-    }
-    *n_bytes = (size_t)st.st_size;
-    if (*n_bytes > 0) {
-        void *mapped = mmap(NULL, *n_bytes, PROT_READ, MAP_SHARED, fd, 0);
-        if (mapped == MAP_FAILED) {
-            ll_fail(err, LL_ERR_MEMORY, "cannot map %s (%zu bytes): %s", path, *n_bytes,
-                    strerror(errno));
-            goto done;
-        }
-        *data = mapped;
-    }
-    ok = true;
-done:
-    (void)close(fd);
-    return ok;
-}
-
-void system_unmap(const void *data, size_t n_bytes) {
-    if (data != NULL) (void)munmap((void *)(uintptr_t)data, n_bytes);
-}
-
-void *system_reserve(size_t n_bytes) {
-    void *memory = mmap(NULL, n_bytes == 0 ? 1 : n_bytes, PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANON | MAP_NORESERVE, -1, 0);
-    return memory == MAP_FAILED ? NULL : memory;
-}
-
-void system_release(void *memory, size_t n_bytes) {
-    if (memory != NULL) (void)munmap(memory, n_bytes == 0 ? 1 : n_bytes);
-}
-
-void system_forget(void *memory, size_t n_bytes) {
-    /* A fresh mapping over the old one: MADV_FREE would not promise zeroes. */
-    (void)mmap(memory, n_bytes, PROT_READ | PROT_WRITE,
-               MAP_PRIVATE | MAP_ANON | MAP_NORESERVE | MAP_FIXED, -1, 0);
-}
 
 uint32_t system_usable_cores(void) {
     /* Performance cores where the machine tells them apart, else all. */
@@ -79,9 +22,3 @@ void system_wait(const uint32_t *word, uint32_t value) {
 }
 
 void system_wake_all(const uint32_t *word) { (void)word; }
-
-double system_seconds(void) {
-    struct timespec t;
-    (void)clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}

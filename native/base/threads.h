@@ -1,7 +1,6 @@
 /* threads: a persistent pool that runs one function on every thread, and its barrier.
  *
- * The caller is thread 0. Workers spin briefly for the next piece of work, then sleep. This header
- * and isa.h are the only places that differ from one operating system to the next (see system.h).
+ * The caller is thread 0. Workers spin briefly for the next piece of work, then sleep.
  */
 #ifndef LL_BASE_THREADS_H
 #define LL_BASE_THREADS_H

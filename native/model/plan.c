@@ -8,15 +8,6 @@ static uint32_t find_weight(const plan *p, weight_role role, uint32_t layer) {
     return p->model->weights[id].data != NULL ? id : NO_WEIGHT;
 }
 
-static void count_work(const plan *p, step *s) {
-    for (int i = 0; i < 3; i++) {
-        if (s->w[i] == NO_WEIGHT || s->kind == STEP_EMBED) continue;
-        const weight *w = &p->model->weights[s->w[i]];
-        s->weight_bytes += (uint64_t)w->row_bytes * w->n_rows;
-        s->macs_per_row += (uint64_t)w->n * w->n_rows;
-    }
-}
-
 static step *emit(plan *p, step_kind kind, uint32_t layer, buffer_id in, buffer_id out) {
     step *s = &p->steps[p->n_steps++];
     *s = (step){.kind = kind, .layer = layer, .in = in, .out = out};
@@ -91,8 +82,6 @@ bool plan_open(plan *p, const model *m, ll_error *err) {
     s->norm = find_weight(p, WEIGHT_OUTPUT_NORM, 0);
     s->w[0] = find_weight(p, WEIGHT_OUTPUT, 0);
     if (s->w[0] == NO_WEIGHT) s->w[0] = find_weight(p, WEIGHT_TOKEN_EMBD, 0); /* tied */
-
-    for (size_t i = 0; i < p->n_steps; i++) count_work(p, &p->steps[i]);
     return true;
 }
 

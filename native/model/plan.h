@@ -51,8 +51,6 @@ typedef struct step {
     uint32_t window;       /* positions an ATTEND row sees, 0: all before it */
     uint32_t group;        /* layer group of the KV pool */
     uint32_t group_layer;  /* which layer of that group */
-    uint64_t weight_bytes; /* read once a step */
-    uint64_t macs_per_row; /* multiply-adds with weights */
 } step;
 
 /* Layers whose KV has one shape and one window: they share block tables. */
