@@ -9,6 +9,10 @@ JOBS   ?= $(shell nproc 2>/dev/null || echo 2)
 SOURCES   = CMakeLists.txt pyproject.toml $(shell find native -name '*.[ch]')
 INTERNALS = $(BUILD)/internals/liblocalllm_internals.so
 SANITIZED = engine same_bits kernels quant exact sampler tokenizer gguf gguf_broken
+ON_SANITIZED = LD_PRELOAD="$$(cc -print-file-name=libasan.so) $$(cc -print-file-name=libubsan.so)" \
+    ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 \
+    LOCALLLM_INTERNALS=$(BUILD)/asan/liblocalllm_internals.so \
+    PYTHONPATH=$(BUILD)/asan/site:$$(echo $(VENV)/lib/python3.*/site-packages) $(BIN)/python -SP
 C_FILES   = $(shell find native tests bench -name '*.[ch]' -not -name 'unicode_tables.h')
 
 .PHONY: help run test lint format asan bench clean
@@ -45,10 +49,9 @@ asan: $(VENV)/installed ## the reader fuzzed and the engine tested under the san
 	cp -r localllm $(BUILD)/asan/site/
 	$(BIN)/python tests/gguf_files.py $(BUILD)/asan/seed.gguf
 	$(BUILD)/asan/gguf_fuzz $(BUILD)/asan/seed.gguf 100000 1
-	LD_PRELOAD="$$(cc -print-file-name=libasan.so) $$(cc -print-file-name=libubsan.so)" \
-	    ASAN_OPTIONS=detect_leaks=0 LOCALLLM_INTERNALS=$(BUILD)/asan/liblocalllm_internals.so \
-	    PYTHONPATH=$(BUILD)/asan/site:$$(echo $(VENV)/lib/python3.*/site-packages) \
-	    $(BIN)/python -SP -m pytest $(SANITIZED:%=tests/test_%.py) -k 'not real and not memory and not interrupt'
+	$(ON_SANITIZED) tests/fuzz/model_fuzz.py
+	$(ON_SANITIZED) -m pytest $(SANITIZED:%=tests/test_%.py) \
+	    -k 'not real and not memory and not interrupt'
 
 bench: $(VENV)/installed ## ours and llama-cpp-python, interleaved; writes bench/results/
 	$(BIN)/python bench/run.py
