@@ -51,7 +51,6 @@ class Request:
     sources: tuple[Source, ...]
     file: str | None = None
     licence: str | None = None
-    system: str | None = None
     expected: Expected = field(default_factory=Expected)
 
 
@@ -107,7 +106,6 @@ def make_request(name: str, only: str | None) -> Request:
             entry.sources,
             entry.file,
             entry.licence,
-            entry.system,
             Expected(entry.sha256, entry.n_bytes),
         )
     if only is None:
@@ -160,7 +158,6 @@ def fetch_from(
             origin=remote.origin,
             revision=remote.revision,
             pulled_at=now,
-            system=request.system,
         )
 
     def accept(part: Path, fetched: Fetched) -> None:

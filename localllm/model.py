@@ -242,8 +242,7 @@ class Model:
             from localllm.template import ChatEncoder, load_template
 
             template = load_template(self.file)
-            manifest = store.read_manifest(self.file.path)
-            system = manifest.system if manifest else None
+            system = store.find_system(self.file.path)
             self.chat_encoder = (
                 ChatEncoder(self.file, template, system=system) if template else None
             )

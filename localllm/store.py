@@ -35,10 +35,13 @@ class Stored:
     origin: str | None = None
     revision: str | None = None
     pulled_at: str | None = None
-    system: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "path": str(self.path)}
+
+
+# What a manifest may say; another version's may say more, which is left alone.
+FIELDS = frozenset(Stored.__dataclass_fields__)
 
 
 def models_folder() -> Path:
@@ -72,8 +75,19 @@ def adopt(path: Path, n_bytes: int) -> Stored:
     """A file that somebody put here: the catalog's where it has its name and size."""
     for entry in catalog.read().values():
         if entry.file == path.name and entry.n_bytes in (None, n_bytes):
-            return Stored(entry.name, path, n_bytes, licence=entry.licence, system=entry.system)
+            return Stored(entry.name, path, n_bytes, licence=entry.licence)
     return Stored(path.stem, path, n_bytes)
+
+
+def find_system(path: Path) -> str | None:
+    """The system message that the catalog wants for a model of this folder, None for any other.
+
+    Asked of the catalog each time, not kept in the manifest, so that a better one reaches models
+    that were pulled before.
+    """
+    manifest = read_manifest(path)
+    entry = catalog.read().get(manifest.name) if manifest else None
+    return entry.system if entry else None
 
 
 def manifest_path(path: Path) -> Path:
@@ -84,8 +98,9 @@ def read_manifest(path: Path) -> Stored | None:
     """The manifest beside a model; None where there is none that can be read."""
     try:
         fields = json.loads(manifest_path(path).read_text(encoding="utf-8"))
-        model = Stored(**{**fields, "path": path})
-    except (OSError, ValueError, TypeError):
+        known = {key: value for key, value in fields.items() if key in FIELDS}
+        model = Stored(**{**known, "path": path})
+    except (OSError, ValueError, TypeError, AttributeError):
         return None
     return model if isinstance(model.name, str) and isinstance(model.n_bytes, int) else None
 

@@ -67,9 +67,24 @@ def test_only_whole_models_count(folder: Path) -> None:
     store.manifest_path(folder / "gone.gguf").write_text('{"name": "c:1", "n_bytes": 1}')
     put(folder, "broken-manifest.gguf")
     store.manifest_path(folder / "broken-manifest.gguf").write_text("{")
+    put(folder, "list-manifest.gguf")
+    store.manifest_path(folder / "list-manifest.gguf").write_text("[1]")
     put(folder, "odd-manifest.gguf", name=7)
     (folder / "folder.gguf").mkdir()
-    assert list(store.stored_models()) == ["a:1", "broken-manifest", "odd-manifest"]
+    whole = ["a:1", "broken-manifest", "list-manifest", "odd-manifest"]
+    assert list(store.stored_models()) == whole
+
+
+def test_a_manifest_of_another_version_is_read(folder: Path) -> None:
+    put(folder, "later.gguf", name="a:1", something="new")
+    assert list(store.stored_models()) == ["a:1"]
+
+
+def test_the_catalog_says_the_system_message_of_what_was_pulled_before(folder: Path) -> None:
+    entry = next(entry for entry in catalog.read().values() if entry.system is not None)
+    assert store.find_system(put(folder, "known.gguf", name=entry.name)) == entry.system
+    assert store.find_system(put(folder, "other.gguf", name="a:1")) is None
+    assert store.find_system(put(folder, "bare.gguf")) is None
 
 
 def test_a_file_that_somebody_put_here_is_adopted(folder: Path) -> None:

@@ -66,6 +66,7 @@ def describe(stored: store.Stored, file: ModelFile) -> dict[str, Any]:
     """The JSON of a model: the manifest, the engine's view, keys without long lists, tensors."""
     return {
         **stored.to_json(),
+        "system": store.find_system(stored.path),
         "info": file.info,
         "chat_template": file.meta("tokenizer.chat_template"),
         "metadata": [
@@ -93,6 +94,7 @@ def print_summary(stored: store.Stored, file: ModelFile) -> None:
         quants[quant] = quants.get(quant, 0) + n_bytes
     shares = sorted(quants.items(), key=lambda item: -item[1])
     template = file.meta("tokenizer.chat_template")
+    system = store.find_system(stored.path)
     rows = [
         ("name", stored.name),
         ("file", str(stored.path)),
@@ -104,7 +106,7 @@ def print_summary(stored: store.Stored, file: ModelFile) -> None:
         ("quants", ", ".join(f"{quant} {format_bytes(n)}" for quant, n in shares)),
         ("tokenizer", info["tokenizer"]),
         ("chat", "its own template" if template else "no template: it continues text"),
-        ("system", stored.system if stored.system is not None else "the template's own"),
+        ("system", "the template's own" if system is None else system),
         ("licence", stored.licence or file.meta("general.license") or "not stated"),
         ("from", stored.origin or "not pulled by localllm"),
         ("sha256", stored.sha256 or "not recorded"),
