@@ -1,12 +1,25 @@
 /* engine: builds a batch from rows of many sessions, runs it, and commits or undoes it whole. */
 #include "engine/engine.h"
 
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/system.h"
 #include "engine/session.h"
 
 enum { DEFAULT_BATCH = 512, MAX_THREADS = 512, MAX_CONTEXT = 1 << 24 };
+
+static bool fail_kernels(const char *name, ll_error *err) {
+    char known[128] = "";
+    for (const kernels *const *k = kernels_list; *k != NULL; k++) {
+        size_t used = strlen(known);
+        if ((*k)->is_available())
+            (void)snprintf(known + used, sizeof known - used, used > 0 ? ", %s" : "%s", (*k)->name);
+    }
+    return ll_fail(err, LL_ERR_ARGUMENT, "no kernels \"%.32s\" on this processor; it has %s", name,
+                   known);
+}
 
 /* Fills what the caller left to us and checks the rest. */
 static bool resolve_options(const model *m, const ll_engine_options *in, device_options *out,
@@ -21,8 +34,7 @@ static bool resolve_options(const model *m, const ll_engine_options *in, device_
         .n_threads = in->n_threads != 0 ? in->n_threads : system_usable_cores(),
         .kernels = kernels_find(name),
     };
-    if (out->kernels == NULL)
-        return ll_fail(err, LL_ERR_ARGUMENT, "no kernels \"%.32s\" on this processor", name);
+    if (out->kernels == NULL) return fail_kernels(name, err);
     if (out->n_ctx > MAX_CONTEXT || out->n_threads > MAX_THREADS || out->n_batch > MAX_CONTEXT ||
         *n_sessions > MAX_CONTEXT)
         return ll_fail(err, LL_ERR_ARGUMENT,
