@@ -135,7 +135,7 @@ def test_a_session_of_another_engine_is_refused(model: _native.Model) -> None:
 
 def test_unknown_kernels_are_refused(model: _native.Model) -> None:
     with pytest.raises(
-        _native.ArgumentError, match='no kernels "abacus" on this processor; it has .*scalar'
+        _native.ArgumentError, match=r'no kernels "abacus" on this processor; it has .*scalar'
     ):
         _native.Engine(model, kernels="abacus")
 
