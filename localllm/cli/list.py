@@ -21,7 +21,8 @@ def command(
 ) -> None:
     """List the models that are here: name, size, licence, file."""
     here = store.stored_models()
-    known = [entry for entry in catalog.read().values() if all_ and entry.name not in here]
+    entries = catalog.read() if all_ else {}
+    known = [entry for entry in entries.values() if entry.name not in here]
     if json:
         console.out_json(
             {
@@ -35,7 +36,12 @@ def command(
         )
         return
     rows = [
-        (model.name, format_bytes(model.n_bytes), model.licence or "?", model.path.name)
+        (
+            model.name,
+            format_bytes(model.n_bytes),
+            model.licence or "?",
+            entries[model.name].about if model.name in entries else model.path.name,
+        )
         for model in here.values()
     ]
     rows += [(entry.name, "not here", entry.licence, entry.about) for entry in known]
