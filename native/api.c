@@ -3,7 +3,6 @@
  */
 #include <stdlib.h>
 
-#include "base/exact.h"
 #include "base/system.h"
 #include "base/threads.h"
 #include "engine/engine.h"

@@ -38,8 +38,7 @@ static bool resolve_options(const model *m, const ll_engine_options *in, device_
     if (out->n_ctx > MAX_CONTEXT || out->n_threads > MAX_THREADS || out->n_batch > MAX_CONTEXT ||
         *n_sessions > MAX_CONTEXT)
         return ll_fail(err, LL_ERR_ARGUMENT,
-                       "context %u, batch %u, threads %u or sessions %u is "
-                       "out of range",
+                       "context %u, batch %u, threads %u or sessions %u is out of range",
                        out->n_ctx, out->n_batch, out->n_threads, *n_sessions);
     if (out->n_batch > out->n_ctx * (uint64_t)*n_sessions)
         out->n_batch = out->n_ctx * *n_sessions; /* no step could be larger */

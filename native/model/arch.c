@@ -1,6 +1,7 @@
 /* arch: the table of families. A new family whose forward pass is of a known shape is one row. */
 #include "model/arch.h"
 
+#include <stdio.h>
 #include <string.h>
 
 static const arch table[] = {
@@ -24,4 +25,8 @@ const arch *arch_find(const char *name, size_t n_bytes) {
     return NULL;
 }
 
-const char *arch_names(void) { return "llama, qwen2, qwen3, gemma3"; }
+void arch_write_names(char *out, size_t capacity) {
+    size_t used = 0;
+    for (size_t i = 0; i < sizeof table / sizeof table[0] && used < capacity; i++)
+        used += (size_t)snprintf(out + used, capacity - used, i > 0 ? ", %s" : "%s", table[i].name);
+}

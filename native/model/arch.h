@@ -40,7 +40,7 @@ typedef struct arch {
 /* NULL where the family is unknown. */
 const arch *arch_find(const char *name, size_t n_bytes);
 
-/* "llama, qwen2, …" for messages. */
-const char *arch_names(void);
+/* Writes "llama, qwen2, …", as much as fits, for messages. */
+void arch_write_names(char *out, size_t capacity);
 
 #endif

@@ -162,9 +162,12 @@ static bool read_config(model *m, ll_error *err) {
     ll_string name = {"", 0};
     if (!gguf_read_string(m->file, "general.architecture", &name, err)) return false;
     m->family = arch_find(name.data, name.n_bytes);
-    if (m->family == NULL)
+    if (m->family == NULL) {
+        char known[256];
+        arch_write_names(known, sizeof known);
         return ll_fail(err, LL_ERR_UNSUPPORTED, "the architecture \"%.*s\"; known are %s",
-                       (int)(name.n_bytes < 64 ? name.n_bytes : 64), name.data, arch_names());
+                       (int)(name.n_bytes < 64 ? name.n_bytes : 64), name.data, known);
+    }
     const ll_meta *tokens = gguf_find_key(m->file, "tokenizer.ggml.tokens");
     if (tokens == NULL || tokens->type != LL_VALUE_ARRAY || tokens->n_elements < 1 ||
         tokens->n_elements > MAX_DIM * 16)

@@ -134,8 +134,13 @@ static PyObject *model_close(PyObject *self, PyObject *unused) {
     Py_RETURN_NONE;
 }
 
-static const char *const value_names[] = {"u8",   "i8",     "u16",   "i16", "u32", "i32", "f32",
-                                          "bool", "string", "array", "u64", "i64", "f64"};
+static const char *const value_names[] = {
+    [LL_VALUE_U8] = "u8",       [LL_VALUE_I8] = "i8",     [LL_VALUE_U16] = "u16",
+    [LL_VALUE_I16] = "i16",     [LL_VALUE_U32] = "u32",   [LL_VALUE_I32] = "i32",
+    [LL_VALUE_F32] = "f32",     [LL_VALUE_BOOL] = "bool", [LL_VALUE_STRING] = "string",
+    [LL_VALUE_ARRAY] = "array", [LL_VALUE_U64] = "u64",   [LL_VALUE_I64] = "i64",
+    [LL_VALUE_F64] = "f64",
+};
 
 /* One value at *data, which moves on behind it. */
 static PyObject *take_value(ll_value_type type, const uint8_t **data) {

@@ -14,14 +14,14 @@ static const struct {
     phase_count *count;
     phase_run *run;
 } phases_of[][MAX_PHASES_PER_STEP] = {
-    [STEP_EMBED] = {{count_rows, run_embed}},
-    [STEP_QKV] = {{count_rows, run_prepare}, {count_heads, run_heads}},
-    [STEP_ATTEND] = {{count_attend, run_attend}, {count_merge, run_merge}},
-    [STEP_PROJECT] = {{count_rows, run_prepare},
-                    {count_tiles, run_project},
-                    {count_rows, run_join}},
-    [STEP_GATE_UP] = {{count_rows, run_prepare}, {count_tiles, run_gate_up}},
-    [STEP_LOGITS] = {{count_kept, run_prepare_kept}, {count_tiles, run_logits}},
+    [STEP_EMBED] = {{cpu_count_rows, cpu_run_embed}},
+    [STEP_QKV] = {{cpu_count_rows, cpu_run_prepare}, {cpu_count_heads, cpu_run_heads}},
+    [STEP_ATTEND] = {{cpu_count_attend, cpu_run_attend}, {cpu_count_merge, cpu_run_merge}},
+    [STEP_PROJECT] = {{cpu_count_rows, cpu_run_prepare},
+                    {cpu_count_tiles, cpu_run_project},
+                    {cpu_count_rows, cpu_run_join}},
+    [STEP_GATE_UP] = {{cpu_count_rows, cpu_run_prepare}, {cpu_count_tiles, cpu_run_gate_up}},
+    [STEP_LOGITS] = {{cpu_count_kept, cpu_run_prepare_kept}, {cpu_count_tiles, cpu_run_logits}},
 };
 
 static bool build_phases(cpu *d, ll_error *err) {
@@ -34,7 +34,8 @@ static bool build_phases(cpu *d, ll_error *err) {
         const step *s = &d->plan->steps[i];
         for (int j = 0; j < MAX_PHASES_PER_STEP && phases_of[s->kind][j].run != NULL; j++) {
             phase_run *run = phases_of[s->kind][j].run;
-            if (run == run_join && s->post_norm == NO_WEIGHT) continue; /* joined by its tasks */
+            if (run == cpu_run_join && s->post_norm == NO_WEIGHT)
+                continue; /* joined by its tasks */
             d->phases[d->n_phases++] = (phase){s, phases_of[s->kind][j].count, run};
         }
     }

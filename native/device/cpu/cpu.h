@@ -98,29 +98,29 @@ uint16_t *cpu_values(const cpu *d, const step *s, uint32_t block, uint32_t kv_he
 
 /* ---- cpu_rows.c: phases that go row by row ---- */
 
-uint32_t count_rows(const cpu *d, const phase *p);
-uint32_t count_kept(const cpu *d, const phase *p);
-void run_embed(cpu *d, const phase *p, uint32_t task, uint32_t thread);
-void run_prepare(cpu *d, const phase *p, uint32_t task, uint32_t thread);
-void run_prepare_kept(cpu *d, const phase *p, uint32_t task, uint32_t thread);
-void run_join(cpu *d, const phase *p, uint32_t task, uint32_t thread);
+uint32_t cpu_count_rows(const cpu *d, const phase *p);
+uint32_t cpu_count_kept(const cpu *d, const phase *p);
+void cpu_run_embed(cpu *d, const phase *p, uint32_t task, uint32_t thread);
+void cpu_run_prepare(cpu *d, const phase *p, uint32_t task, uint32_t thread);
+void cpu_run_prepare_kept(cpu *d, const phase *p, uint32_t task, uint32_t thread);
+void cpu_run_join(cpu *d, const phase *p, uint32_t task, uint32_t thread);
 
 /* ---- cpu_matmul.c: phases that multiply by weights ---- */
 
-uint32_t count_heads(const cpu *d, const phase *p);
-uint32_t count_tiles(const cpu *d, const phase *p);
-void run_heads(cpu *d, const phase *p, uint32_t task, uint32_t thread);
-void run_project(cpu *d, const phase *p, uint32_t task, uint32_t thread);
-void run_gate_up(cpu *d, const phase *p, uint32_t task, uint32_t thread);
-void run_logits(cpu *d, const phase *p, uint32_t task, uint32_t thread);
+uint32_t cpu_count_heads(const cpu *d, const phase *p);
+uint32_t cpu_count_tiles(const cpu *d, const phase *p);
+void cpu_run_heads(cpu *d, const phase *p, uint32_t task, uint32_t thread);
+void cpu_run_project(cpu *d, const phase *p, uint32_t task, uint32_t thread);
+void cpu_run_gate_up(cpu *d, const phase *p, uint32_t task, uint32_t thread);
+void cpu_run_logits(cpu *d, const phase *p, uint32_t task, uint32_t thread);
 
 /* ---- cpu_attend.c ---- */
 
 void cpu_cut_attention(cpu *d); /* before a run */
-uint32_t count_attend(const cpu *d, const phase *p);
-uint32_t count_merge(const cpu *d, const phase *p);
-void run_attend(cpu *d, const phase *p, uint32_t task, uint32_t thread);
-void run_merge(cpu *d, const phase *p, uint32_t task, uint32_t thread);
+uint32_t cpu_count_attend(const cpu *d, const phase *p);
+uint32_t cpu_count_merge(const cpu *d, const phase *p);
+void cpu_run_attend(cpu *d, const phase *p, uint32_t task, uint32_t thread);
+void cpu_run_merge(cpu *d, const phase *p, uint32_t task, uint32_t thread);
 
 /* ---- cpu.c ---- */
 

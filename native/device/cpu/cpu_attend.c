@@ -41,12 +41,12 @@ void cpu_cut_attention(cpu *d) {
         d->cut.n_spans = n_chunks < 2 * d->options.n_threads ? n_chunks : 2 * d->options.n_threads;
 }
 
-uint32_t count_attend(const cpu *d, const phase *p) {
+uint32_t cpu_count_attend(const cpu *d, const phase *p) {
     (void)p;
     return d->cut.n_tiles * d->model->n_kv_heads * d->cut.n_spans;
 }
 
-uint32_t count_merge(const cpu *d, const phase *p) {
+uint32_t cpu_count_merge(const cpu *d, const phase *p) {
     (void)p;
     return d->cut.n_spans > 1 ? 1 : 0;
 }
@@ -149,7 +149,7 @@ static void merge_states(const cpu *d, const queries *q, uint32_t first_row, uin
     }
 }
 
-void run_attend(cpu *d, const phase *p, uint32_t task, uint32_t thread) {
+void cpu_run_attend(cpu *d, const phase *p, uint32_t task, uint32_t thread) {
     const step *s = p->step;
     uint32_t n_spans = d->cut.n_spans, n_kv_heads = d->model->n_kv_heads;
     uint32_t span = task % n_spans, kv_head = task / n_spans % n_kv_heads;
@@ -175,7 +175,7 @@ void run_attend(cpu *d, const phase *p, uint32_t task, uint32_t thread) {
 }
 
 /* Merges the states that split tasks left, each row's in ascending order of chunks. */
-void run_merge(cpu *d, const phase *p, uint32_t task, uint32_t thread) {
+void cpu_run_merge(cpu *d, const phase *p, uint32_t task, uint32_t thread) {
     (void)task, (void)thread;
     size_t n = d->model->head_dim;
     for (uint32_t row = 0; row < d->batch->n_rows; row++) {

@@ -29,7 +29,7 @@ static uint32_t n_columns_of(const cpu *d, const step *s) {
     return s->kind == STEP_LOGITS ? d->batch->n_kept : d->batch->n_rows;
 }
 
-uint32_t count_tiles(const cpu *d, const phase *p) {
+uint32_t cpu_count_tiles(const cpu *d, const phase *p) {
     uint32_t n_columns = n_columns_of(d, p->step);
     if (n_columns == 0) return 0;
     const weight *w = &d->model->weights[p->step->w[0]];
@@ -60,7 +60,7 @@ static void multiply(const cpu *d, const step *s, uint32_t id, range r, float *y
 
 /* ---- queries, keys and values: a task is a head ---------------------------------------------- */
 
-uint32_t count_heads(const cpu *d, const phase *p) {
+uint32_t cpu_count_heads(const cpu *d, const phase *p) {
     (void)p;
     return d->model->n_heads + 2 * d->model->n_kv_heads;
 }
@@ -117,7 +117,7 @@ static void append_head(cpu *d, const step *s, bool is_value, uint32_t kv_head, 
     }
 }
 
-void run_heads(cpu *d, const phase *p, uint32_t task, uint32_t thread) {
+void cpu_run_heads(cpu *d, const phase *p, uint32_t task, uint32_t thread) {
     const step *s = p->step;
     const model *m = d->model;
     uint32_t head_dim = m->head_dim;
@@ -138,7 +138,7 @@ void run_heads(cpu *d, const phase *p, uint32_t task, uint32_t thread) {
 
 /* ---- the others: a task is a tile of weight rows --------------------------------------------- */
 
-void run_project(cpu *d, const phase *p, uint32_t task, uint32_t thread) {
+void cpu_run_project(cpu *d, const phase *p, uint32_t task, uint32_t thread) {
     const step *s = p->step;
     size_t dim = d->model->dim;
     range r = tile_range(d, s, task);
@@ -152,7 +152,7 @@ void run_project(cpu *d, const phase *p, uint32_t task, uint32_t thread) {
         d->kernels->add(y + (size_t)row * r.n, d->buffers[s->out] + row * dim + r.first, r.n);
 }
 
-void run_gate_up(cpu *d, const phase *p, uint32_t task, uint32_t thread) {
+void cpu_run_gate_up(cpu *d, const phase *p, uint32_t task, uint32_t thread) {
     const step *s = p->step;
     size_t width = d->plan->buffer_dim[s->out];
     range r = tile_range(d, s, task);
@@ -166,7 +166,7 @@ void run_gate_up(cpu *d, const phase *p, uint32_t task, uint32_t thread) {
         gated(gate + row * width, up + (size_t)row * r.n, gate + row * width, r.n);
 }
 
-void run_logits(cpu *d, const phase *p, uint32_t task, uint32_t thread) {
+void cpu_run_logits(cpu *d, const phase *p, uint32_t task, uint32_t thread) {
     const step *s = p->step;
     size_t n_vocab = d->model->n_vocab;
     range r = tile_range(d, s, task);

@@ -1,17 +1,15 @@
 /* cpu_rows: what happens to each row of a batch alone: embedding, RoPE tables, norms, rounding. */
-#include <string.h>
-
 #include "base/exact.h"
 #include "device/cpu/cpu.h"
 
 static uint32_t tasks_for(uint32_t n_rows) { return (n_rows + ROWS_PER_TASK - 1) / ROWS_PER_TASK; }
 
-uint32_t count_rows(const cpu *d, const phase *p) {
+uint32_t cpu_count_rows(const cpu *d, const phase *p) {
     (void)p;
     return tasks_for(d->batch->n_rows);
 }
 
-uint32_t count_kept(const cpu *d, const phase *p) {
+uint32_t cpu_count_kept(const cpu *d, const phase *p) {
     (void)p;
     return tasks_for(d->batch->n_kept);
 }
@@ -40,7 +38,7 @@ static void fill_rope(const cpu *d, uint32_t row) {
     }
 }
 
-void run_embed(cpu *d, const phase *p, uint32_t task, uint32_t thread) {
+void cpu_run_embed(cpu *d, const phase *p, uint32_t task, uint32_t thread) {
     (void)thread;
     const weight *w = &d->model->weights[p->step->w[0]];
     for (uint32_t row = task * ROWS_PER_TASK; row < last_row(task, d->batch->n_rows); row++) {
@@ -77,7 +75,7 @@ static void prepare_row(cpu *d, const step *s, const float *x, uint32_t column, 
     }
 }
 
-void run_prepare(cpu *d, const phase *p, uint32_t task, uint32_t thread) {
+void cpu_run_prepare(cpu *d, const phase *p, uint32_t task, uint32_t thread) {
     const step *s = p->step;
     size_t n = d->plan->buffer_dim[s->in];
     uint32_t n_rows = d->batch->n_rows;
@@ -85,7 +83,7 @@ void run_prepare(cpu *d, const phase *p, uint32_t task, uint32_t thread) {
         prepare_row(d, s, d->buffers[s->in] + row * n, row, n_rows, thread);
 }
 
-void run_prepare_kept(cpu *d, const phase *p, uint32_t task, uint32_t thread) {
+void cpu_run_prepare_kept(cpu *d, const phase *p, uint32_t task, uint32_t thread) {
     const step *s = p->step;
     size_t n = d->plan->buffer_dim[s->in];
     uint32_t n_kept = d->batch->n_kept;
@@ -94,7 +92,7 @@ void run_prepare_kept(cpu *d, const phase *p, uint32_t task, uint32_t thread) {
 }
 
 /* residual += norm(output), for families that norm what a block returns. */
-void run_join(cpu *d, const phase *p, uint32_t task, uint32_t thread) {
+void cpu_run_join(cpu *d, const phase *p, uint32_t task, uint32_t thread) {
     const step *s = p->step;
     size_t n = d->model->dim;
     float *normed = cpu_thread_row(d, thread);
