@@ -95,11 +95,19 @@ class Acts:
     n_cols: int
 
     def array(self, name: str, dtype: npt.DTypeLike, per: int) -> npt.NDArray[np.generic]:
-        """One of the arrays as [n_cols, n / per]."""
+        """One of the arrays as [n_cols, n / per]; integers lie block by block."""
         start = getattr(self.struct, name) - self.memory.ctypes.data
         count = self.n_cols * (self.n // per)
         flat = self.memory[start : start + count * np.dtype(dtype).itemsize].view(dtype)
-        return flat.reshape(self.n_cols, self.n // per)
+        if self.kind in (ACTS_F32, ACTS_BF16):
+            return flat.reshape(self.n_cols, self.n // per)
+        block = self.block_dim
+        by_block = flat.reshape(self.n // block, self.n_cols, block // per)
+        return np.concatenate(by_block, axis=1)
+
+    @property
+    def block_dim(self) -> int:
+        return 32 if self.kind == ACTS_Q8_32 else 256
 
     def numbers(self) -> npt.NDArray[np.float64]:
         """What the activations stand for, [n_cols, n]."""
@@ -107,7 +115,7 @@ class Acts:
             return self.array("values", np.float32, 1).astype(np.float64)
         if self.kind == ACTS_BF16:
             return from_bf16(self.array("values", np.uint16, 1)).astype(np.float64)
-        block = 32 if self.kind == ACTS_Q8_32 else 256
+        block = self.block_dim
         d = self.array("d", np.float32, block).astype(np.float64)
         q = self.array("values", np.int8, 1).astype(np.float64)
         return q * np.repeat(d, block, axis=1)

@@ -98,8 +98,8 @@ static int32_t sum_of(const int8_t *q, size_t n) {
 
 static void quantize_32(acts *a, size_t col, const float *x) {
     for (size_t b = 0; b < a->n / 32; b++) {
-        int8_t *q = a->q + col * a->n + b * 32;
-        size_t block = col * (a->n / 32) + b;
+        size_t block = acts_block(a, b, col);
+        int8_t *q = a->q + block * 32;
         a->d[block] = quantize_block(x + b * 32, 32, q);
         a->sum[block] = (float)sum_of(q, 32);
     }
@@ -107,12 +107,11 @@ static void quantize_32(acts *a, size_t col, const float *x) {
 
 static void quantize_256(acts *a, size_t col, const float *x) {
     for (size_t b = 0; b < a->n / 256; b++) {
-        a->d[col * (a->n / 256) + b] =
-            quantize_block(x + b * 256, 256, a->q + col * a->n + b * 256);
-    }
-    for (size_t s = 0; s < a->n / SUM_DIM; s++) {
-        const int8_t *q = a->q + col * a->n + s * SUM_DIM;
-        a->sums[col * (a->n / SUM_DIM) + s] = (int16_t)sum_of(q, SUM_DIM);
+        size_t block = acts_block(a, b, col), n_sums = 256 / SUM_DIM;
+        int8_t *q = a->q + block * 256;
+        a->d[block] = quantize_block(x + b * 256, 256, q);
+        for (size_t s = 0; s < n_sums; s++)
+            a->sums[block * n_sums + s] = (int16_t)sum_of(q + s * SUM_DIM, SUM_DIM);
     }
 }
 

@@ -1,16 +1,17 @@
 /* acts: activations as the dots read them, in one layout for every instruction set.
  *
- * Columns are the rows of a batch: column c belongs to row c. Values are stored in their natural
- * order, so a kernel broadcasts from or loads straight out of a column:
+ * Columns are the rows of a batch: column c belongs to row c. Integers lie block by block, a block
+ * of all columns side by side, so that many columns stream through a cache that holds one block of
+ * many weight rows, and no power of two lies between two columns:
  *
- *   ACTS_F32   f32  [n_cols][n]          for F32 and F16 weights
- *   ACTS_BF16  bf16 [n_cols][n]          for BF16 weights, rounded to nearest even
- *   ACTS_Q8_32   q  [n_cols][n]       int8 per value, |q| <= 127
- *                d  [n_cols][n / 32]  f32 scale per 32 values
- *               sum [n_cols][n / 32]  f32, the exact sum of the 32 q
- *   ACTS_Q8_256  q  [n_cols][n]       int8 per value
- *                d  [n_cols][n / 256] f32 scale per 256 values
- *             sums  [n_cols][n / 16]  int16, the exact sum of 16 q
+ *   ACTS_F32   f32  [n_cols][n]           for F32 and F16 weights
+ *   ACTS_BF16  bf16 [n_cols][n]           for BF16 weights, rounded to nearest even
+ *   ACTS_Q8_32   q  [n / 32][n_cols][32]  int8 per value, |q| <= 127
+ *                d  [n / 32][n_cols]      f32 scale per 32 values
+ *               sum [n / 32][n_cols]      f32, the exact sum of the 32 q
+ *   ACTS_Q8_256  q  [n / 256][n_cols][256] int8 per value
+ *                d  [n / 256][n_cols]      f32 scale per 256 values
+ *             sums  [n / 256][n_cols][16]  int16, the exact sums of 16 q each
  */
 #ifndef LL_FORMAT_ACTS_H
 #define LL_FORMAT_ACTS_H
@@ -33,6 +34,11 @@ typedef struct acts {
     float *sum;    /* ACTS_Q8_32 */
     int16_t *sums; /* ACTS_Q8_256 */
 } acts;
+
+/* Where block `block` of a column lies, counted in blocks. */
+static inline size_t acts_block(const acts *a, size_t block, size_t col) {
+    return block * a->n_cols + col;
+}
 
 /* Bytes that n_cols columns of n values need; n is a multiple of 32 (Q8_32) or 256 (Q8_256). */
 size_t acts_bytes(acts_kind kind, size_t n, size_t n_cols);

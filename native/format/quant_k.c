@@ -30,11 +30,11 @@ static inline float dot256(decode256 *decode, size_t block_bytes, bool has_min, 
                            const acts *a, size_t col) {
     size_t n_blocks = a->n / QUANT_DIM_K;
     const uint8_t *block = row;
-    const int8_t *q = a->q + col * a->n;
-    const float *d = a->d + col * n_blocks;
-    const int16_t *sums = a->sums + col * n_blocks * N_GROUPS;
     float acc = 0;
-    for (size_t b = 0; b < n_blocks; b++, block += block_bytes, sums += N_GROUPS) {
+    for (size_t b = 0; b < n_blocks; b++, block += block_bytes) {
+        size_t at = acts_block(a, b, col);
+        const int8_t *q = a->q + at * QUANT_DIM_K;
+        const int16_t *sums = a->sums + at * N_GROUPS;
         codes256 c;
         decode(block, &c);
         int32_t scaled = 0, minimums = 0;
@@ -46,7 +46,7 @@ static inline float dot256(decode256 *decode, size_t block_bytes, bool has_min, 
         }
         float t = (float)scaled * c.d;
         if (has_min) t = fmaf(-(float)minimums, c.dmin, t);
-        acc = fmaf(t, d[b], acc);
+        acc = fmaf(t, a->d[at], acc);
     }
     return acc;
 }

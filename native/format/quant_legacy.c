@@ -31,18 +31,17 @@ static inline float dot32(decode32 *decode, size_t block_bytes, bool has_min, co
                           const acts *a, size_t col) {
     size_t n_blocks = a->n / QUANT_DIM_32;
     const uint8_t *block = row;
-    const int8_t *q = a->q + col * a->n;
-    const float *d = a->d + col * n_blocks;
-    const float *sum = a->sum + col * n_blocks;
     float acc = 0;
-    for (size_t b = 0; b < n_blocks; b++, block += block_bytes, q += QUANT_DIM_32) {
+    for (size_t b = 0; b < n_blocks; b++, block += block_bytes) {
+        size_t at = acts_block(a, b, col);
+        const int8_t *q = a->q + at * QUANT_DIM_32;
         codes32 c;
         decode(block, &c);
         int32_t isum = 0;
         for (int i = 0; i < QUANT_DIM_32; i++) isum += c.w[i] * q[i];
         float t = (float)isum * c.d;
-        if (has_min) t = fmaf(sum[b], c.m, t);
-        acc = fmaf(t, d[b], acc);
+        if (has_min) t = fmaf(a->sum[at], c.m, t);
+        acc = fmaf(t, a->d[at], acc);
     }
     return acc;
 }

@@ -72,25 +72,26 @@ TILE_INLINE void dot_sub(dot_traits f, int n, int n_slabs, int n_cols,
     }
 }
 
-/* Where the columns' values, scales and sums of one block begin; columns lie `blocks` blocks apart.
- * sums are f32 (blocks of 32) or int16 (superblocks). */
+/* Where the columns' values, scales and sums of one block begin; the next block's lie n_cols blocks
+ * behind. sums are f32 (blocks of 32) or int16 (superblocks). */
 typedef struct dot_columns {
     const int8_t *q;
     const float *d;
     const void *sums;
-    size_t blocks;
+    size_t n_cols;
 } dot_columns;
 
 TILE_INLINE dot_columns dot_columns_at(const acts *a, size_t dim, size_t col, size_t block) {
-    size_t blocks = a->n / dim, i = col * blocks + block;
+    size_t i = acts_block(a, block, col);
     const void *sums = dim == 32 ? (const void *)(a->sum + i) : (const void *)(a->sums + 16 * i);
-    return (dot_columns){a->q + i * dim, a->d + i, sums, blocks};
+    return (dot_columns){a->q + i * dim, a->d + i, sums, a->n_cols};
 }
 
 /* The next block: pointers that advance cost fewer instructions than an index for each array. */
 TILE_INLINE dot_columns dot_columns_next(dot_columns at, size_t dim) {
-    size_t sums_bytes = dim == 32 ? sizeof(float) : 16 * sizeof(int16_t);
-    return (dot_columns){at.q + dim, at.d + 1, (const uint8_t *)at.sums + sums_bytes, at.blocks};
+    size_t sums_bytes = at.n_cols * (dim == 32 ? sizeof(float) : 16 * sizeof(int16_t));
+    return (dot_columns){at.q + dim * at.n_cols, at.d + at.n_cols,
+                         (const uint8_t *)at.sums + sums_bytes, at.n_cols};
 }
 
 /* out[c][slab][row] = fmaf(t, d_a, out). */
@@ -107,7 +108,7 @@ TILE_INLINE void dot32(dot_traits f, int n_slabs, int n_cols, const tile32 *cons
     const int8_t *q[TILE_COLS];
     __m256i sums[TILE_SLABS][TILE_COLS];
     for (int h = 0; h < n_slabs; h++) w[h] = tile[h]->w;
-    for (int c = 0; c < n_cols; c++) q[c] = a.q + (size_t)c * a.blocks * 32;
+    for (int c = 0; c < n_cols; c++) q[c] = a.q + (size_t)c * 32;
     dot_sub(f, 8, n_slabs, n_cols, w, q, ones, false, sums);
     __m256 d[TILE_SLABS], m[TILE_SLABS];
     for (int h = 0; h < n_slabs; h++) {
@@ -116,8 +117,8 @@ TILE_INLINE void dot32(dot_traits f, int n_slabs, int n_cols, const tile32 *cons
     }
 #pragma GCC unroll 4
     for (int c = 0; c < n_cols; c++) {
-        __m256 a_sum = _mm256_broadcast_ss(a_sums + (size_t)c * a.blocks);
-        __m256 a_d = _mm256_broadcast_ss(a.d + (size_t)c * a.blocks);
+        __m256 a_sum = _mm256_broadcast_ss(a_sums + (size_t)c);
+        __m256 a_d = _mm256_broadcast_ss(a.d + (size_t)c);
 #pragma GCC unroll 2
         for (int h = 0; h < n_slabs; h++) {
             __m256 t = _mm256_cvtepi32_ps(sums[h][c]);
@@ -142,7 +143,7 @@ TILE_INLINE void dot_bias(int n_slabs, int n_cols, const tile256 *const tile[TIL
     for (int g = 0; g < 8; g++) {
 #pragma GCC unroll 4
         for (int c = 0; c < n_cols; c++) {
-            __m256i pair = tile_broadcast(groups + (size_t)c * a.blocks * 16 + 2 * g);
+            __m256i pair = tile_broadcast(groups + (size_t)c * 16 + 2 * g);
 #pragma GCC unroll 2
             for (int h = 0; h < n_slabs; h++) {
                 __m256i p = _mm256_madd_epi16(tile[h]->bias[g], pair);
@@ -172,14 +173,14 @@ TILE_INLINE void dot256(dot_traits f, int n_slabs, int n_cols,
             w[h] = tile[h]->w + j * n_steps;
             scale[h] = tile[h]->scale[j];
         }
-        for (int c = 0; c < n_cols; c++) q[c] = a.q + (size_t)c * a.blocks * 256;
+        for (int c = 0; c < n_cols; c++) q[c] = a.q + (size_t)c * 256;
         dot_sub(f, n_steps, n_slabs, n_cols, w, q, scale, true, sums);
         a.q += 4 * n_steps;
     }
     if (f.has_min || f.zero) dot_bias(n_slabs, n_cols, tile, a, bias);
 #pragma GCC unroll 4
     for (int c = 0; c < n_cols; c++) {
-        __m256 a_d = _mm256_broadcast_ss(a.d + (size_t)c * a.blocks);
+        __m256 a_d = _mm256_broadcast_ss(a.d + (size_t)c);
 #pragma GCC unroll 2
         for (int h = 0; h < n_slabs; h++) {
             __m256i s = sums[h][c];

@@ -69,7 +69,7 @@ EXP_INLINE void sums_of_16(const int8_t *q, int32_t sums[2]) {
 static void quantize_32(acts *a, size_t col, const float *x) {
     size_t n_blocks = a->n / 32;
     for (size_t b = 0; b < n_blocks; b++) {
-        size_t block = col * n_blocks + b;
+        size_t block = acts_block(a, b, col);
         int8_t *q = a->q + block * 32;
         int32_t sums[2];
         a->d[block] = quantize_block(x + b * 32, 32, q);
@@ -81,7 +81,7 @@ static void quantize_32(acts *a, size_t col, const float *x) {
 static void quantize_256(acts *a, size_t col, const float *x) {
     size_t n_blocks = a->n / 256;
     for (size_t b = 0; b < n_blocks; b++) {
-        size_t block = col * n_blocks + b;
+        size_t block = acts_block(a, b, col);
         int8_t *q = a->q + block * 256;
         a->d[block] = quantize_block(x + b * 256, 256, q);
         for (size_t i = 0; i < 8; i++) {

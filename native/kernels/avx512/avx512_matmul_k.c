@@ -172,6 +172,11 @@ TILE_INLINE void q3_k_unpack(tile_rows rows, tile256 *t) {
         sc = _mm512_sub_epi8(sc, _mm512_set1_epi8(32));
         spread_scales(sc, t->scale + 4 * i);
         spread_bias(sc, 2, t->bias + 2 * i); /* the zero point, 4 */
+#pragma GCC unroll 4
+        for (int s = 0; s < 4; s++) { /* halves: what the sign filled is cleared */
+            __m512i low_half = _mm512_set1_epi32(0xffff);
+            t->scale[4 * i + s] = _mm512_and_si512(t->scale[4 * i + s], low_half);
+        }
     }
     tile_transpose(rows, offsetof(block_q3_k, hmask), top);
     tile_transpose(rows, offsetof(block_q3_k, hmask) + 16, top + 4);
@@ -208,9 +213,9 @@ TILE_INLINE void iq4_xs_unpack(tile_rows rows, tile256 *t) {
     }
 }
 
-DOT_MATMUL(q2_k, dot256_16_min, 256, tile256, 0)
-DOT_MATMUL(q3_k, dot256_16_zero, 256, tile256, 0)
-DOT_MATMUL(q4_k, dot256_8_min, 256, tile256, 0)
+DOT_MATMUL(q2_k, dot256_16_min_half, 256, tile256, 0)
+DOT_MATMUL(q3_k, dot256_16_zero_half, 256, tile256, 0)
+DOT_MATMUL(q4_k, dot256_8_min_half, 256, tile256, 0)
 DOT_MATMUL(q5_k, dot256_8_min, 256, tile256, 0)
 DOT_MATMUL(q6_k, dot256_16_zero, 256, tile256, 0)
 DOT_MATMUL(iq4_xs, dot256_8_zero, 256, tile256, 0)

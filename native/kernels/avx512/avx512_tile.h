@@ -11,6 +11,7 @@
 #define LL_KERNELS_AVX512_TILE_H
 
 #include <immintrin.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -23,6 +24,7 @@ enum {
     TILE_ROWS = 16, /* rows of a slab */
     TILE_SLABS = 2, /* slabs a dot takes at most; two share each broadcast */
     TILE_COLS = 6,  /* columns a dot takes at most: 2 x 6 sums, twice, fit 32 registers */
+    TILE_SPAN_BYTES = 12 * 1024, /* of one slab's tiles: two spans and some columns fit L1 */
 };
 
 /* A block of 32. */
@@ -31,12 +33,14 @@ typedef struct tile32 {
     __m512 d, m;  /* [row]; m only where the format has a minimum */
 } tile32;
 
-/* A superblock of 256. A dword of `bias` is two int16, which the sums of the activations of
- * sub-blocks 2i and 2i + 1 are multiplied with: the minimums, or the zero point times the scales.
- * Formats with sub-blocks of 32 use the first half of both arrays. */
+/* A superblock of 256. A dword of `scale` is a sub-block's scale: an int32, or, for formats whose
+ * dots of 16 values fit an int16, that in its low half and 0 in the high one. A dword of `bias` is
+ * two int16, which the sums of the activations of sub-blocks 2i and 2i + 1 are multiplied with: the
+ * minimums, or the zero point times the scales. Formats with sub-blocks of 32 use the first half of
+ * both arrays. */
 typedef struct tile256 {
     __m512i w[64];     /* [value / 4][row][value % 4] bytes */
-    __m512i scale[16]; /* [sub-block][row] int32 */
+    __m512i scale[16]; /* [sub-block][row] */
     __m512i bias[8];   /* [pair of sub-blocks][row] */
     __m512 d, dmin;    /* [row]; dmin only where the format has minimums */
 } tile256;
@@ -52,11 +56,19 @@ typedef struct tile_rows {
  * 16 blocks' bytes per block; NULL: none. */
 typedef void tile_unpack(tile_rows rows, size_t n_blocks, const uint8_t *ahead, void *tiles);
 
-/* Adds blocks [block0, block0 + n_blocks) of the dots of 1 or 2 slabs with columns col, col + 1 …:
- * out[c * out_stride + 16 * slab + row]. tiles[slab] points at the tile of block0; `zero` is the
- * codes' zero point, which only blocks of 32 ask for. */
-typedef void tile_dot(const void *const tiles[TILE_SLABS], float zero, size_t block0,
-                      size_t n_blocks, const acts *a, size_t col, float *out, size_t out_stride);
+/* Where the dots of 1 or 2 slabs with some columns come from and go to: column c's rows lie at
+ * [c * stride]. The first span of blocks has no `in`; `out` may be `in`. */
+typedef struct tile_sums {
+    const float *in;
+    float *out;
+    size_t in_stride, out_stride;
+} tile_sums;
+
+/* Adds blocks [block0, block0 + n_blocks) of the dots of 1 or 2 slabs with columns col, col + 1 ….
+ * `tiles` points at the tile of block0; a second slab's lies TILE_SPAN_BYTES behind it, so that one
+ * register addresses both. `zero` is the codes' zero point, which only blocks of 32 ask for. */
+typedef void tile_dot(const void *tiles, float zero, size_t block0, size_t n_blocks, const acts *a,
+                      size_t col, tile_sums sums);
 
 typedef tile_dot *const tile_dots[TILE_SLABS][TILE_COLS]; /* [slabs - 1][columns - 1] */
 

@@ -68,7 +68,7 @@ EXP_INLINE __m256i sums_of_16(const int8_t *q) {
 static void quantize_32(acts *a, size_t col, const float *x) {
     size_t n_blocks = a->n / 32;
     for (size_t b = 0; b < n_blocks; b++) {
-        size_t block = col * n_blocks + b;
+        size_t block = acts_block(a, b, col);
         int8_t *q = a->q + block * 32;
         a->d[block] = quantize_block(x + b * 32, 32, q);
         const __m256i ones = _mm256_set1_epi8(1);
@@ -81,7 +81,7 @@ static void quantize_32(acts *a, size_t col, const float *x) {
 static void quantize_256(acts *a, size_t col, const float *x) {
     size_t n_blocks = a->n / 256;
     for (size_t b = 0; b < n_blocks; b++) {
-        size_t block = col * n_blocks + b;
+        size_t block = acts_block(a, b, col);
         int8_t *q = a->q + block * 256;
         a->d[block] = quantize_block(x + b * 256, 256, q);
         _mm256_storeu_si256((void *)(a->sums + block * 16), sums_of_16(q));
