@@ -26,6 +26,18 @@ TILE_INLINE __m512i dot_bytes(__m512i sums, __m512i w, __m512i x) {
 #endif
 }
 
+/* The same with the four bytes at p in every lane. */
+TILE_INLINE __m512i dot_bytes_at(__m512i sums, __m512i w, const void *p) {
+#ifdef __AVX512VNNI__
+    __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sums) : "v"(w), "m"(*(const int32_t *)p));
+    return sums;
+#else
+    int32_t x;
+    memcpy(&x, p, sizeof x);
+    return _mm512_dpbusd_epi32(sums, w, _mm512_set1_epi32(x));
+#endif
+}
+
 /* sums += int16 of a times int16 of b, two a lane. */
 TILE_INLINE __m512i dot_pairs(__m512i sums, __m512i a, __m512i b) {
 #ifdef __AVX512VNNI__
@@ -73,6 +85,24 @@ TILE_INLINE void dot_sum_out(tile_sums s, size_t h, size_t c, __m512 sums) {
     _mm512_storeu_ps(s.out + c * s.out_stride + TILE_ROWS * h, sums);
 }
 
+/* What is the same for all superblocks of a class of formats. */
+typedef struct dot_traits {
+    int n_sub;    /* sub-blocks with a scale of their own */
+    bool is_half; /* dots of 16 values fit an int16 */
+    bool has_min;
+} dot_traits;
+
+/* clang-format off */
+#define dot256_8_zero_traits (dot_traits){8, false, false}
+#define dot256_8_min_traits (dot_traits){8, false, true}
+#define dot256_16_zero_traits (dot_traits){16, false, false}
+#define dot256_8_min_half_traits (dot_traits){8, true, true}
+#define dot256_16_zero_half_traits (dot_traits){16, true, false}
+#define dot256_16_min_half_traits (dot_traits){16, true, true}
+/* clang-format on */
+
+enum { dot32_zero_has_min = false, dot32_min_has_min = true };
+
 /* All twelve dots of a class. DOT(class, slabs, columns) defines one, class_slabs_columns. */
 #define DOT_TABLE(class, DOT)                                                                      \
     DOT(class, 1, 1)                                                                               \
@@ -91,27 +121,5 @@ TILE_INLINE void dot_sum_out(tile_sums s, size_t h, size_t c, __m512 sums) {
         {class##_1_1, class##_1_2, class##_1_3, class##_1_4, class##_1_5, class##_1_6},            \
         {class##_2_1, class##_2_2, class##_2_3, class##_2_4, class##_2_5, class##_2_6},            \
     };
-
-/* The loop over a slab's blocks and the matmul_kernel of one format; stem_unpack unpacks one block
- * of 16 rows into one tile, `class` are its dots and `zero_point` its codes' zero point, which for
- * superblocks lies in the tiles. */
-#define DOT_MATMUL(stem, class, dim, tile, zero_point)                                             \
-    static void stem##_unpack_slab(tile_rows rows, size_t n_blocks, const uint8_t *ahead,          \
-                                   void *tiles) {                                                  \
-        const size_t n_ahead = TILE_ROWS * sizeof(block_##stem);                                   \
-        tile *t = tiles;                                                                           \
-        for (size_t b = 0; b < n_blocks; b++, t++, rows.first += sizeof(block_##stem)) {           \
-            if (ahead) tile_prefetch(ahead + b * n_ahead, n_ahead);                                \
-            stem##_unpack(rows, t);                                                                \
-        }                                                                                          \
-    }                                                                                              \
-    void avx512_matmul_##stem(const void *rows, size_t row_bytes, size_t n_rows, const acts *a,    \
-                              size_t col0, size_t n_cols, float *y, size_t y_stride,               \
-                              void *scratch) {                                                     \
-        static const tile_quant quant = {dim,        sizeof(block_##stem), sizeof(tile),           \
-                                         zero_point, stem##_unpack_slab,   &avx512_##class};       \
-        avx512_tile_matmul(&quant, rows, row_bytes, n_rows, a, col0, n_cols, y, y_stride,          \
-                           scratch);                                                               \
-    }
 
 #endif

@@ -14,13 +14,6 @@
 
 enum { GROUPS = 16 }; /* sums of 16 activations in a superblock */
 
-/* What is the same for all superblocks of a class of formats. */
-typedef struct dot_traits {
-    int n_sub;    /* sub-blocks with a scale of their own */
-    bool is_half; /* dots of 16 values fit an int16 */
-    bool has_min;
-} dot_traits;
-
 /* The sums of the activations by sub-block, for n_cols columns: those of 16 where they are, those
  * of 32 added up in `memory`. */
 TILE_INLINE void dot256_sub_sums(int n_sub, int n_cols, const int16_t *groups,
@@ -140,15 +133,6 @@ TILE_INLINE void dot256(dot_traits f, int n_slabs, int n_cols, const void *tiles
         (void)zero;                                                                                \
         dot256(class##_traits, n_slabs, n_cols, tiles, block0, n_blocks, a, col, at);              \
     }
-
-/* clang-format off */
-#define dot256_8_zero_traits (dot_traits){8, false, false}
-#define dot256_8_min_traits (dot_traits){8, false, true}
-#define dot256_16_zero_traits (dot_traits){16, false, false}
-#define dot256_8_min_half_traits (dot_traits){8, true, true}
-#define dot256_16_zero_half_traits (dot_traits){16, true, false}
-#define dot256_16_min_half_traits (dot_traits){16, true, true}
-/* clang-format on */
 
 DOT_TABLE(dot256_8_zero, DOT)
 DOT_TABLE(dot256_8_min, DOT)

@@ -68,7 +68,5 @@ TILE_INLINE void dot32(bool has_min, int n_slabs, int n_cols, const void *tiles,
         dot32(class##_has_min, n_slabs, n_cols, tiles, zero, block0, n_blocks, a, col, at);        \
     }
 
-enum { dot32_zero_has_min = false, dot32_min_has_min = true };
-
 DOT_TABLE(dot32_zero, DOT)
 DOT_TABLE(dot32_min, DOT)

@@ -4,8 +4,8 @@
  * Nibbles are transposed while still packed, so a block of sixteen rows takes half the shuffles. A
  * block's head is transposed with the first 16 bytes, which lie within the block.
  */
-#include "kernels/avx512/avx512_dot.h"
 #include "kernels/avx512/avx512_matmul.h"
+#include "kernels/avx512/avx512_stream.h"
 
 #include "format/quant_blocks.h"
 
@@ -55,19 +55,19 @@ TILE_INLINE __m512i head(tile_rows rows) {
     return t[0];
 }
 
-TILE_INLINE void q4_0_unpack(tile_rows rows, tile32 *t) {
+TILE_INLINE void q4_0_block(tile_rows rows, tile32 *t) {
     t->d = tile_f16(head(rows));
     unpack_nibbles(rows, offsetof(block_q4_0, qs), t->w);
 }
 
-TILE_INLINE void q4_1_unpack(tile_rows rows, tile32 *t) {
+TILE_INLINE void q4_1_block(tile_rows rows, tile32 *t) {
     __m512i h = head(rows);
     t->d = tile_f16(h);
     t->m = tile_high_f16(h);
     unpack_nibbles(rows, offsetof(block_q4_1, qs), t->w);
 }
 
-TILE_INLINE void q5_0_unpack(tile_rows rows, tile32 *t) {
+TILE_INLINE void q5_0_block(tile_rows rows, tile32 *t) {
     __m512i h[4]; /* d in bytes 0 and 1, the fifth bits in bytes 2 to 5 */
     tile_transpose(rows, 0, h);
     t->d = tile_f16(h[0]);
@@ -76,7 +76,7 @@ TILE_INLINE void q5_0_unpack(tile_rows rows, tile32 *t) {
     unpack_fifth_bits(bits, t->w);
 }
 
-TILE_INLINE void q5_1_unpack(tile_rows rows, tile32 *t) {
+TILE_INLINE void q5_1_block(tile_rows rows, tile32 *t) {
     __m512i h[4];
     tile_transpose(rows, 0, h);
     t->d = tile_f16(h[0]);
@@ -85,7 +85,7 @@ TILE_INLINE void q5_1_unpack(tile_rows rows, tile32 *t) {
     unpack_fifth_bits(h[1], t->w);
 }
 
-TILE_INLINE void q8_0_unpack(tile_rows rows, tile32 *t) {
+TILE_INLINE void q8_0_block(tile_rows rows, tile32 *t) {
     t->d = tile_f16(head(rows));
     tile_transpose(rows, offsetof(block_q8_0, qs), t->w);
     tile_transpose(rows, offsetof(block_q8_0, qs) + 16, t->w + 4);
@@ -94,13 +94,13 @@ TILE_INLINE void q8_0_unpack(tile_rows rows, tile32 *t) {
     for (int s = 0; s < 8; s++) t->w[s] = _mm512_xor_si512(t->w[s], top);
 }
 
-TILE_INLINE void iq4_nl_unpack(tile_rows rows, tile32 *t) {
+TILE_INLINE void iq4_nl_block(tile_rows rows, tile32 *t) {
     t->d = tile_f16(head(rows));
     unpack_nibbles(rows, offsetof(block_iq4_nl, qs), t->w);
     look_up(quant_iq4_values, SIGNED_ZERO, t->w);
 }
 
-TILE_INLINE void mxfp4_unpack(tile_rows rows, tile32 *t) {
+TILE_INLINE void mxfp4_block(tile_rows rows, tile32 *t) {
     float d[TILE_ROWS];
     for (size_t r = 0; r < TILE_ROWS; r++) d[r] = quant_mxfp4_scale(rows.first[r * rows.stride]);
     t->d = _mm512_loadu_ps(d);
@@ -108,10 +108,10 @@ TILE_INLINE void mxfp4_unpack(tile_rows rows, tile32 *t) {
     look_up(quant_mxfp4_values, MXFP4_ZERO, t->w);
 }
 
-DOT_MATMUL(q4_0, dot32_zero, 32, tile32, 8)
-DOT_MATMUL(q4_1, dot32_min, 32, tile32, 0)
-DOT_MATMUL(q5_0, dot32_zero, 32, tile32, 16)
-DOT_MATMUL(q5_1, dot32_min, 32, tile32, 0)
-DOT_MATMUL(q8_0, dot32_zero, 32, tile32, SIGNED_ZERO)
-DOT_MATMUL(iq4_nl, dot32_zero, 32, tile32, SIGNED_ZERO)
-DOT_MATMUL(mxfp4, dot32_zero, 32, tile32, MXFP4_ZERO)
+STREAM_LEGACY(q4_0, dot32_zero, 8)
+STREAM_LEGACY(q4_1, dot32_min, 0)
+STREAM_LEGACY(q5_0, dot32_zero, 16)
+STREAM_LEGACY(q5_1, dot32_min, 0)
+STREAM_LEGACY(q8_0, dot32_zero, SIGNED_ZERO)
+STREAM_LEGACY(iq4_nl, dot32_zero, SIGNED_ZERO)
+STREAM_LEGACY(mxfp4, dot32_zero, MXFP4_ZERO)

@@ -2,8 +2,9 @@
  *
  * The tiles of one or two slabs and a short span of blocks stay in L1 while all columns pass them;
  * the columns' blocks stream past from L2, where the next rows of a group find them again. Sums
- * rest in scratch, column by column, until the last span. With few columns a group is one slab, so
- * that the walk follows memory.
+ * rest in scratch, column by column, until the last span. With few columns all is about memory:
+ * rows are read where the processor's own prefetching is at its best, up to four columns meet the
+ * codes in the registers they are unpacked in, and more go by way of tiles.
  */
 #include "kernels/avx512/avx512_tile.h"
 
@@ -12,10 +13,12 @@
 #include "kernels/kernels.h"
 
 enum {
-    FEW_COLS = 16,    /* up to here: one slab at a time */
+    FEW_COLS = 16,    /* up to here memory is what counts */
     GROUP_ROWS = 128, /* rows that share a span of the columns while it is in L2 */
     TILES_BYTES = TILE_SLABS * TILE_SPAN_BYTES,
     SUMS_BYTES = KERNELS_SCRATCH_BYTES - TILES_BYTES - TILE_SPAN_BYTES,
+    PAGE_BYTES = 4096,
+    FEW_SPAN_BYTES = TILE_SPAN_BYTES / 2, /* with few columns the rows themselves are in L1 too */
     PASS_COLS = SUMS_BYTES / (GROUP_ROWS * (int)sizeof(float)),
 };
 
@@ -31,7 +34,6 @@ typedef struct walk {
     float *y; /* [n_cols][y_stride] */
     size_t y_stride;
     size_t n_blocks; /* of a row */
-    size_t n_slabs;  /* that a dot takes */
     uint8_t *tiles;  /* [n_slabs][TILE_SPAN_BYTES] */
     uint8_t *tail;   /* copies of the last rows' blocks */
     float *sums;     /* [slabs of a group / n_slabs][columns of a pass][rows of n_slabs] */
@@ -39,38 +41,35 @@ typedef struct walk {
 
 static size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
 
-/* Unpacks blocks [block0, block0 + n_blocks) of the 16 rows from row0. Rows that are not there are
- * read as zeros from a copy. What comes next is fetched meanwhile: with few columns the next slab,
- * in the order it lies in; else the rows' next blocks. */
+/* Has the rows' next n_bytes fetched while the dots of these compute. */
+static void fetch_next(tile_rows rows, size_t n_bytes) {
+    for (size_t r = 0; r < TILE_ROWS; r++) {
+        tile_prefetch(rows.first + r * rows.stride + n_bytes, n_bytes);
+    }
+}
+
+/* Unpacks blocks [block0, block0 + n_blocks) of the 16 rows from row0, and has their next blocks
+ * fetched. Rows that are not there are read as zeros from a copy. */
 static void unpack_slab(const walk *k, size_t row0, size_t block0, size_t n_blocks, void *tiles) {
     const size_t n_bytes = n_blocks * k->q->block_bytes;
     const size_t n_rows = smaller(TILE_ROWS, k->n_rows - row0);
     tile_rows rows = {k->rows + row0 * k->row_bytes + block0 * k->q->block_bytes, k->row_bytes};
+    fetch_next(rows, n_bytes);
     if (n_rows < TILE_ROWS) {
         memset(k->tail, 0, TILE_ROWS * n_bytes);
         for (size_t r = 0; r < n_rows; r++) {
             memcpy(k->tail + r * n_bytes, rows.first + r * rows.stride, n_bytes);
         }
-        k->q->unpack((tile_rows){k->tail, n_bytes}, n_blocks, NULL, tiles);
-        return;
+        rows = (tile_rows){k->tail, n_bytes};
     }
-    const uint8_t *ahead = NULL;
-    if (k->n_slabs == 1) {
-        ahead = k->rows + (row0 + TILE_ROWS) * k->row_bytes;
-        ahead += block0 * TILE_ROWS * k->q->block_bytes;
-    } else {
-        for (size_t r = 0; r < TILE_ROWS; r++) {
-            tile_prefetch(rows.first + r * rows.stride + n_bytes, n_bytes);
-        }
-    }
-    k->q->unpack(rows, n_blocks, ahead, tiles);
+    k->q->unpack(rows, n_blocks, tiles);
 }
 
 /* A span of the rows from row0, at most n_slabs slabs, with columns [col, col + n_cols). Sums come
  * from and go to scratch, but for the first span and the last, which leaves them in y. */
 static void dot_span(const walk *k, size_t row0, size_t col, size_t n_cols, size_t block0,
                      size_t n_blocks, float *rest) {
-    const size_t n_rows = smaller(k->n_slabs * TILE_ROWS, k->n_rows - row0);
+    const size_t n_rows = smaller(TILE_SLABS * TILE_ROWS, k->n_rows - row0);
     const size_t n_slabs = (n_rows + TILE_ROWS - 1) / TILE_ROWS, stride = n_slabs * TILE_ROWS;
     const bool is_first = block0 == 0, is_last = block0 + n_blocks == k->n_blocks;
     for (size_t h = 0; h < n_slabs; h++) {
@@ -96,17 +95,115 @@ static void dot_span(const walk *k, size_t row0, size_t col, size_t n_cols, size
 static void dot_group(const walk *k, size_t row0, size_t n_rows, size_t col, size_t n_cols) {
     const size_t span = TILE_SPAN_BYTES / k->q->tile_bytes;
     for (size_t b = 0; b < k->n_blocks; b += span) {
-        for (size_t r = 0; r < n_rows; r += k->n_slabs * TILE_ROWS) {
+        for (size_t r = 0; r < n_rows; r += TILE_SLABS * TILE_ROWS) {
             dot_span(k, row0 + r, col, n_cols, b, smaller(span, k->n_blocks - b),
                      k->sums + r * n_cols);
         }
     }
 }
 
+/* How many rows apart the lanes of a slab of short rows are: so many that each walks through pages
+ * of its own, which is what the processor's own prefetching follows, and not so that they meet in a
+ * cache set. 1 where there are too few rows for that. */
+static size_t lanes_apart(size_t row_bytes, size_t n_rows) {
+    enum { NEAR = 256 };
+    size_t apart = (PAGE_BYTES + row_bytes - 1) / row_bytes;
+    while (apart * row_bytes % PAGE_BYTES < NEAR ||
+           apart * row_bytes % PAGE_BYTES > PAGE_BYTES - NEAR) {
+        apart++;
+    }
+    return apart * TILE_ROWS <= n_rows ? apart : 1;
+}
+
+/* Few columns: some slabs of rows. Slab s takes rows first + s, first + s + apart, first + s + 2
+ * apart …; with rows that lie side by side (apart is 1) it takes those from first + 16 s on. */
+typedef struct slab_group {
+    size_t first, n_slabs, apart;
+    bool is_fetched; /* short rows side by side: the next ones are fetched in the order they lie in
+                      */
+} slab_group;
+
+static size_t first_row(slab_group g, size_t s) {
+    return g.first + (g.apart == 1 ? s * TILE_ROWS : s);
+}
+
+static tile_rows slab_rows(const walk *k, slab_group g, size_t s) {
+    return (tile_rows){k->rows + first_row(g, s) * k->row_bytes, g.apart * k->row_bytes};
+}
+
+static void store_slab(const walk *k, slab_group g, size_t s, const float *out, size_t stride) {
+    for (size_t c = 0; c < k->n_cols; c++) {
+        float *const y = k->y + c * k->y_stride + first_row(g, s);
+        for (size_t r = 0; r < TILE_ROWS; r++) y[r * g.apart] = out[c * stride + r];
+    }
+}
+
+/* One slab with up to TILE_STREAM_COLS. */
+static void stream_slab(const walk *k, slab_group g, size_t s) {
+    float out[TILE_STREAM_COLS][TILE_ROWS];
+    const tile_rows rows = slab_rows(k, g, s);
+    const uint8_t *ahead = g.is_fetched ? rows.first + TILE_ROWS * k->row_bytes : NULL;
+    k->q->stream[k->n_cols - 1](rows, ahead, k->a, k->col0, out);
+    store_slab(k, g, s, out[0], TILE_ROWS);
+}
+
+/* One or two slabs from s on with up to FEW_COLS, by way of tiles. */
+static void tile_slabs(const walk *k, slab_group g, size_t s, size_t n_slabs) {
+    float out[FEW_COLS][TILE_SLABS * TILE_ROWS];
+    const size_t span = FEW_SPAN_BYTES / k->q->tile_bytes, stride = n_slabs * TILE_ROWS;
+    const uint8_t *ahead = slab_rows(k, g, s).first + n_slabs * TILE_ROWS * k->row_bytes;
+    const size_t n_parts = (k->n_cols + TILE_COLS - 1) / TILE_COLS;
+    const size_t part = (k->n_cols + n_parts - 1) / n_parts;
+    for (size_t b = 0; b < k->n_blocks; b += span) {
+        const size_t n_blocks = smaller(span, k->n_blocks - b);
+        const size_t n_bytes = n_blocks * k->q->block_bytes, at = b * k->q->block_bytes;
+        for (size_t h = 0; h < n_slabs; h++) {
+            tile_rows rows = slab_rows(k, g, s + h);
+            rows.first += at;
+            if (g.is_fetched) {
+                tile_prefetch(ahead, TILE_ROWS * n_bytes);
+                ahead += TILE_ROWS * n_bytes;
+            } else {
+                fetch_next(rows, n_bytes);
+            }
+            k->q->unpack(rows, n_blocks, k->tiles + h * TILE_SPAN_BYTES);
+        }
+        for (size_t c = 0; c < k->n_cols; c += part) {
+            float *const sums = out[0] + c * stride;
+            (*k->q->dots)[n_slabs - 1][smaller(part, k->n_cols - c) - 1](
+                k->tiles, k->q->zero, b, n_blocks, k->a, k->col0 + c,
+                (tile_sums){b ? sums : NULL, sums, stride, stride});
+        }
+    }
+    for (size_t h = 0; h < n_slabs; h++) store_slab(k, g, s + h, out[0] + h * TILE_ROWS, stride);
+}
+
+/* Returns the number of rows done; what is no whole slab is left. */
+static size_t walk_slabs(const walk *k) {
+    size_t row0 = 0;
+    while (k->n_rows - row0 >= TILE_ROWS) {
+        const size_t n_left = (k->n_rows - row0) / TILE_ROWS;
+        const size_t apart = lanes_apart(k->row_bytes, k->n_rows - row0);
+        const slab_group g = {.first = row0,
+                              .n_slabs = apart > 1 ? apart : smaller(TILE_SLABS, n_left),
+                              .apart = apart,
+                              .is_fetched = apart == 1 && k->row_bytes < PAGE_BYTES};
+        const size_t step = k->n_cols <= TILE_STREAM_COLS ? 1 : TILE_SLABS;
+        for (size_t s = 0; s < g.n_slabs; s += step) {
+            if (step == 1) {
+                stream_slab(k, g, s);
+            } else {
+                tile_slabs(k, g, s, smaller(step, g.n_slabs - s));
+            }
+        }
+        row0 += g.n_slabs * TILE_ROWS;
+    }
+    return row0;
+}
+
 void avx512_tile_matmul(const tile_quant *q, const void *rows, size_t row_bytes, size_t n_rows,
                         const acts *a, size_t col0, size_t n_cols, float *y, size_t y_stride,
                         void *scratch) {
-    const bool few = n_cols <= FEW_COLS;
     const walk k = {.q = q,
                     .rows = rows,
                     .row_bytes = row_bytes,
@@ -117,14 +214,13 @@ void avx512_tile_matmul(const tile_quant *q, const void *rows, size_t row_bytes,
                     .y = y,
                     .y_stride = y_stride,
                     .n_blocks = a->n / q->block_dim,
-                    .n_slabs = few ? 1 : TILE_SLABS,
                     .tiles = scratch,
                     .tail = (uint8_t *)scratch + TILES_BYTES,
                     .sums = (float *)((uint8_t *)scratch + TILES_BYTES + TILE_SPAN_BYTES)};
-    const size_t group = few ? TILE_ROWS : GROUP_ROWS;
+    const size_t first = n_cols <= FEW_COLS ? walk_slabs(&k) : 0;
     for (size_t c = 0; c < n_cols; c += PASS_COLS) {
-        for (size_t r = 0; r < n_rows; r += group) {
-            dot_group(&k, r, smaller(group, n_rows - r), c, smaller(PASS_COLS, n_cols - c));
+        for (size_t r = first; r < n_rows; r += GROUP_ROWS) {
+            dot_group(&k, r, smaller(GROUP_ROWS, n_rows - r), c, smaller(PASS_COLS, n_cols - c));
         }
     }
 }

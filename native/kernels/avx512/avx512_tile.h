@@ -21,9 +21,10 @@
 #define TILE_INLINE static inline __attribute__((always_inline))
 
 enum {
-    TILE_ROWS = 16, /* rows of a slab */
-    TILE_SLABS = 2, /* slabs a dot takes at most; two share each broadcast */
-    TILE_COLS = 6,  /* columns a dot takes at most: 2 x 6 sums, twice, fit 32 registers */
+    TILE_ROWS = 16,       /* rows of a slab */
+    TILE_SLABS = 2,       /* slabs a dot takes at most; two share each broadcast */
+    TILE_COLS = 6,        /* columns a dot takes at most: 2 x 6 sums, twice, fit 32 registers */
+    TILE_STREAM_COLS = 4, /* columns up to which unpacking again is cheaper than storing tiles */
     TILE_SPAN_BYTES = 12 * 1024, /* of one slab's tiles: two spans and some columns fit L1 */
 };
 
@@ -52,9 +53,8 @@ typedef struct tile_rows {
     size_t stride;
 } tile_rows;
 
-/* Unpacks n_blocks blocks of 16 rows into n_blocks tiles. `ahead` is memory to prefetch meanwhile,
- * 16 blocks' bytes per block; NULL: none. */
-typedef void tile_unpack(tile_rows rows, size_t n_blocks, const uint8_t *ahead, void *tiles);
+/* Unpacks n_blocks blocks of 16 rows into n_blocks tiles. */
+typedef void tile_unpack(tile_rows rows, size_t n_blocks, void *tiles);
 
 /* Where the dots of 1 or 2 slabs with some columns come from and go to: column c's rows lie at
  * [c * stride]. The first span of blocks has no `in`; `out` may be `in`. */
@@ -72,10 +72,16 @@ typedef void tile_dot(const void *tiles, float zero, size_t block0, size_t n_blo
 
 typedef tile_dot *const tile_dots[TILE_SLABS][TILE_COLS]; /* [slabs - 1][columns - 1] */
 
+/* out[c][row] = the whole dots of 16 rows with columns col, col + 1 …, straight from memory.
+ * `ahead` (NULL: nothing) is fetched meanwhile, as many bytes as the rows have. */
+typedef void tile_stream(tile_rows rows, const uint8_t *ahead, const acts *a, size_t col,
+                         float out[TILE_STREAM_COLS][TILE_ROWS]);
+
 typedef struct tile_quant {
     size_t block_dim, block_bytes, tile_bytes;
     float zero;
     tile_unpack *unpack;
+    tile_stream *stream[TILE_STREAM_COLS]; /* [columns - 1] */
     tile_dots *dots;
 } tile_quant;
 
