@@ -22,13 +22,13 @@ class BenchModel:
 
 @dataclass(frozen=True)
 class Goal:
-    """`goal`: ours / the peer's, at least this, or at most where less is better; `own_goal`: our
-    figure itself, at most."""
+    """`ratio`: ours / the peer's, at least this, or at most where less is better; `own`: our figure
+    itself, at most."""
 
-    goal: float | None = None
+    ratio: float | None = None
     stretch: float | None = None
     elsewhere: float | None = None
-    own_goal: float | None = None
+    own: float | None = None
 
 
 def synthetic(name: str, quant: str) -> BenchModel:
@@ -76,7 +76,7 @@ GOALS = {
     ("1b-f16", "generation"): Goal(1.05),
     ("1b-bf16", "prompt"): Goal(1.1),
     ("1b-bf16", "generation"): Goal(1.05),
-    ("smollm2", LOAD): Goal(own_goal=150.0),
+    ("smollm2", LOAD): Goal(own=150.0),
     ("1b-q4_k_m", LOAD): Goal(0.2),
     ("1b-q4_k_m", MEMORY): Goal(0.65),
 }

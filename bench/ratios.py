@@ -13,6 +13,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from goals import Goal
+
 N_DRAWS = 4000
 LIKELY = 0.95
 OWN = "ours"
@@ -33,10 +35,7 @@ class Row:
     peer_setting: str
     ratio: float
     interval: tuple[float, float] | None
-    goal: float | None
-    stretch: float | None
-    elsewhere: float | None
-    own_goal: float | None
+    goal: Goal
     samples: Samples
     n_disturbed: int
     limit: dict[str, Any] | None = None
@@ -76,10 +75,7 @@ def make_row(
     *,
     unit: str,
     less_is_better: bool = False,
-    goal: float | None = None,
-    stretch: float | None = None,
-    elsewhere: float | None = None,
-    own_goal: float | None = None,
+    goal: Goal,
     n_disturbed: int = 0,
     limit: dict[str, Any] | None = None,
 ) -> Row:
@@ -95,9 +91,6 @@ def make_row(
         ratio=ratio_of_medians(samples[OWN], samples[best]),
         interval=ratio_interval(samples[OWN], samples[best]),
         goal=goal,
-        stretch=stretch,
-        elsewhere=elsewhere,
-        own_goal=own_goal,
         samples=samples,
         n_disturbed=n_disturbed,
         limit=limit,

@@ -53,27 +53,28 @@ def optional(value: float | None, form: str) -> str:
 
 
 def show_goal(row: dict[str, Any]) -> str:
-    if row["own_goal"] is not None:
-        return f"at most {row['own_goal']:g} {row['unit']}"
-    if row["goal"] is None:
+    goal = row["goal"]
+    if goal["own"] is not None:
+        return f"at most {goal['own']:g} {row['unit']}"
+    if goal["ratio"] is None:
         return ""
     bound = "at most " if row["less_is_better"] else ""
-    return f"{bound}{row['goal']:g}x" + optional(row["stretch"], " ({:g}x)")
+    return f"{bound}{goal['ratio']:g}x" + optional(goal["stretch"], " ({:g}x)")
 
 
 def show_met(row: dict[str, Any]) -> str:
     """No word on a goal from a single round: one sample says nothing about a median."""
+    goal = row["goal"]
     if row["interval"] is None:
         return ""
-    if row["own_goal"] is not None:
-        return "yes" if row["ours"] <= row["own_goal"] else "no"
-    if row["goal"] is None:
+    if goal["own"] is not None:
+        return "yes" if row["ours"] <= goal["own"] else "no"
+    if goal["ratio"] is None:
         return ""
     low, high = row["interval"]
     if row["less_is_better"]:
-        low, high = -high, -low
-    goal = -row["goal"] if row["less_is_better"] else row["goal"]
-    return "yes" if low >= goal else "no" if high < goal else "within noise"
+        return "yes" if high <= goal["ratio"] else "no" if low > goal["ratio"] else "within noise"
+    return "yes" if low >= goal["ratio"] else "no" if high < goal["ratio"] else "within noise"
 
 
 def show_limit(limit: dict[str, Any] | None) -> str:
@@ -99,7 +100,7 @@ def show_row(row: dict[str, Any]) -> str:
         interval,
         show_goal(row),
         show_met(row),
-        optional(row["elsewhere"], "{:g}x"),
+        optional(row["goal"]["elsewhere"], "{:g}x"),
         show_limit(row["limit"]),
     ]
     return "| " + " | ".join(cells) + " |"

@@ -16,7 +16,7 @@ import json
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -34,7 +34,7 @@ from goals import (
 )
 from peer_python import BUILDS, ROOT, get_peer_python
 from phases import PHASES, WARM_STEPS, Phase, find_phases
-from quiet import BUSY_LIMIT, wait_for_quiet
+from quiet import BUSY_LIMIT, PATIENCE_SECONDS, wait_for_quiet
 from ratios import OWN, Row, Samples, make_row
 from report import describe_machine, markdown, write_report
 from shell_speed import N_ANSWER, Answer, localllm_command, own_command, run_answer
@@ -54,13 +54,15 @@ Command = list[str | Path]
 # ---- samples -------------------------------------------------------------------------------------
 
 
-def in_turns(sides: dict[str, Callable[[], Any]], rounds: int) -> tuple[dict[str, list[Any]], int]:
+def in_turns(
+    sides: Mapping[str, Callable[[], Any]], options: argparse.Namespace
+) -> tuple[dict[str, list[Any]], int]:
     """What every side returned in each round, and how many samples began on a busy machine."""
     taken: dict[str, list[Any]] = {name: [] for name in sides}
     n_disturbed = 0
-    for turn in range(rounds):
-        for name in list(sides) if turn % 2 == 0 else reversed(sides):
-            n_disturbed += wait_for_quiet() > BUSY_LIMIT
+    for turn in range(options.rounds):
+        for name in list(sides) if turn % 2 == 0 else reversed(list(sides)):
+            n_disturbed += wait_for_quiet(options.patience) > BUSY_LIMIT
             taken[name].append(sides[name]())
     return taken, n_disturbed
 
@@ -82,7 +84,7 @@ def speed_samples(
     for setting, repack in REPACK.items():
         commands[setting] = [peer, HERE / "peer_speed.py", *common, "--repack", repack]
     sides = {name: partial(run_json, command) for name, command in commands.items()}
-    return in_turns(sides, options.rounds)
+    return in_turns(sides, options)
 
 
 def figures_of(phase: Phase, taken: dict[str, list[dict[str, Any]]]) -> Samples:
@@ -129,10 +131,6 @@ def limit_of(model: BenchModel, phase: Phase, own: list[dict[str, Any]]) -> dict
     }
 
 
-def goal_fields(model: BenchModel, phase: str, isa: str) -> dict[str, float | None]:
-    return asdict(find_goal(model.name, phase, isa))
-
-
 def speed_rows(
     model: BenchModel,
     phases: list[Phase],
@@ -148,7 +146,7 @@ def speed_rows(
             unit="tokens/s",
             n_disturbed=n_disturbed,
             limit=limit_of(model, phase, taken[OWN]),
-            **goal_fields(model, phase.name, isa),
+            goal=find_goal(model.name, phase.name, isa),
         )
         for phase in phases
     ]
@@ -163,7 +161,7 @@ def load_rows(model: BenchModel, path: str, peer: Path, options: argparse.Namesp
     for command in commands.values():
         run_answer(command)
     sides = {name: partial(run_answer, command) for name, command in commands.items()}
-    taken, n_disturbed = in_turns(sides, options.rounds)
+    taken, n_disturbed = in_turns(sides, options)
 
     def samples(figure: Callable[[Answer], float]) -> Samples:
         return {name: [figure(answer) for answer in answers] for name, answers in taken.items()}
@@ -180,7 +178,7 @@ def load_rows(model: BenchModel, path: str, peer: Path, options: argparse.Namesp
             unit=unit,
             less_is_better=True,
             n_disturbed=n_disturbed,
-            **goal_fields(model, name, options.isa),
+            goal=find_goal(model.name, name, options.isa),
         )
         for name, title, unit, figures in rows
     ]
@@ -231,7 +229,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--only", default=models, metavar="MODEL,…", help=models)
     parser.add_argument("--phases", default=",".join(PHASE_NAMES), help=",".join(PHASE_NAMES))
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--quick", action="store_true", help="one round: an impression, no result")
+    parser.add_argument("--quick", action="store_true", help="one round, without waiting for quiet")
     parser.add_argument("--isa", choices=BUILDS, default="native")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--file", action="append", default=[], metavar="MODEL=PATH")
@@ -243,6 +241,7 @@ def parse_arguments() -> argparse.Namespace:
         unknown = [name for name in given if name not in there]
         if unknown:
             parser.error(f"{', '.join(unknown)}: not one of {', '.join(there)}")
+    options.patience = 0.0 if options.quick else PATIENCE_SECONDS
     if options.quick:
         options.rounds = 1
     return options

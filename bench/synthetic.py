@@ -63,7 +63,9 @@ def float_fields(base: int, low_bits: int) -> Fill:
 
 
 def fill_q4_0(blocks: Blocks, chance: np.random.Generator, deviation: float) -> None:
-    blocks["d"] = deviation / CODE_DEVIATION[4] * chance.uniform(0.7, 1.3, len(blocks))
+    """Codes lie between -8 and 7, so only scales of both signs make their mean zero."""
+    signs = chance.choice(np.array([-1.0, 1.0]), len(blocks))
+    blocks["d"] = deviation / CODE_DEVIATION[4] * chance.uniform(0.7, 1.3, len(blocks)) * signs
 
 
 def fill_q8_0(blocks: Blocks, chance: np.random.Generator, deviation: float) -> None:
