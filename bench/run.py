@@ -204,6 +204,10 @@ def get_path(model: BenchModel, files: dict[str, str]) -> str:
     return str(path)
 
 
+def describe_file(path: Path) -> dict[str, Any]:
+    return {"name": path.name, "bytes": path.stat().st_size}
+
+
 def phases_of(model: BenchModel, names: list[str]) -> list[Phase]:
     phases = find_phases(names)
     return [phase for phase in phases if phase.depth == 0 or model.name == DEEP_MODEL]
@@ -297,6 +301,7 @@ def main() -> None:
         report = {
             "schema_version": 2,
             "machine": machine,
+            "files": {name: describe_file(Path(file)) for name, file in paths.items()},
             "rows": [asdict(row) for row in rows],
         }
         write_report(report, options.out)
