@@ -53,8 +53,8 @@ asan: $(VENV)/installed ## the reader fuzzed and the engine tested under the san
 	$(ON_SANITIZED) -m pytest $(SANITIZED:%=tests/test_%.py) \
 	    -k 'not real and not memory and not interrupt'
 
-bench: $(VENV)/installed ## ours and llama-cpp-python, interleaved; writes bench/results/
-	$(BIN)/python bench/run.py
+bench: $(VENV)/installed ## ours and llama-cpp-python, interleaved (BENCH=--quick …); see bench/README.md
+	$(BIN)/python bench/run.py $(BENCH)
 
 clean: ## remove everything that was built
 	rm -rf $(VENV) $(BUILD)

@@ -1,32 +1,45 @@
-"""The peer's nearest thing to `localllm run`: the prompt on stdin, the answer streamed to stdout.
+"""The peer's nearest thing to `localllm run --raw`: a prompt on stdin, its continuation on stdout.
 
-    build/peer-venv/bin/python bench/peer_answer.py MODEL.gguf N_TOKENS
+    build/peer-venv/bin/python bench/peer_answer.py MODEL.gguf N_TOKENS on|off N_THREADS
 
-llama-cpp-python through its own Python interface, with the model's chat template where it has one.
+llama-cpp-python through its own Python interface. on or off is repacking, which that
+interface has no parameter for.
 """
 
 from __future__ import annotations
 
 import sys
+from typing import Any
 
-import llama_cpp
+import llama_cpp.llama_cpp as api
+from llama_cpp import Llama
+
+default_params = api.llama_model_default_params
 
 
 def main() -> None:
-    path, n_tokens = sys.argv[1], int(sys.argv[2])
-    llama = llama_cpp.Llama(path, n_ctx=2048, n_threads=2, n_threads_batch=2, verbose=False)
-    prompt = sys.stdin.read()
-    messages = [{"role": "user", "content": prompt}]
-    if "tokenizer.chat_template" in llama.metadata:
-        chunks = llama.create_chat_completion(
-            messages, max_tokens=n_tokens, temperature=0.0, stream=True
-        )
-        texts = (chunk["choices"][0]["delta"].get("content", "") for chunk in chunks)
-    else:
-        chunks = llama.create_completion(prompt, max_tokens=n_tokens, temperature=0.0, stream=True)
-        texts = (chunk["choices"][0]["text"] for chunk in chunks)
-    for text in texts:
-        sys.stdout.write(text)
+    path, n_tokens, repack = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "on"
+    n_threads = int(sys.argv[4])
+
+    def params_with_repack() -> Any:
+        params = default_params()
+        params.use_extra_bufts = repack
+        return params
+
+    api.llama_model_default_params = params_with_repack
+    llama = Llama(
+        path,
+        n_ctx=2048,
+        n_threads=n_threads,
+        n_threads_batch=n_threads,
+        flash_attn=True,
+        verbose=False,
+    )
+    chunks = llama.create_completion(
+        sys.stdin.read(), max_tokens=n_tokens, temperature=0.0, stream=True
+    )
+    for chunk in chunks:
+        sys.stdout.write(chunk["choices"][0]["text"])
         sys.stdout.flush()
 
 

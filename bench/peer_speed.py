@@ -1,12 +1,12 @@
-"""One fresh process that measures llama-cpp-python on one model: prompt and generation.
+"""One fresh process that measures llama-cpp-python on one model.
 
 Run by `run.py` with the peer's own Python; alone:
 
-    build/peer-venv/bin/python bench/peer_speed.py MODEL.gguf --repack on --flash on
+    build/peer-venv/bin/python bench/peer_speed.py MODEL.gguf --phases prompt,batch --repack on
 
-Only `llama_decode` is inside the clock: no tokenizing, no sampling, no detokenizing. One JSON
-object is printed. The peer is driven through its C API so that nothing of its Python layer is
-charged to it.
+The counterpart of own_speed.py. The peer is driven through its C API so that nothing of its Python
+layer is charged to it: only `llama_decode` with `llama_synchronize` is inside the clock. Flash
+attention is on. Prints one JSON object.
 """
 
 from __future__ import annotations
@@ -14,114 +14,118 @@ from __future__ import annotations
 import argparse
 import ctypes
 import json
-import random
 import time
-from dataclasses import dataclass
 from typing import Any
 
 import llama_cpp
+from phases import CHUNK, PHASES, Timeline, find_phases, measure_all
 
 
-@dataclass
-class Peer:
-    """A loaded model and one context, with a reusable batch of `n_prompt` rows."""
+class PeerTimeline:
+    """One context with some sequences, all at the same position, and a reusable batch."""
 
-    model: Any
-    context: Any
-    batch: Any
-    n_vocab: int
+    def __init__(self, model: Any, context: Any, n_sequences: int) -> None:
+        self.n_vocab: int = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))
+        self.context = context
+        self.memory = llama_cpp.llama_get_memory(context)
+        self.batch = llama_cpp.llama_batch_init(CHUNK, 0, 1)
+        self.n_sequences = n_sequences
+        self.position = 0
 
-    def clear(self) -> None:
-        llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self.context), True)
-
-    def decode(self, ids: list[int], first_position: int) -> None:
-        """Feeds `ids` as one batch and asks for the logits of its last row."""
-        batch = self.batch
-        batch.n_tokens = len(ids)
-        for row, token in enumerate(ids):
-            batch.token[row] = token
-            batch.pos[row] = first_position + row
-            batch.n_seq_id[row] = 1
-            batch.seq_id[row][0] = 0
-            batch.logits[row] = row == len(ids) - 1
+    def feed(self, rows: list[list[int]]) -> float:
+        batch, row = self.batch, 0
+        for sequence, ids in enumerate(rows):
+            for i, token in enumerate(ids):
+                batch.token[row] = token
+                batch.pos[row] = self.position + i
+                batch.n_seq_id[row] = 1
+                batch.seq_id[row][0] = sequence
+                batch.logits[row] = i == len(ids) - 1
+                row += 1
+        batch.n_tokens = row
+        self.position += len(rows[0])
+        start = time.perf_counter()
         status = llama_cpp.llama_decode(self.context, batch)
-        if status != 0:
-            raise RuntimeError(f"llama_decode returned {status}")
         llama_cpp.llama_synchronize(self.context)
+        seconds = time.perf_counter() - start
+        if status != 0:
+            raise SystemExit(f"llama_decode returned {status}")
+        return seconds
+
+    def rewind(self, position: int) -> None:
+        for sequence in range(self.n_sequences):
+            if not llama_cpp.llama_memory_seq_rm(self.memory, sequence, position, -1):
+                raise SystemExit(f"the peer cannot rewind to {position}")
+        self.position = position
+
+    def close(self) -> None:
+        llama_cpp.llama_batch_free(self.batch)
+        llama_cpp.llama_free(self.context)
 
 
-def open_peer(path: str, *, threads: int, repack: bool, flash: bool, n_prompt: int) -> Peer:
-    llama_cpp.llama_backend_init()
-    model_params = llama_cpp.llama_model_default_params()
-    model_params.use_extra_bufts = repack
-    model = llama_cpp.llama_model_load_from_file(path.encode(), model_params)
-    if not model:
-        raise SystemExit(f"llama.cpp cannot load {path}")
+def open_context(
+    model: Any, *, n_sequences: int, n_ctx: int, n_threads: int, unified: bool
+) -> PeerTimeline:
+    """`n_ctx` positions for every sequence; `unified`: all sequences share one buffer of KV."""
     params = llama_cpp.llama_context_default_params()
-    params.n_ctx = 1024
-    params.n_batch = params.n_ubatch = n_prompt
-    params.n_threads = params.n_threads_batch = threads
-    params.flash_attn_type = (
-        llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED
-        if flash
-        else llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
-    )
+    params.n_ctx = n_ctx * n_sequences
+    params.n_seq_max = n_sequences
+    params.n_batch = params.n_ubatch = CHUNK
+    params.n_threads = params.n_threads_batch = n_threads
+    params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED
+    params.kv_unified = unified
     params.no_perf = True
     context = llama_cpp.llama_init_from_model(model, params)
     if not context:
         raise SystemExit("llama.cpp cannot make a context")
-    n_vocab = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))
-    return Peer(model, context, llama_cpp.llama_batch_init(n_prompt, 0, 1), n_vocab)
+    return PeerTimeline(model, context, n_sequences)
 
 
-def measure_prompt(peer: Peer, ids: list[int]) -> float:
-    peer.clear()
-    start = time.perf_counter()
-    peer.decode(ids, 0)
-    return len(ids) / (time.perf_counter() - start)
-
-
-def measure_generation(peer: Peer, ids: list[int]) -> float:
-    peer.clear()
-    start = time.perf_counter()
-    for position, token in enumerate(ids):
-        peer.decode([token], position)
-    return len(ids) / (time.perf_counter() - start)
+def open_model(path: str, repack: bool) -> Any:
+    llama_cpp.llama_backend_init()
+    params = llama_cpp.llama_model_default_params()
+    params.use_extra_bufts = repack
+    model = llama_cpp.llama_model_load_from_file(path.encode(), params)
+    if not model:
+        raise SystemExit(f"llama.cpp cannot load {path}")
+    return model
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model")
-    parser.add_argument("--prompt", type=int, default=512)
-    parser.add_argument("--gen", type=int, default=128)
+    parser.add_argument("--phases", default=",".join(phase.name for phase in PHASES))
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeat", type=int, default=1)
     parser.add_argument("--repack", choices=("on", "off"), default="on")
-    parser.add_argument("--flash", choices=("on", "off"), default="on")
     options = parser.parse_args()
 
     quiet = llama_cpp.llama_log_callback(lambda level, text, user: None)
     llama_cpp.llama_log_set(quiet, ctypes.c_void_p(0))
-    peer = open_peer(
-        options.model,
-        threads=options.threads,
-        repack=options.repack == "on",
-        flash=options.flash == "on",
-        n_prompt=options.prompt,
-    )
-    chance = random.Random(1)
-    prompt = [chance.randrange(peer.n_vocab) for _ in range(options.prompt)]
-    generated = [chance.randrange(peer.n_vocab) for _ in range(options.gen)]
+    model = open_model(options.model, options.repack == "on")
+    phases = find_phases(options.phases.split(","))
 
-    measure_prompt(peer, prompt)
-    measure_generation(peer, generated[:8])
+    def measure_with(unified: bool) -> dict[str, float]:
+        """Where there is one sequence, how several share the KV makes no difference."""
+
+        def open_timeline(n_sequences: int, n_ctx: int) -> Timeline:
+            return open_context(
+                model,
+                n_sequences=n_sequences,
+                n_ctx=n_ctx,
+                n_threads=options.threads,
+                unified=unified,
+            )
+
+        chosen = [phase for phase in phases if phase.n_sequences > 1 or not unified]
+        return measure_all(chosen, open_timeline)
+
     print(
         json.dumps(
             {
                 "version": llama_cpp.__version__,
                 "system": llama_cpp.llama_print_system_info().decode(),
-                "prompt_tps": [measure_prompt(peer, prompt) for _ in range(options.repeat)],
-                "gen_tps": [measure_generation(peer, generated) for _ in range(options.repeat)],
+                "speeds": measure_with(unified=False),
+                "unified_speeds": measure_with(unified=True),
             }
         )
     )

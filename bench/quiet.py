@@ -29,11 +29,11 @@ def busy_share() -> float:
     return (later_busy - busy) / max(later_total - total, 1)
 
 
-def wait_for_quiet() -> float:
+def wait_for_quiet(patience: float = PATIENCE_SECONDS) -> float:
     """Returns the busy share of the machine once it is under the limit or patience is over."""
     if not Path("/proc/stat").exists():
         return 0.0
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + patience
     share = busy_share()
     while share > BUSY_LIMIT and time.monotonic() < deadline:
         share = busy_share()

@@ -1,12 +1,12 @@
-"""localllm against llama-cpp-python on this machine: `make bench`, or
+"""localllm against llama-cpp-python on this machine: `make bench`, or a part of it:
 
-    python bench/run.py [--rounds 5] [--threads 2] [--file smollm2=PATH] [--file gemma3=PATH]
+    python bench/run.py [--only 1b-q4_k_m,smollm2] [--phases prompt,generation] [--rounds 5]
+                        [--quick] [--isa avx2] [--threads 2] [--file smollm2=PATH]
 
 Every measurement is a fresh process, ours and the peer's in turn, the order reversed in every other
-round; a figure is the median over the rounds. The peer runs with and without repacked weights, with
-flash attention, and the better median counts. Without --file the models are pulled by name. A table
-goes to stdout, and the same with all samples to bench/results/ as JSON and Markdown. README.md says
-what is inside the clock.
+round. The peer runs with repacked weights and without, and the better median counts, separately for
+each row. Models are pulled by name or, the synthetic ones, written under build/bench-models. The
+report is written to bench/results/ after every model. README.md says what is inside the clock.
 """
 
 from __future__ import annotations
@@ -16,188 +16,296 @@ import json
 import statistics
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from peer_python import get_peer_python
-from quiet import BUSY_LIMIT, wait_for_quiet
-from report import describe_machine, write_report
-from shell_speed import (
-    localllm_command,
-    median_of_runs,
-    peak_bytes,
-    seconds_to_exit,
-    seconds_to_first_byte,
+from goals import (
+    DEEP_MODEL,
+    LOAD,
+    MEMORY,
+    MODELS,
+    READ_RATE_CAP,
+    READ_SHARE_GOAL,
+    BenchModel,
+    find_goal,
 )
-
-from localllm import _native
+from peer_python import BUILDS, ROOT, get_peer_python
+from phases import PHASES, WARM_STEPS, Phase, find_phases
+from quiet import BUSY_LIMIT, PATIENCE_SECONDS, wait_for_quiet
+from ratios import OWN, Row, Samples, make_row
+from report import describe_machine, markdown, write_report
+from shell_speed import N_ANSWER, Answer, localllm_command, own_command, run_answer
 
 HERE = Path(__file__).resolve().parent
+MODEL_FOLDER = ROOT / "build" / "bench-models"
 MIB = 1 << 20
-CONTEXT = 1024
+REPACK = {"repack": "on", "no repack": "off"}
+PHASE_NAMES = (*(phase.name for phase in PHASES), LOAD)
+
+# For the estimate only: what a slow engine reads and multiplies per second, in bytes of weights.
+SLOW_READ, SLOW_MULTIPLY = 20e9, 200e9
+
+Command = list[str | Path]
 
 
-@dataclass(frozen=True)
-class BenchModel:
-    """A model of the comparison and the ratios it is meant to reach."""
-
-    label: str
-    catalog_name: str
-    prompt_goal: float
-    gen_goal: float
+# ---- samples -------------------------------------------------------------------------------------
 
 
-MODELS = (
-    BenchModel("smollm2", "smollm2:135m", 2.5, 1.3),
-    BenchModel("gemma3", "gemma3:270m", 1.5, 1.2),
-)
-PEER_VARIANTS = {"repack": "on", "no repack": "off"}
+def in_turns(
+    sides: Mapping[str, Callable[[], Any]], options: argparse.Namespace
+) -> tuple[dict[str, list[Any]], int]:
+    """What every side returned in each round, and how many samples began on a busy machine."""
+    taken: dict[str, list[Any]] = {name: [] for name in sides}
+    n_disturbed = 0
+    for turn in range(options.rounds):
+        for name in list(sides) if turn % 2 == 0 else reversed(list(sides)):
+            n_disturbed += wait_for_quiet(options.patience) > BUSY_LIMIT
+            taken[name].append(sides[name]())
+    return taken, n_disturbed
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Tokens per second of one model and one phase; `ratio` is ours / the peer's better median."""
-
-    model: str
-    phase: str
-    ours: float
-    peer: float
-    peer_variant: str
-    ratio: float
-    goal: float
-    samples: dict[str, list[float]]
-    n_disturbed: int
-
-
-def run_json(command: list[str | Path]) -> dict[str, Any]:
+def run_json(command: Command) -> dict[str, Any]:
     shown = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     result: dict[str, Any] = json.loads(shown.stdout.splitlines()[-1])
     return result
 
 
-def sample_rounds(
-    path: str, peer: Path, threads: int, rounds: int
-) -> dict[str, list[dict[str, Any]]]:
-    """Per engine variant the JSON of each round, measured in alternation."""
-    common = [path, "--threads", str(threads)]
-    commands: dict[str, list[str | Path]] = {
-        "ours": [sys.executable, HERE / "own_speed.py", *common]
+def speed_samples(
+    path: str, peer: Path, phases: list[Phase], options: argparse.Namespace
+) -> tuple[dict[str, list[dict[str, Any]]], int]:
+    names = ",".join(phase.name for phase in phases)
+    common = [path, "--phases", names, "--threads", str(options.threads)]
+    kernels = BUILDS[options.isa].kernels
+    own: Command = [sys.executable, HERE / "own_speed.py", *common]
+    commands = {OWN: [*own, "--kernels", kernels] if kernels else own}
+    for setting, repack in REPACK.items():
+        commands[setting] = [peer, HERE / "peer_speed.py", *common, "--repack", repack]
+    sides = {name: partial(run_json, command) for name, command in commands.items()}
+    return in_turns(sides, options)
+
+
+def figures_of(phase: Phase, taken: dict[str, list[dict[str, Any]]]) -> Samples:
+    figures = {
+        name: [sample["speeds"][phase.name] for sample in samples]
+        for name, samples in taken.items()
     }
-    for variant, repack in PEER_VARIANTS.items():
-        commands[variant] = [peer, HERE / "peer_speed.py", *common, "--repack", repack]
-    samples: dict[str, list[dict[str, Any]]] = {name: [] for name in commands}
-    for turn in range(rounds):
-        order = list(commands) if turn % 2 == 0 else list(reversed(commands))
-        for name in order:
-            busy = wait_for_quiet()
-            samples[name].append(run_json(commands[name]) | {"busy_before": busy})
-    return samples
+    if phase.n_sequences > 1:
+        for setting in REPACK:
+            figures[f"{setting}, unified KV"] = [
+                sample["unified_speeds"][phase.name] for sample in taken[setting]
+            ]
+    return figures
 
 
-def compare(model: BenchModel, phase: str, samples: dict[str, list[dict[str, Any]]]) -> Comparison:
-    key = {"prompt 512": "prompt_tps", "generation 128": "gen_tps"}[phase]
-    values = {name: [sample[key][0] for sample in rows] for name, rows in samples.items()}
-    medians = {name: statistics.median(figures) for name, figures in values.items()}
-    best = max(PEER_VARIANTS, key=lambda variant: medians[variant])
-    return Comparison(
-        model=model.label,
-        phase=phase,
-        ours=medians["ours"],
-        peer=medians[best],
-        peer_variant=best,
-        ratio=medians["ours"] / medians[best],
-        goal=model.prompt_goal if phase.startswith("prompt") else model.gen_goal,
-        samples=values,
-        n_disturbed=sum(
-            sample["busy_before"] > BUSY_LIMIT for rows in samples.values() for sample in rows
-        ),
-    )
+# ---- rows ----------------------------------------------------------------------------------------
 
 
-def measure_memory(path: str) -> dict[str, float]:
-    """A run over a long prompt: resident peak, and how far it is above file + KV."""
-    command = [*localllm_command(), "run", path, "--raw", "-c", str(CONTEXT), "-n", "64"]
-    peak = peak_bytes([*command, "--temp", "0"])
-    file_bytes = Path(path).stat().st_size
-    kv_bytes = _native.Model(path).plan(n_ctx=CONTEXT)["kv_bytes"]
+def limit_of(model: BenchModel, phase: Phase, own: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """How near our figure is to what bounds it on this machine: multiplications in a prompt,
+    reading weights (and keys and values) in generation."""
+    speeds = [sample["speeds"][phase.name] for sample in own]
+    if phase.is_prompt and phase.depth == 0:
+        per_token = 2 * own[0]["token_macs"]
+        bounds = [2 * sample["peak_macs"] if sample["peak_macs"] else None for sample in own]
+        unit, scale, goal = "T operations/s", 1e12, None
+    elif not phase.is_prompt and phase.n_sequences == 1:
+        per_token = own[0]["token_bytes"][phase.name]
+        rates = [statistics.mean(sample["read_rates"][phase.name]) for sample in own]
+        bounds = [min(rate, READ_RATE_CAP) for rate in rates]
+        goal = READ_SHARE_GOAL if model.is_synthetic and phase.depth == 0 else None
+        unit, scale = "GB/s", 1e9
+    else:
+        return None
+    reached = [per_token * speed for speed in speeds]
+    known = [bound for bound in bounds if bound]
+    shares = [a / b for a, b in zip(reached, bounds, strict=True) if b]
     return {
-        "peak_mib": peak / MIB,
-        "file_mib": file_bytes / MIB,
-        "kv_mib": kv_bytes / MIB,
-        "above_file_and_kv_mib": (peak - file_bytes - kv_bytes) / MIB,
+        "reached": statistics.median(reached) / scale,
+        "unit": unit,
+        "of": statistics.median(known) / scale if known else None,
+        "share": statistics.median(shares) if shares else None,
+        "goal": goal,
     }
 
 
-def measure_shell(model_argument: str, path: str, peer: Path) -> dict[str, float]:
-    """Seconds a user waits, warm: medians."""
-    ours = localllm_command()
-    answer = [*ours, "run", model_argument, "--temp", "0", "-n", "8"]
-    peer_answer = [str(peer), str(HERE / "peer_answer.py"), path, "8"]
-    return {
-        "first_byte": median_of_runs(lambda: seconds_to_first_byte(answer)),
-        "peer_first_byte": median_of_runs(lambda: seconds_to_first_byte(peer_answer)),
-        "version": median_of_runs(lambda: seconds_to_exit([*ours, "--version"])),
-        "help": median_of_runs(lambda: seconds_to_exit([*ours, "--help"])),
-    }
+def speed_rows(
+    model: BenchModel,
+    phases: list[Phase],
+    taken: dict[str, list[dict[str, Any]]],
+    n_disturbed: int,
+    isa: str,
+) -> list[Row]:
+    return [
+        make_row(
+            model.title,
+            phase.title,
+            figures_of(phase, taken),
+            unit="tokens/s",
+            n_disturbed=n_disturbed,
+            limit=limit_of(model, phase, taken[OWN]),
+            goal=find_goal(model.name, phase.name, isa),
+        )
+        for phase in phases
+    ]
 
 
-def pull(name: str) -> str:
-    """The path of a catalog model: the last line that `localllm pull` writes to stdout."""
-    shown = subprocess.run(
-        [*localllm_command(), "pull", name], check=True, stdout=subprocess.PIPE, text=True
+def load_rows(model: BenchModel, path: str, peer: Path, options: argparse.Namespace) -> list[Row]:
+    """The first token and the peak, of whole processes with the file in the page cache."""
+    commands = {OWN: own_command(path, options.threads)}
+    for setting, repack in REPACK.items():
+        answer = [str(peer), str(HERE / "peer_answer.py"), path, str(N_ANSWER), repack]
+        commands[setting] = [*answer, str(options.threads)]
+    for command in commands.values():
+        run_answer(command)
+    sides = {name: partial(run_answer, command) for name, command in commands.items()}
+    taken, n_disturbed = in_turns(sides, options)
+
+    def samples(figure: Callable[[Answer], float]) -> Samples:
+        return {name: [figure(answer) for answer in answers] for name, answers in taken.items()}
+
+    rows = (
+        (LOAD, "first token", "ms", samples(lambda answer: answer.first_byte_s * 1e3)),
+        (MEMORY, "peak memory", "MiB", samples(lambda answer: answer.peak_bytes / MIB)),
     )
-    return shown.stdout.splitlines()[-1]
+    return [
+        make_row(
+            model.title,
+            title,
+            figures,
+            unit=unit,
+            less_is_better=True,
+            n_disturbed=n_disturbed,
+            goal=find_goal(model.name, name, options.isa),
+        )
+        for name, title, unit, figures in rows
+    ]
+
+
+# ---- the run -------------------------------------------------------------------------------------
+
+
+def get_path(model: BenchModel, files: dict[str, str]) -> str:
+    if model.name in files:
+        return files[model.name]
+    if not model.is_synthetic:
+        # The last line that `localllm pull` writes to stdout is the path.
+        pull = [*localllm_command(), "pull", model.source]
+        shown = subprocess.run(pull, check=True, stdout=subprocess.PIPE, text=True)
+        return shown.stdout.splitlines()[-1]
+    path = MODEL_FOLDER / f"synthetic-1b-{model.source}.gguf"
+    if not path.exists():
+        # In its own process: a child's peak is never counted below that of its parent.
+        print(f"writing {path} …", file=sys.stderr)
+        write: Command = [sys.executable, HERE / "synthetic.py", path, model.source]
+        subprocess.run(write, check=True)
+    return str(path)
+
+
+def describe_file(path: Path) -> dict[str, Any]:
+    return {"name": path.name, "bytes": path.stat().st_size}
+
+
+def phases_of(model: BenchModel, names: list[str]) -> list[Phase]:
+    phases = find_phases(names)
+    return [phase for phase in phases if phase.depth == 0 or model.name == DEEP_MODEL]
+
+
+def estimate_seconds(file_bytes: int, phases: list[Phase]) -> float:
+    """Of one sample of one side, on a quiet machine: loading, warming up, filling, measuring."""
+    seconds = file_bytes / 1e9
+    for phase in phases:
+        if phase.is_prompt:
+            n_columns, n_passes = 2 * phase.n_tokens + phase.depth, 1
+        else:
+            n_columns, n_passes = phase.n_measured, phase.n_tokens + WARM_STEPS
+        seconds += file_bytes * (n_columns / SLOW_MULTIPLY + n_passes / SLOW_READ)
+    return seconds
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    models = ",".join(model.name for model in MODELS)
+    parser.add_argument("--only", default=models, metavar="MODEL,…", help=models)
+    parser.add_argument("--phases", default=",".join(PHASE_NAMES), help=",".join(PHASE_NAMES))
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="one round, without waiting for quiet")
+    parser.add_argument("--isa", choices=BUILDS, default="native")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--file", action="append", default=[], metavar="MODEL=PATH")
     parser.add_argument("--out", type=Path, default=HERE / "results")
-    return parser.parse_args()
+    options = parser.parse_args()
+    options.only, options.phases = options.only.split(","), options.phases.split(",")
+    known = [model.name for model in MODELS]
+    for given, there in ((options.only, known), (options.phases, PHASE_NAMES)):
+        unknown = [name for name in given if name not in there]
+        if unknown:
+            parser.error(f"{', '.join(unknown)}: not one of {', '.join(there)}")
+    options.patience = 0.0 if options.quick else PATIENCE_SECONDS
+    if options.quick:
+        options.rounds = 1
+    return options
+
+
+def note_machine(machine: dict[str, Any], taken: dict[str, list[dict[str, Any]]]) -> None:
+    """What only the samples know: the peer, and the limits as the last model found them."""
+    own, peer = taken[OWN], taken[next(iter(REPACK))][0]
+    rates = [rate for sample in own for pair in sample["read_rates"].values() for rate in pair]
+    machine["kernels"] = own[0]["kernels"]
+    machine["read_rate"] = statistics.median(rates)
+    peaks = [sample["peak_macs"] for sample in own if sample["peak_macs"]]
+    if peaks:
+        machine["peaks"][own[0]["arithmetic"]] = statistics.median(peaks)
+    machine["peer"] = f"llama-cpp-python {peer['version']}"
+    machine["peer_system"] = peer["system"].strip(" |")
 
 
 def main() -> None:
     options = parse_arguments()
-    peer = get_peer_python()
+    peer = get_peer_python(options.isa)
+    models = [model for model in MODELS if model.name in options.only]
     files = dict(entry.split("=", 1) for entry in options.file)
-    paths = {model.label: files.get(model.label) or pull(model.catalog_name) for model in MODELS}
+    paths = {model.name: get_path(model, files) for model in models}
 
-    comparisons: list[Comparison] = []
-    memory: dict[str, dict[str, float]] = {}
-    generation: dict[str, dict[str, float]] = {}
-    facts: dict[str, Any] = {}
-    for model in MODELS:
-        path = paths[model.label]
-        print(f"{model.label}: {options.rounds} rounds …", file=sys.stderr)
-        samples = sample_rounds(path, peer, options.threads, options.rounds)
-        comparisons += [
-            compare(model, phase, samples) for phase in ("prompt 512", "generation 128")
-        ]
-        read_rate = statistics.median(sample["read_rate"] for sample in samples["ours"])
-        per_second = samples["ours"][0]["token_bytes"] * comparisons[-1].ours
-        generation[model.label] = {"read_rate": read_rate, "share": per_second / read_rate}
-        memory[model.label] = measure_memory(path)
-        facts = {
-            "kernels": samples["ours"][0]["kernels"],
-            "peer": f"llama-cpp-python {samples['repack'][0]['version']}",
-            "peer_system": samples["repack"][0]["system"],
-        }
-    first = MODELS[0]
-    argument = paths[first.label] if first.label in files else first.catalog_name
-    report = {
-        "schema_version": 1,
-        "machine": describe_machine() | facts | {"threads": options.threads},
-        "comparisons": [asdict(comparison) for comparison in comparisons],
-        "generation": generation,
-        "memory": memory,
-        "shell": measure_shell(argument, paths[first.label], peer),
+    seconds = options.rounds * sum(
+        (1 + len(REPACK))
+        * estimate_seconds(Path(paths[model.name]).stat().st_size, phases_of(model, options.phases))
+        for model in models
+    )
+    print(f"about {seconds / 60:.0f} minutes, and waiting for quiet", file=sys.stderr)
+    machine = describe_machine() | {
+        "threads": options.threads,
+        "isa": options.isa,
+        "rounds": options.rounds,
+        "kernels": BUILDS[options.isa].kernels or "best",
+        "peer": "llama-cpp-python",
+        "peer_system": "",
+        "read_rate": None,
+        "peaks": {},
     }
-    write_report(report, options.out)
+    rows: list[Row] = []
+    report: dict[str, Any] = {}
+    for model in models:
+        print(f"{model.title}: {options.rounds} rounds …", file=sys.stderr)
+        path, phases = paths[model.name], phases_of(model, options.phases)
+        if phases:
+            taken, n_disturbed = speed_samples(path, peer, phases, options)
+            note_machine(machine, taken)
+            rows += speed_rows(model, phases, taken, n_disturbed, options.isa)
+        if LOAD in options.phases:
+            rows += load_rows(model, path, peer, options)
+        report = {
+            "schema_version": 2,
+            "machine": machine,
+            "files": {name: describe_file(Path(file)) for name, file in paths.items()},
+            "rows": [asdict(row) for row in rows],
+        }
+        write_report(report, options.out)
+    print(markdown(report))
 
 
 if __name__ == "__main__":

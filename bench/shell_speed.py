@@ -1,23 +1,28 @@
 """What a user of the command waits for and what it occupies: whole processes, seen from outside.
 
-First byte: from starting the process to the first byte of the answer on a pipe, prompt on stdin.
-Memory: the largest resident size of a run that reads a long prompt and answers, as the kernel
-counted it. Every figure is the median of REPEAT runs after one that is thrown away.
+One run gives both: the seconds from starting the process to the first byte of the answer on a pipe,
+and the largest resident size of the process (file pages that it touched included), as the kernel
+counted it.
 """
 
 from __future__ import annotations
 
 import os
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-REPEAT = 5
-PROMPT = b"What is the capital of France?\n"
-LONG_TEXT = Path(__file__).resolve().parent.parent / "tests" / "golden" / "text.txt"
+CONTEXT = 2048
+N_ANSWER = 16
+PROMPT = b"What is the capital of France?"
+
+
+@dataclass(frozen=True)
+class Answer:
+    first_byte_s: float
+    peak_bytes: int
 
 
 def localllm_command() -> list[str]:
@@ -25,41 +30,26 @@ def localllm_command() -> list[str]:
     return [str(script)] if script.exists() else [sys.executable, "-m", "localllm"]
 
 
-def median_of_runs(measure: Callable[[], float]) -> float:
-    measure()
-    return statistics.median(measure() for _ in range(REPEAT))
+def own_command(path: str, n_threads: int) -> list[str]:
+    flags = ["--raw", "--temp", "0", "-n", str(N_ANSWER), "-c", str(CONTEXT)]
+    return [*localllm_command(), "run", path, *flags, "--threads", str(n_threads)]
 
 
-def seconds_to_exit(command: list[str]) -> float:
-    start = time.perf_counter()
-    subprocess.run(command, check=True, stdin=subprocess.DEVNULL, capture_output=True)
-    return time.perf_counter() - start
-
-
-def seconds_to_first_byte(command: list[str]) -> float:
+def run_answer(command: list[str]) -> Answer:
     start = time.perf_counter()
     process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )
     assert process.stdin is not None and process.stdout is not None
     process.stdin.write(PROMPT)
     process.stdin.close()
-    first = os.read(process.stdout.fileno(), 1)
+    first = process.stdout.read(1)
     seconds = time.perf_counter() - start
     process.stdout.read()
-    stderr = process.stderr.read().decode() if process.stderr else ""
-    if process.wait() != 0 or not first:
-        raise SystemExit(f"{command} failed: {stderr}")
-    return seconds
-
-
-def peak_bytes(command: list[str]) -> float:
-    """Largest resident size of the whole process (file pages that it touched included)."""
-    with LONG_TEXT.open("rb") as text:
-        process = subprocess.Popen(command, stdin=text, stdout=subprocess.DEVNULL)
-        _, status, usage = os.wait4(process.pid, 0)
+    process.stdout.close()
+    _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != 0:
-        raise SystemExit(f"{command} failed with {process.returncode}")
+    if process.returncode != 0 or not first:
+        raise SystemExit(f"{' '.join(command)}: exit {process.returncode}, answer {first!r}")
     unit = 1 if sys.platform == "darwin" else 1024
-    return float(usage.ru_maxrss * unit)
+    return Answer(seconds, usage.ru_maxrss * unit)
