@@ -21,7 +21,7 @@ C_FLOORS: list[set[str]] = [
     {"base"},
     {"format"},
     {"kernels"},
-    {"model", "text", "sample"},
+    {"model", "text", "sample", "machine"},
     {"device"},
     {"engine"},
     {"api.c"},

@@ -1,0 +1,59 @@
+/* work: counted from shapes alone. Norms, rotations and activations are left out of the operations:
+ * they are some thousandth of the multiply-adds.
+ */
+#include "model/work.h"
+
+#include "localllm.h"
+
+const char *work_step_name(const step *s) {
+    static const char *const names[] = {
+        [STEP_EMBED] = "embed",      [STEP_QKV] = "qkv",         [STEP_ATTEND] = "attend",
+        [STEP_PROJECT] = "attn_out", [STEP_GATE_UP] = "gate_up", [STEP_LOGITS] = "logits",
+    };
+    bool is_down = s->kind == STEP_PROJECT && s->in == X_HIDDEN;
+    return is_down ? "down" : names[s->kind];
+}
+
+static void add_bytes(const plan *p, uint32_t id, ll_work *w) {
+    if (id == NO_WEIGHT) return;
+    const weight *of = &p->model->weights[id];
+    w->weight_bytes += of->row_bytes * of->n_rows;
+}
+
+void work_add_weights(const plan *p, const step *s, uint32_t n_rows, uint32_t n_kept, ll_work *w) {
+    uint32_t n_columns = s->kind == STEP_LOGITS ? n_kept : n_rows;
+    if (n_columns == 0) return;
+    if (s->kind == STEP_EMBED) {
+        w->weight_bytes += n_rows * p->model->weights[s->w[0]].row_bytes;
+        return;
+    }
+    const uint32_t vectors[] = {s->norm,         s->bias[0],      s->bias[1],  s->bias[2],
+                                s->head_norm[0], s->head_norm[1], s->post_norm};
+    for (size_t i = 0; i < sizeof vectors / sizeof vectors[0]; i++) add_bytes(p, vectors[i], w);
+    for (int i = 0; i < 3; i++) {
+        if (s->w[i] == NO_WEIGHT) continue;
+        add_bytes(p, s->w[i], w);
+        const weight *of = &p->model->weights[s->w[i]];
+        acts_kind acts = quant_table[of->type].acts;
+        bool is_float = acts == ACTS_F32 || acts == ACTS_BF16;
+        uint64_t macs = (uint64_t)of->n * of->n_rows * n_columns;
+        *(is_float ? &w->float_macs : &w->int8_macs) += macs;
+    }
+}
+
+void work_add_attention(const plan *p, const step *s, uint32_t first_position, uint32_t n_rows,
+                        ll_work *w) {
+    enum { VALUE_BYTES = 2 }; /* of keys and values: F16 */
+    if (s->kind != STEP_ATTEND || n_rows == 0) return;
+    const model *m = p->model;
+    uint64_t n_pairs = 0, window = s->window != 0 ? s->window : UINT32_MAX;
+    for (uint32_t i = 0; i < n_rows; i++) {
+        uint64_t n_before = (uint64_t)first_position + i + 1;
+        n_pairs += n_before < window ? n_before : window;
+    }
+    /* The rows together see from the first position of the first to their own last. */
+    uint64_t end = (uint64_t)first_position + n_rows;
+    uint64_t first = first_position + 1 > window ? first_position + 1 - window : 0;
+    w->kv_bytes += 2 * (end - first) * m->n_kv_heads * m->head_dim * VALUE_BYTES;
+    w->float_macs += 2 * n_pairs * m->n_heads * m->head_dim;
+}
