@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from localllm.engines.base import Work
 from localllm.errors import IntegrityError, UsageError
 from localllm.intervals import ENOUGH, Interval, paired_ratio, unpaired_ratio
-from localllm.speed.cases import Case
+from localllm.speed.cases import GENERATE, PROMPT, Case
 from localllm.speed.limits import Limits, middle
 from localllm.speed.measure import Measured, Subject
 from localllm.speed.results import Result
@@ -136,8 +136,8 @@ def read_result(result: dict[str, Any]) -> Result:
     samples = result["samples"]
     seconds = [float(sample["seconds"]) for sample in samples]
     limits = [Limits(**{key: float(s[key]) for key in Limits.__annotations__}) for s in samples]
-    if min(seconds) <= 0:
-        raise ValueError("a sample of no time")
+    if case.kind not in (PROMPT, GENERATE) or min(case.n_tokens, case.batch, *seconds) <= 0:
+        raise ValueError(f"no such case: {case}")
     return Result(Measured(case, Work(**result["work"]), seconds, limits))
 
 

@@ -1,12 +1,14 @@
 """The roofline as a picture: what each case reaches, below what the machine allows it.
 
-Left of the ridge a case waits for memory, right of it for arithmetic. matplotlib is imported here
-alone; it comes with the extra localllm[plot].
+Left of the ridge a case waits for memory, right of it for arithmetic. Points are numbered and the
+numbers explained beside the picture, so that no label lies on another, however close the points.
+matplotlib is imported here alone; it comes with the extra localllm[plot].
 """
 
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +22,16 @@ if TYPE_CHECKING:
 
 COLOURS = ("#1f5fa8", "#b3541e", "#3f7d3a", "#7b4b94")
 INK, GRID = "#333333", "#dddddd"
-INCHES, DPI = (9.0, 5.4), 150
-TEXT_POINTS = 8.5
-LINE_POINTS = 12  # from one label to the next below it
+INCHES, DPI = (11.0, 5.6), 150
+KEY_SHARE = 0.36  # of the width
+KEY_LINES = 26
+TEXT_POINTS = 9
+BADGE_POINTS = 13  # apart from its dot and from any other
+BADGE_PLACES = [
+    (BADGE_POINTS * ring * x, BADGE_POINTS * ring * y)
+    for ring in (1, 2, 3)
+    for x, y in ((1, 0), (0, -1), (-1, 0), (0, 1), (1, -1), (-1, -1), (1, 1), (-1, 1))
+]
 
 
 @dataclass(frozen=True)
@@ -39,123 +48,119 @@ def check_available(path: Path) -> None:
     if path.suffix.lower() != ".png":
         raise UsageError(f"--plot draws a PNG, so {str(path)!r} must end in .png")
     if importlib.util.find_spec("matplotlib") is None:
-        raise UsageError("--plot needs matplotlib, which is not here", "pip install localllm[plot]")
+        raise UsageError("--plot needs matplotlib, which is not here", "pip install 'localllm[plot]'")
 
 
 def find_points(run: Run) -> list[Point]:
     points = []
     for result in run.results:
         work = result.measured.work
-        label = f"{result.measured.case}, {result.rate:.3g} tokens/s"
+        label = f"{result.measured.case}: {result.rate:.1f} tokens/s"
         points.append(Point(label, work.operations / work.read_bytes, result.tops))
     return points
 
 
 def draw(path: Path, title: str, runs: Sequence[Run]) -> None:
-    """Writes the PNG: one slope, two ceilings and the points of each run."""
+    """Writes the PNG: for each run a slope, two ceilings, its points, and the key to them."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=INCHES, dpi=DPI, layout="constrained")
-    axes = figure.add_subplot()
+    axes, key = figure.subplots(1, 2, width_ratios=(1 - KEY_SHARE, KEY_SHARE))
     points = [find_points(run) for run in runs]
     x_range, y_range = find_ranges([p for some in points for p in some], [r.limits for r in runs])
     axes.set(xscale="log", yscale="log", xlim=x_range, ylim=y_range)
-    for run, some, colour in zip(runs, points, cycle_colours(len(runs)), strict=True):
-        draw_roof(axes, run, x_range, colour)
-        axes.plot(
-            [p.intensity for p in some],
-            [p.tops for p in some],
-            linestyle="none",
-            marker="o",
-            markersize=6,
-            color=colour,
-            label=str(run),
-        )
-        draw_labels(axes, some, colour)
+    key.set_axis_off()
+    figure.canvas.draw()  # settles the layout, which the badges are placed by
+    line, taken = 0, [place_in_points(axes, p) for some in points for p in some]
+    n_lines = max(KEY_LINES, sum(len(some) + 2 for some in points))
+    for i, (run, some) in enumerate(zip(runs, points, strict=True)):
+        colour = COLOURS[i % len(COLOURS)]
+        draw_roof(axes, run.limits, x_range, colour)
+        heading = f"{run}, memory {run.limits.read_bytes / 1e9:.3g} GB/s"
+        write_line(key, line / n_lines, heading, colour, weight="bold")
+        for number, point in enumerate(some, start=1):
+            draw_point(axes, point, number, colour, taken)
+            write_line(key, (line + number) / n_lines, f"{number:>2}  {point.label}", colour)
+        line += len(some) + 2
     axes.set_title(title, color=INK, fontsize=11, loc="left")
     axes.set_xlabel("operations per byte read (weights, keys and values)", color=INK)
     axes.set_ylabel("tera-operations per second", color=INK)
     axes.grid(True, which="major", color=GRID, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="upper left", frameon=False, fontsize=TEXT_POINTS)
     figure.savefig(path, format="png")
 
 
-def cycle_colours(n: int) -> list[str]:
-    return [COLOURS[i % len(COLOURS)] for i in range(n)]
+def place_in_points(axes: Any, point: Point) -> tuple[float, float]:
+    x, y = axes.transData.transform((point.intensity, point.tops)) * 72 / DPI
+    return float(x), float(y)
+
+
+def draw_point(
+    axes: Any, point: Point, number: int, colour: str, taken: list[tuple[float, float]]
+) -> None:
+    """A dot, and its number on a badge in the nearest place beside it that is free."""
+    x, y = place_in_points(axes, point)
+    free = [
+        (right, up)
+        for right, up in BADGE_PLACES
+        if all(math.dist((x + right, y + up), other) >= BADGE_POINTS - 1 for other in taken)
+    ]
+    right, up = free[0] if free else BADGE_PLACES[-1]
+    taken.append((x + right, y + up))
+    place = (point.intensity, point.tops)
+    axes.plot(*place, marker="o", markersize=5, color=colour)
+    axes.annotate(
+        str(number),
+        place,
+        xytext=(right, up),
+        textcoords="offset points",
+        ha="center",
+        va="center",
+        color="white",
+        fontsize=TEXT_POINTS - 2,
+        bbox={"boxstyle": "circle,pad=0.25", "color": colour},
+        arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.8, "shrinkA": 0, "shrinkB": 0},
+    )
+
+
+def write_line(key: Any, down: float, text: str, colour: str, weight: str = "normal") -> None:
+    key.text(
+        0,
+        1 - down,
+        text,
+        color=colour,
+        fontsize=TEXT_POINTS,
+        weight=weight,
+        va="top",
+        transform=key.transAxes,
+    )
 
 
 def find_ranges(
     points: Sequence[Point], all_limits: Sequence[Limits]
 ) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Room for every point, the ridges, and a label beside each."""
+    """Room for every point and for the ridges."""
     ridges = [2 * limits.int8_macs / limits.read_bytes for limits in all_limits]
     peaks = [2 * max(limits.int8_macs, limits.float_macs) / 1e12 for limits in all_limits]
     xs = [point.intensity for point in points] + ridges
     ys = [point.tops for point in points] + peaks
-    return (min(xs) / 2, max(xs) * 8), (min(ys) / 3, max(ys) * 3)
+    return (min(xs) / 3, max(xs) * 12), (min(ys) / 3, max(ys) * 2)
 
 
-def draw_roof(axes: Any, run: Run, x_range: tuple[float, float], colour: str) -> None:
-    limits = run.limits
-    for name, macs, style in (
-        ("int8", limits.int8_macs, "-"),
-        ("float", limits.float_macs, "--"),
-    ):
-        peak, ridge = 2 * macs / 1e12, 2 * macs / limits.read_bytes
-        axes.plot([max(ridge, x_range[0]), x_range[1]], [peak, peak], style, color=colour, lw=1.2)
-        note(axes, f"{name} peak {peak:.3g} TOPS", x_range[1], peak, (-2, 3), "right", colour)
-    ridge = 2 * max(limits.int8_macs, limits.float_macs) / limits.read_bytes
+def draw_roof(axes: Any, limits: Limits, x_range: tuple[float, float], colour: str) -> None:
     slope = limits.read_bytes / 1e12
-    axes.plot([x_range[0], ridge], [x_range[0] * slope, ridge * slope], color=colour, lw=1.2)
-    middle = (x_range[0] * ridge) ** 0.5
-    gbps = limits.read_bytes / 1e9
-    note(axes, f"memory {gbps:.3g} GB/s ", middle, middle * slope, (-4, 4), "right", colour)
-
-
-def draw_labels(axes: Any, points: Sequence[Point], colour: str) -> None:
-    """Each label right of its point; where points crowd, labels go down in steps with a line."""
-    figure = axes.get_figure()
-    figure.canvas.draw()
-    to_points = 72 / figure.dpi
-    placed: list[tuple[float, float]] = []
-    for point in sorted(points, key=lambda p: -p.tops):
-        x, y = axes.transData.transform((point.intensity, point.tops)) * to_points
-        wanted = y
-        while any(abs(wanted - b) < LINE_POINTS and abs(x - a) < 150 for a, b in placed):
-            wanted -= 1
-        placed.append((x, wanted))
-        note(
-            axes,
-            point.label,
-            point.intensity,
-            point.tops,
-            (14, wanted - y - 3),
-            "left",
-            colour,
-            leader=True,
+    for name, macs, style in (("int8", limits.int8_macs, "-"), ("float", limits.float_macs, "--")):
+        peak = 2 * macs / 1e12
+        ridge = peak / slope
+        axes.plot([x_range[0], ridge], [x_range[0] * slope, peak], color=colour, lw=1.2)
+        axes.plot([ridge, x_range[1]], [peak, peak], style, color=colour, lw=1.2)
+        axes.annotate(
+            f"{name} peak, {peak:.3g} TOPS",
+            (x_range[1], peak),
+            xytext=(-2, 3),
+            textcoords="offset points",
+            ha="right",
+            color=colour,
+            fontsize=TEXT_POINTS,
         )
-
-
-def note(
-    axes: Any,
-    text: str,
-    x: float,
-    y: float,
-    offset: tuple[float, float],
-    side: str,
-    colour: str,
-    leader: bool = False,
-) -> None:
-    line = {"arrowstyle": "-", "color": colour, "lw": 0.5, "shrinkB": 3} if leader else None
-    axes.annotate(
-        text,
-        (x, y),
-        xytext=offset,
-        textcoords="offset points",
-        ha=side,
-        color=colour,
-        fontsize=TEXT_POINTS,
-        arrowprops=line,
-    )
