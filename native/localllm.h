@@ -205,8 +205,9 @@ typedef struct ll_span {
     uint32_t first_position, n_rows, n_logits;
 } ll_span;
 
-/* The work of one step of these rows. */
-void ll_engine_get_work(const ll_engine *e, const ll_span *spans, size_t n_spans, ll_work *out);
+/* The work of one step of these rows, which need not be there; ARGUMENT outside the context. */
+bool ll_engine_get_work(const ll_engine *e, const ll_span *spans, size_t n_spans, ll_work *out,
+                        ll_error *err);
 
 /* One phase of the forward pass: what is done between two meetings of all threads. */
 typedef struct ll_phase_time {

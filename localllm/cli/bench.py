@@ -145,8 +145,10 @@ def check_flags(
 
 def check_outputs(save: Path | None, plot: Path | None) -> None:
     for flag, path in (("--save", save), ("--plot", plot)):
-        if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
-            raise UsageError(f"{flag} cannot write {str(path)!r}: no such folder, or it is one")
+        if path is not None and path.is_dir():
+            raise UsageError(f"{flag} cannot write {str(path)!r}: it is a folder")
+        if path is not None and not path.absolute().parent.is_dir():
+            raise UsageError(f"{flag} cannot write {str(path)!r}: there is no such folder")
     if plot is not None:
         roofline.check_available(plot)
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from localllm import memory
 from localllm.engines.base import EngineOptions, PhaseTime, Work
-from localllm.errors import DoesNotFitError
+from localllm.errors import DoesNotFitError, UsageError
 from localllm.speed.cases import PROMPT, Case
 from localllm.speed.limits import Limits, measure_limits
 from localllm.units import format_bytes
@@ -134,7 +134,11 @@ def open_engine(file: ModelFile, variant: Variant, n_ctx: int, n_sessions: int) 
             f"{format_bytes(max(verdict.limit.left_bytes, 0))}",
             "a smaller --depth, --prompt, --gen or --batch",
         )
-    return file.open_engine(options)
+    engine = file.open_engine(options)
+    if n_sessions > engine.n_batch:
+        engine.close()
+        raise UsageError(f"--batch {n_sessions} is more than the {engine.n_batch} rows of a step")
+    return engine
 
 
 def chunks(start: int, end: int, n_batch: int) -> list[tuple[int, int, int]]:

@@ -48,7 +48,9 @@ def check_available(path: Path) -> None:
     if path.suffix.lower() != ".png":
         raise UsageError(f"--plot draws a PNG, so {str(path)!r} must end in .png")
     if importlib.util.find_spec("matplotlib") is None:
-        raise UsageError("--plot needs matplotlib, which is not here", "pip install 'localllm[plot]'")
+        raise UsageError(
+            "--plot needs matplotlib, which is not here", "pip install 'localllm[plot]'"
+        )
 
 
 def find_points(run: Run) -> list[Point]:

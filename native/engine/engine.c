@@ -189,9 +189,16 @@ void ll_engine_set_poll(ll_engine *e, ll_poll *poll, void *arg) {
     e->poll_arg = arg;
 }
 
-void ll_engine_get_work(const ll_engine *e, const ll_span *spans, size_t n_spans, ll_work *out) {
-    uint32_t n_rows = 0, n_kept = 0;
+bool ll_engine_get_work(const ll_engine *e, const ll_span *spans, size_t n_spans, ll_work *out,
+                        ll_error *err) {
+    uint32_t n_rows = 0, n_kept = 0, n_ctx = e->options.n_ctx;
     for (size_t i = 0; i < n_spans; i++) {
+        const ll_span *s = &spans[i];
+        if (s->first_position > n_ctx || s->n_rows > n_ctx - s->first_position ||
+            s->n_logits > s->n_rows)
+            return ll_fail(err, LL_ERR_ARGUMENT,
+                           "%u rows at position %u with %u logits, in a context of %u", s->n_rows,
+                           s->first_position, s->n_logits, n_ctx);
         n_rows += spans[i].n_rows;
         n_kept += spans[i].n_logits;
     }
@@ -202,6 +209,7 @@ void ll_engine_get_work(const ll_engine *e, const ll_span *spans, size_t n_spans
         for (size_t j = 0; j < n_spans; j++)
             work_add_attention(&e->plan, s, spans[j].first_position, spans[j].n_rows, out);
     }
+    return true;
 }
 
 bool ll_engine_set_profile(ll_engine *e, bool on, ll_error *err) {

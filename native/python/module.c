@@ -721,7 +721,9 @@ static PyObject *engine_work(PyObject *self, PyObject *entries) {
         ok = PyArg_ParseTuple(PyTuple_GetItem(list, i), "III", &spans[i].first_position,
                               &spans[i].n_rows, &spans[i].n_logits) != 0;
     ll_work work;
-    if (ok) ll_engine_get_work(e, spans, (size_t)n, &work);
+    ll_error err = {0};
+    if (ok && !(ok = ll_engine_get_work(e, spans, (size_t)n, &work, &err)))
+        (void)raise(state_of(self), &err);
     if (spans == NULL) (void)PyErr_NoMemory();
     PyMem_Free(spans);
     Py_DECREF(list);
