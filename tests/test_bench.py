@@ -5,6 +5,8 @@ Nothing here depends on how fast the machine is.
 
 from __future__ import annotations
 
+import ctypes
+import itertools
 import json
 import os
 import subprocess
@@ -60,6 +62,12 @@ def bench(tiny: dict[str, Path], tmp_path: Path) -> Any:
         )
 
     return called
+
+
+class PeakLoop(ctypes.Structure):
+    """peak_loop of native/machine/peak.h."""
+
+    _fields_ = (("run", ctypes.c_void_p), ("macs", ctypes.c_uint64))
 
 
 def report_of(ran: subprocess.CompletedProcess[bytes]) -> dict[str, Any]:
@@ -186,6 +194,17 @@ def test_every_kind_of_kernels_has_a_peak() -> None:
         assert _native.peak(kernels, True, 1, 0.001) > 0
     assert _native.peak("none such", False, 1, 0.001) == 0
     assert _native.peak("scalar", False, 0, 0.001) == 0
+
+
+def test_all_kernels_that_are_built_have_a_peak_of_their_own(internals: ctypes.CDLL) -> None:
+    """Also those that this processor lacks; the portable loop would be too low a ceiling."""
+    entries = (ctypes.POINTER(ctypes.c_char_p) * 9).in_dll(internals, "kernels_list")
+    names = list(itertools.takewhile(bool, (bool(e) and e.contents.value for e in entries)))
+    internals.peak_find.restype = PeakLoop
+    loops = {name: internals.peak_find(name, 0).run for name in (*names, b"none such")}
+    assert b"scalar" in names
+    assert loops[b"none such"] == loops[b"scalar"]
+    assert len(set(loops.values())) == len(names)
 
 
 @pytest.mark.parametrize(("n_bytes", "n_threads", "runs"), [(1 << 22, 3, True), (100, 1, False)])
