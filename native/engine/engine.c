@@ -206,8 +206,7 @@ bool ll_engine_get_work(const ll_engine *e, const ll_span *spans, size_t n_spans
     for (size_t i = 0; i < e->plan.n_steps; i++) {
         const step *s = &e->plan.steps[i];
         work_add_weights(&e->plan, s, n_rows, n_kept, out);
-        for (size_t j = 0; j < n_spans; j++)
-            work_add_attention(&e->plan, s, spans[j].first_position, spans[j].n_rows, out);
+        for (size_t j = 0; j < n_spans; j++) work_add_attention(&e->plan, s, &spans[j], out);
     }
     return true;
 }

@@ -75,7 +75,7 @@ enum { CHAINS = 12 };
 
 PEAK_LOOP(avx512_int8, "avx512f,avx512vnni", DOT_512)
 PEAK_LOOP(avx512_float, "avx512f", FMA_512)
-PEAK_LOOP(avxvnni_int8, "avx2", DOT_VEX)
+PEAK_LOOP(avx2_vnni_int8, "avx2", DOT_VEX)
 PEAK_LOOP(avx2_int8, "avx2", DOT_256)
 PEAK_LOOP(avx2_float, "avx2,fma", FMA_256)
 
@@ -91,8 +91,8 @@ enum { CHAINS = 16 };
 #define CLEAR(i) "movi v" #i ".16b, #0\n\t"
 
 #define PEAK_LOOP(name, isa, instruction)                                                          \
-    static void name(uint64_t n_turns) {                                                           \
-        __asm__ volatile(".arch " isa "\n\t" EACH_CHAIN(CLEAR) CLEAR(24)                           \
+    __attribute__((target(isa))) static void name(uint64_t n_turns) {                              \
+        __asm__ volatile(EACH_CHAIN(CLEAR) CLEAR(24)                                               \
                              CLEAR(25) ".balign 32\n\t"                                            \
                                        "1:\n\t" EACH_CHAIN(instruction) "subs %0, %0, #1\n\t"      \
                                                                         "b.ne 1b"                  \
@@ -101,11 +101,15 @@ enum { CHAINS = 16 };
                          : "cc", REGISTERS);                                                       \
     }
 
-#define DOT_128(i) "sdot v" #i ".4s, v24.16b, v25.16b\n\t"
-#define FMA_128(i) "fmla v" #i ".4s, v24.4s, v25.4s\n\t"
+#define DOT_MLAL(i) "smlal v" #i ".8h, v24.8b, v25.8b\n\t"
+#define DOT_DOT(i)  "sdot v" #i ".4s, v24.16b, v25.16b\n\t"
+#define DOT_MMLA(i) "smmla v" #i ".4s, v24.16b, v25.16b\n\t"
+#define FMA_128(i)  "fmla v" #i ".4s, v24.4s, v25.4s\n\t"
 
-PEAK_LOOP(neon_int8, "armv8.2-a+dotprod", DOT_128)
-PEAK_LOOP(neon_float, "armv8-a", FMA_128)
+PEAK_LOOP(neon_int8, "arch=armv8-a", DOT_MLAL)
+PEAK_LOOP(neon_dotprod_int8, "arch=armv8.2-a+dotprod", DOT_DOT)
+PEAK_LOOP(neon_i8mm_int8, "arch=armv8.2-a+i8mm", DOT_MMLA)
+PEAK_LOOP(neon_float, "arch=armv8-a", FMA_128)
 
 #endif
 
@@ -116,13 +120,15 @@ static const struct {
     peak_loop loops[LL_N_ARITHMETICS]; /* by ll_arithmetic */
 } peaks[] = {
 #if defined(__x86_64__)
-    {"avx512",  {{avx512_int8, CHAINS * 64}, {avx512_float, CHAINS * 16}}},
-    {"avxvnni", {{avxvnni_int8, CHAINS * 32}, {avx2_float, CHAINS * 8}}  },
-    {"avx2",    {{avx2_int8, CHAINS * 32}, {avx2_float, CHAINS * 8}}     },
+    {"avx512",    {{avx512_int8, CHAINS * 64}, {avx512_float, CHAINS * 16}}},
+    {"avx2_vnni", {{avx2_vnni_int8, CHAINS * 32}, {avx2_float, CHAINS * 8}}},
+    {"avx2",      {{avx2_int8, CHAINS * 32}, {avx2_float, CHAINS * 8}}     },
 #elif defined(__aarch64__)
-    {"neon", {{neon_int8, CHAINS * 16}, {neon_float, CHAINS * 4}}},
+    {"neon_i8mm", {{neon_i8mm_int8, CHAINS * 32}, {neon_float, CHAINS * 4}}},
+    {"neon_dotprod", {{neon_dotprod_int8, CHAINS * 16}, {neon_float, CHAINS * 4}}},
+    {"neon", {{neon_int8, CHAINS * 8}, {neon_float, CHAINS * 4}}},
 #endif
-    {"scalar",  {{portable_int8, BYTES}, {portable_float, LANES}}        },
+    {"scalar",    {{portable_int8, BYTES}, {portable_float, LANES}}        },
 };
 
 peak_loop peak_find(const char *kernels, ll_arithmetic arithmetic) {

@@ -20,8 +20,11 @@ static void add_bytes(const plan *p, uint32_t id, ll_work *w) {
     w->weight_bytes += of->row_bytes * of->n_rows;
 }
 
+/* Whether a step runs on the rows whose logits are kept, rather than on all. */
+static bool is_for_kept(const step *s) { return s->kind == STEP_LOGITS; }
+
 void work_add_weights(const plan *p, const step *s, uint32_t n_rows, uint32_t n_kept, ll_work *w) {
-    uint32_t n_columns = s->kind == STEP_LOGITS ? n_kept : n_rows;
+    uint32_t n_columns = is_for_kept(s) ? n_kept : n_rows;
     if (n_columns == 0) return;
     if (s->kind == STEP_EMBED) {
         w->weight_bytes += n_rows * p->model->weights[s->w[0]].row_bytes;
@@ -41,19 +44,17 @@ void work_add_weights(const plan *p, const step *s, uint32_t n_rows, uint32_t n_
     }
 }
 
-void work_add_attention(const plan *p, const step *s, uint32_t first_position, uint32_t n_rows,
-                        ll_work *w) {
+void work_add_attention(const plan *p, const step *s, const ll_span *rows, ll_work *w) {
     enum { VALUE_BYTES = 2 }; /* of keys and values: F16 */
+    uint64_t n_rows = is_for_kept(s) ? rows->n_logits : rows->n_rows;
     if (s->kind != STEP_ATTEND || n_rows == 0) return;
     const model *m = p->model;
+    uint64_t end = (uint64_t)rows->first_position + rows->n_rows, first = end - n_rows;
     uint64_t n_pairs = 0, window = s->window != 0 ? s->window : UINT32_MAX;
-    for (uint32_t i = 0; i < n_rows; i++) {
-        uint64_t n_before = (uint64_t)first_position + i + 1;
-        n_pairs += n_before < window ? n_before : window;
-    }
-    /* The rows together see from the first position of the first to their own last. */
-    uint64_t end = (uint64_t)first_position + n_rows;
-    uint64_t first = first_position + 1 > window ? first_position + 1 - window : 0;
-    w->kv_bytes += 2 * (end - first) * m->n_kv_heads * m->head_dim * VALUE_BYTES;
+    for (uint64_t position = first; position < end; position++)
+        n_pairs += position + 1 < window ? position + 1 : window;
+    /* Together they see from what the first of them sees to their own last. */
+    uint64_t first_seen = first + 1 > window ? first + 1 - window : 0;
+    w->kv_bytes += 2 * (end - first_seen) * m->n_kv_heads * m->head_dim * VALUE_BYTES;
     w->float_macs += 2 * n_pairs * m->n_heads * m->head_dim;
 }

@@ -9,13 +9,11 @@
 /* A step's name as the profile shows it: "qkv", "attn_out", "down" … */
 const char *work_step_name(const step *s);
 
-/* Adds what a step reads and multiplies for n_rows rows, n_kept of which keep their logits. A
- * weight is read once, however many rows there are; an embedding only its rows. */
+/* Adds what a step reads and multiplies by weights. A weight is read once, however many rows there
+ * are; an embedding only its rows. */
 void work_add_weights(const plan *p, const step *s, uint32_t n_rows, uint32_t n_kept, ll_work *w);
 
-/* Adds what an ATTEND step reads and multiplies for consecutive rows of one session; other steps
- * add nothing. */
-void work_add_attention(const plan *p, const step *s, uint32_t first_position, uint32_t n_rows,
-                        ll_work *w);
+/* Adds what an ATTEND step reads and multiplies for one session; other steps add nothing. */
+void work_add_attention(const plan *p, const step *s, const ll_span *rows, ll_work *w);
 
 #endif

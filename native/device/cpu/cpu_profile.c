@@ -73,15 +73,25 @@ void cpu_profile_phase(cpu *d) {
     d->profile_mark = now;
 }
 
+/* A segment as the rows of a session; kept rows count as its last. */
+static ll_span span_of(const batch *b, const segment *g) {
+    ll_span span = {.first_position = g->first_position, .n_rows = g->n_rows};
+    for (uint32_t i = 0; i < b->n_kept; i++)
+        span.n_logits += b->kept[i] - g->first_row < g->n_rows; /* wraps below the segment */
+    return span;
+}
+
 void cpu_profile_end(cpu *d) {
     if (!d->profiles) return;
     const batch *b = d->batch;
     for (uint32_t i = 0; i < d->n_phases; i++) {
         const phase *p = &d->phases[i];
+        ll_work *work = &d->profile[i].work;
         if (!kinds[kind_of(p)].works) continue;
-        work_add_weights(d->plan, p->step, b->n_rows, b->n_kept, &d->profile[i].work);
-        for (uint32_t s = 0; s < b->n_segments; s++)
-            work_add_attention(d->plan, p->step, b->segments[s].first_position,
-                               b->segments[s].n_rows, &d->profile[i].work);
+        work_add_weights(d->plan, p->step, b->n_rows, b->n_kept, work);
+        for (uint32_t s = 0; s < b->n_segments; s++) {
+            ll_span span = span_of(b, &b->segments[s]);
+            work_add_attention(d->plan, p->step, &span, work);
+        }
     }
 }
