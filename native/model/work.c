@@ -20,33 +20,37 @@ static void add_bytes(const plan *p, uint32_t id, ll_work *w) {
     w->weight_bytes += of->row_bytes * of->n_rows;
 }
 
-/* Whether a step runs on the rows whose logits are kept, rather than on all. */
-static bool is_for_kept(const step *s) { return s->kind == STEP_LOGITS; }
+/* Rows that matrix i of a step multiplies; of an ATTEND step, those whose queries run. */
+static uint32_t count_columns(const step *s, int i, uint32_t n_rows, uint32_t n_kept) {
+    (void)i;
+    return s->kind == STEP_LOGITS ? n_kept : n_rows;
+}
 
 void work_add_weights(const plan *p, const step *s, uint32_t n_rows, uint32_t n_kept, ll_work *w) {
-    uint32_t n_columns = is_for_kept(s) ? n_kept : n_rows;
-    if (n_columns == 0) return;
     if (s->kind == STEP_EMBED) {
         w->weight_bytes += n_rows * p->model->weights[s->w[0]].row_bytes;
         return;
     }
-    const uint32_t vectors[] = {s->norm,         s->bias[0],      s->bias[1],  s->bias[2],
-                                s->head_norm[0], s->head_norm[1], s->post_norm};
-    for (size_t i = 0; i < sizeof vectors / sizeof vectors[0]; i++) add_bytes(p, vectors[i], w);
+    bool runs = false;
     for (int i = 0; i < 3; i++) {
-        if (s->w[i] == NO_WEIGHT) continue;
-        add_bytes(p, s->w[i], w);
+        uint32_t n_columns = count_columns(s, i, n_rows, n_kept);
+        if (s->w[i] == NO_WEIGHT || n_columns == 0) continue;
+        runs = true;
         const weight *of = &p->model->weights[s->w[i]];
         acts_kind acts = quant_table[of->type].acts;
         bool is_float = acts == ACTS_F32 || acts == ACTS_BF16;
-        uint64_t macs = (uint64_t)of->n * of->n_rows * n_columns;
-        *(is_float ? &w->float_macs : &w->int8_macs) += macs;
+        *(is_float ? &w->float_macs : &w->int8_macs) += (uint64_t)of->n * of->n_rows * n_columns;
+        add_bytes(p, s->w[i], w);
+        add_bytes(p, s->bias[i], w);
+        if (i < 2) add_bytes(p, s->head_norm[i], w);
     }
+    if (runs) add_bytes(p, s->norm, w);
+    if (runs) add_bytes(p, s->post_norm, w);
 }
 
 void work_add_attention(const plan *p, const step *s, const ll_span *rows, ll_work *w) {
     enum { VALUE_BYTES = 2 }; /* of keys and values: F16 */
-    uint64_t n_rows = is_for_kept(s) ? rows->n_logits : rows->n_rows;
+    uint64_t n_rows = count_columns(s, 0, rows->n_rows, rows->n_logits);
     if (s->kind != STEP_ATTEND || n_rows == 0) return;
     const model *m = p->model;
     uint64_t end = (uint64_t)rows->first_position + rows->n_rows, first = end - n_rows;

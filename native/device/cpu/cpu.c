@@ -72,13 +72,13 @@ static void run_single_tasks(void *arg) {
         uint32_t n_tasks = p->count(d, p);
         if (n_tasks > 1) return;
         if (n_tasks == 1 && !is_over(d)) p->run(d, p, 0, 0);
-        cpu_profile_phase(d);
+        cpu_profile_phase(d, p);
     }
 }
 
 static void next_single_tasks(void *arg) {
     cpu *d = arg;
-    cpu_profile_phase(d);
+    cpu_profile_phase(d, &d->phases[d->next_phase]);
     d->next_phase++;
     run_single_tasks(d);
 }

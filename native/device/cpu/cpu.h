@@ -129,9 +129,9 @@ void cpu_run_merge(cpu *d, const phase *p, uint32_t task, uint32_t thread);
 
 bool cpu_set_profile(device *opaque, bool on, ll_error *err);
 const ll_phase_time *cpu_get_profile(const device *opaque, size_t *n_phases);
-/* Around a run, and, while all threads meet, at the end of d->next_phase. */
+/* Around a run, and, while all threads meet, at the end of each phase. */
 void cpu_profile_begin(cpu *d);
-void cpu_profile_phase(cpu *d);
+void cpu_profile_phase(cpu *d, const phase *ended);
 void cpu_profile_end(cpu *d);
 
 /* ---- cpu.c ---- */

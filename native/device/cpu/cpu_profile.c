@@ -66,10 +66,10 @@ void cpu_profile_begin(cpu *d) {
     if (d->profiles) d->profile_mark = system_seconds();
 }
 
-void cpu_profile_phase(cpu *d) {
+void cpu_profile_phase(cpu *d, const phase *ended) {
     if (!d->profiles) return;
     double now = system_seconds();
-    d->profile[d->next_phase].seconds += now - d->profile_mark;
+    d->profile[ended - d->phases].seconds += now - d->profile_mark;
     d->profile_mark = now;
 }
 
