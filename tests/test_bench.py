@@ -30,6 +30,7 @@ from localllm.speed.results import Result, find_parts
 
 KEPT = ("PATH", "LANG", "LD_LIBRARY_PATH", "ASAN_OPTIONS", "LSAN_OPTIONS")
 SMALL = ["--prompt", "40", "--gen", "3", "--repeat", "1"]
+PATIENCE = 120
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -57,7 +58,7 @@ def bench(tiny: dict[str, Path], tmp_path: Path) -> Any:
             cwd=tmp_path,
             capture_output=True,
             stdin=subprocess.DEVNULL,
-            timeout=60,
+            timeout=PATIENCE,
             check=False,
         )
 

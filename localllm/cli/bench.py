@@ -102,15 +102,8 @@ def command(
     if saved is not None:
         comparisons += record.compare_saved(runs[0], saved)
     machine = {**limits.describe_machine(), "one_thread": vars(one_thread)}
-    document = {
-        "schema_version": record.SCHEMA_VERSION,
-        "kind": record.KIND,
-        "version": __version__,
-        "model": {"name": name, **record.describe_model(file)},
-        "machine": machine,
-        "runs": [run.to_json() for run in runs],
-        "comparisons": [comparison.to_json() for comparison in comparisons],
-    }
+    document = record.document(name, file, machine, runs, comparisons) | {"version": __version__}
+    file.close()
     if save is not None:
         record.write(save, document)
     if plot is not None:
@@ -119,7 +112,6 @@ def command(
         console.out_json(document)
     else:
         bench_tables.out_report(name, machine, runs, comparisons, saved)
-    file.close()
 
 
 def check_flags(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,8 +84,25 @@ def describe_model(file: ModelFile) -> dict[str, Any]:
     return {"path": str(file.path), **{key: file.info[key] for key in IDENTITY}}
 
 
-def write(path: Path, document: dict[str, Any]) -> None:
-    path.write_text(json.dumps(document, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+def document(
+    name: str,
+    file: ModelFile,
+    machine: dict[str, Any],
+    runs: Sequence[Run],
+    comparisons: Sequence[Comparison],
+) -> dict[str, Any]:
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "kind": KIND,
+        "model": {"name": name, **describe_model(file)},
+        "machine": machine,
+        "runs": [run.to_json() for run in runs],
+        "comparisons": [comparison.to_json() for comparison in comparisons],
+    }
+
+
+def write(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
 def read(path: Path, file: ModelFile) -> Saved:
@@ -96,21 +114,21 @@ def read(path: Path, file: ModelFile) -> Saved:
     if not path.is_file():
         raise UsageError(f"there is no file {str(path)!r} to compare with")
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise IntegrityError(f"{str(path)!r} is not JSON: {error}") from error
-    if not isinstance(document, dict) or document.get("kind") != KIND:
+    if not isinstance(content, dict) or content.get("kind") != KIND:
         raise IntegrityError(f"{str(path)!r} was not written by bench --save")
-    if document.get("schema_version") != SCHEMA_VERSION:
+    if content.get("schema_version") != SCHEMA_VERSION:
         raise IntegrityError(
-            f"{str(path)!r} has schema {document.get('schema_version')}, but this localllm reads "
+            f"{str(path)!r} has schema {content.get('schema_version')}, but this localllm reads "
             f"{SCHEMA_VERSION}",
             "measure again with --save",
         )
     try:
-        model, run = document["model"], read_run(document["runs"][0])
+        model, run = content["model"], read_run(content["runs"][0])
         differing = [key for key in IDENTITY if model[key] != file.info[key]]
-        saved = Saved(path, {"processor": str(document["machine"]["processor"])}, run)
+        saved = Saved(path, {"processor": str(content["machine"]["processor"])}, run)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise IntegrityError(f"{str(path)!r} is damaged: {error!r}") from error
     if differing:
@@ -136,7 +154,10 @@ def read_result(result: dict[str, Any]) -> Result:
     samples = result["samples"]
     seconds = [float(sample["seconds"]) for sample in samples]
     limits = [Limits(**{key: float(s[key]) for key in Limits.__annotations__}) for s in samples]
-    if case.kind not in (PROMPT, GENERATE) or min(case.n_tokens, case.batch, *seconds) <= 0:
+    if (
+        case.kind not in (PROMPT, GENERATE)
+        or min(case.n_tokens, case.batch, case.depth + 1, *seconds) <= 0
+    ):
         raise ValueError(f"no such case: {case}")
     return Result(Measured(case, Work(**result["work"]), seconds, limits))
 

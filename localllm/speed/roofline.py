@@ -8,6 +8,7 @@ matplotlib is imported here alone; it comes with the extra localllm[plot].
 from __future__ import annotations
 
 import importlib.util
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -66,6 +67,8 @@ def draw(path: Path, title: str, runs: Sequence[Run]) -> None:
     """Writes the PNG: for each run a slope, two ceilings, its points, and the key to them."""
     from matplotlib.figure import Figure
 
+    # Where the first use builds a font cache it would say so, and stderr is not a library's.
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
     figure = Figure(figsize=INCHES, dpi=DPI, layout="constrained")
     axes, key = figure.subplots(1, 2, width_ratios=(1 - KEY_SHARE, KEY_SHARE))
     points = [find_points(run) for run in runs]
