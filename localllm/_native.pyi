@@ -100,6 +100,14 @@ class Engine:
         biases: Sequence[tuple[int, float]] = (),
     ) -> int:
         """Draws the token for `position` from kept logits row `row` (see ll_sample)."""
+    def work(self, spans: Sequence[tuple[int, int, int]]) -> dict[str, int]:
+        """What one step must read and compute; each span is the first position, the rows and the
+        kept logits of one session: weight_bytes, kv_bytes, int8_macs, float_macs."""
+    def set_profile(self, on: bool) -> None:
+        """From here on adds up the time and the work of each phase, from zero; off stops it."""
+    def profile(self) -> list[tuple[str, str, int, float, dict[str, int]]]:
+        """The sums, in the order of the forward pass: step, phase, layer (n_layers: none),
+        seconds, and the work as in work()."""
     def cancel(self) -> None: ...
     def close(self) -> None: ...
 
@@ -117,3 +125,7 @@ def machine() -> dict[str, Any]:
 
 def read_rate(n_bytes: int, n_threads: int, seconds: float) -> float:
     """Bytes per second that n_threads threads read from memory."""
+
+def peak(kernels: str, is_float: bool, n_threads: int, seconds: float) -> float:
+    """Multiply-adds per second, of int8 or float32, of n_threads threads that do nothing else, with
+    the instructions of these kernels; 0 where the processor does not have them."""

@@ -1,10 +1,8 @@
-/* api: the C interface's model, text and machine functions, each a line or two over a lower floor.
- * Engine and session functions live with the engine, ll_sample with the sampler.
+/* api: the C interface's model and text functions, each a line or two over a lower floor. Engine
+ * and session functions live with the engine, ll_sample with the sampler, ll_machine_ in machine/.
  */
 #include <stdlib.h>
 
-#include "base/system.h"
-#include "base/threads.h"
 #include "engine/engine.h"
 #include "localllm.h"
 #include "text/tokenizer.h"
@@ -119,54 +117,4 @@ bool ll_engine_plan(const ll_model *m, const ll_engine_options *options, ll_memo
 
 ll_engine *ll_engine_open(const ll_model *m, const ll_engine_options *options, ll_error *err) {
     return engine_open(&m->model, options, err);
-}
-
-/* ---- machine --------------------------------------------------------------------------------- */
-
-void ll_machine_get(ll_machine *out) {
-    *out = (ll_machine){.n_cores = system_usable_cores()};
-    size_t n = 0, most = sizeof out->kernels / sizeof out->kernels[0] - 1;
-    for (size_t i = 0; kernels_list[i] != NULL && n < most; i++)
-        if (kernels_list[i]->is_available()) out->kernels[n++] = kernels_list[i]->name;
-}
-
-typedef struct reading {
-    const uint64_t *memory;
-    size_t words_per_thread;
-    double until;
-    _Atomic uint64_t bytes, sink;
-} reading;
-
-/* Sums 64-bit words with as many chains as keep the loads busy. */
-static void read_memory(void *arg, uint32_t thread) {
-    reading *r = arg;
-    const uint64_t *p = r->memory + thread * r->words_per_thread;
-    enum { CHAINS = 16, PIECE = 1 << 17 };
-    uint64_t sums[CHAINS] = {0}, n_bytes = 0;
-    do {
-        for (size_t at = 0; at + PIECE <= r->words_per_thread; at += PIECE) {
-            for (size_t i = at; i < at + PIECE; i += CHAINS)
-                for (int c = 0; c < CHAINS; c++) sums[c] += p[i + (size_t)c];
-            n_bytes += PIECE * sizeof(uint64_t);
-        }
-    } while (system_seconds() < r->until);
-    for (int c = 0; c < CHAINS; c++) r->sink += sums[c];
-    r->bytes += n_bytes;
-}
-
-double ll_machine_read_rate(size_t n_bytes, uint32_t n_threads, double seconds) {
-    threads *pool = n_threads > 0 ? threads_open(n_threads, NULL) : NULL;
-    uint64_t *memory = system_reserve(n_bytes);
-    double rate = 0;
-    if (pool != NULL && memory != NULL) {
-        for (size_t i = 0; i < n_bytes / sizeof *memory; i += 512) memory[i] = i; /* touch pages */
-        reading r = {.memory = memory, .words_per_thread = n_bytes / sizeof *memory / n_threads};
-        double start = system_seconds();
-        r.until = start + seconds;
-        threads_run(pool, read_memory, &r);
-        rate = (double)r.bytes / (system_seconds() - start);
-    }
-    system_release(memory, n_bytes);
-    threads_close(pool);
-    return rate;
 }

@@ -190,6 +190,39 @@ void ll_engine_cancel(ll_engine *e);
 typedef bool ll_poll(void *arg);
 void ll_engine_set_poll(ll_engine *e, ll_poll *poll, void *arg);
 
+/* ---- work and profile ---------------------------------------------------------------------- */
+
+/* What must be read and computed, whatever the device and its schedule. */
+typedef struct ll_work {
+    uint64_t weight_bytes; /* each weight counts once a step, however many rows share it */
+    uint64_t kv_bytes;     /* keys and values read */
+    uint64_t int8_macs;    /* multiply-adds with weights that take int8 activations */
+    uint64_t float_macs;   /* those with float weights, and those of attention */
+} ll_work;
+
+/* Consecutive rows of one session, the last n_logits of which keep their logits. */
+typedef struct ll_span {
+    uint32_t first_position, n_rows, n_logits;
+} ll_span;
+
+/* The work of one step of these rows, which need not be there; ARGUMENT outside the context. */
+bool ll_engine_get_work(const ll_engine *e, const ll_span *spans, size_t n_spans, ll_work *out,
+                        ll_error *err);
+
+/* One phase of the forward pass: what is done between two meetings of all threads. */
+typedef struct ll_phase_time {
+    const char *step, *phase; /* "qkv", "multiply" */
+    uint32_t layer;           /* the model's n_layers where it belongs to none */
+    double seconds;
+    ll_work work; /* zero in phases that only prepare or join */
+} ll_phase_time;
+
+/* From here on adds up the time and the work of each phase, from zero; off stops adding. Costs one
+ * look at the clock per phase. */
+bool ll_engine_set_profile(ll_engine *e, bool on, ll_error *err);
+/* The sums, in the order of the forward pass; valid until the engine is closed. */
+const ll_phase_time *ll_engine_get_profile(const ll_engine *e, size_t *n_phases);
+
 /* ---- sampler ------------------------------------------------------------------------------- */
 
 typedef struct ll_logit_bias {
@@ -224,7 +257,15 @@ typedef struct ll_machine {
 
 void ll_machine_get(ll_machine *out);
 
-/* Reads `n_bytes` with `n_threads` threads until `seconds` passed; returns bytes per second. */
+/* Reads `n_bytes` with `n_threads` threads until `seconds` passed; returns bytes per second, 0
+ * where there is no memory for it. */
 double ll_machine_read_rate(size_t n_bytes, uint32_t n_threads, double seconds);
+
+typedef enum ll_arithmetic { LL_INT8, LL_FLOAT, LL_N_ARITHMETICS } ll_arithmetic;
+
+/* Multiply-adds per second of `n_threads` threads at once that do nothing else, with the
+ * instructions of these kernels; 0 where this processor does not have them. */
+double ll_machine_peak(const char *kernels, ll_arithmetic arithmetic, uint32_t n_threads,
+                       double seconds);
 
 #endif

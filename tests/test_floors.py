@@ -21,7 +21,7 @@ C_FLOORS: list[set[str]] = [
     {"base"},
     {"format"},
     {"kernels"},
-    {"model", "text", "sample"},
+    {"model", "text", "sample", "machine"},
     {"device"},
     {"engine"},
     {"api.c"},
@@ -30,11 +30,11 @@ C_FLOORS: list[set[str]] = [
 PUBLIC_HEADER = "localllm.h"
 
 PYTHON_FLOORS: list[set[str]] = [
-    {"errors", "sampling", "units", "_native"},
+    {"errors", "sampling", "units", "intervals", "_native"},
     {"catalog", "fetch", "sources", "template", "engines.base"},
     {"engines.native"},
     {"engines", "memory", "store", "acquire"},
-    {"generate", "model"},
+    {"generate", "model", "speed"},
     {"cli"},
     {"__init__", "__main__"},
 ]

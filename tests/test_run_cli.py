@@ -1,4 +1,4 @@
-"""`run`, `tokenize`, `doctor` and `bench` as a shell sees them: bytes, sentences, exit codes."""
+"""`run`, `tokenize` and `doctor` as a shell sees them: bytes, sentences, exit codes."""
 
 from __future__ import annotations
 
@@ -221,8 +221,6 @@ MISTAKES: dict[str, tuple[list[str], int, str]] = {
     "deadline": (["run", "@endless", "q", "--deadline", "0.6"], 124, "0.6 s"),
     "no text to tokenize": (["tokenize"], 2, "MODEL"),
     "tokenize what": (["tokenize", "./none.gguf", "x"], 3, "none.gguf"),
-    "bench nothing": (["bench", "@paris", "--prompt", "0", "--gen", "0"], 2, "positive"),
-    "bench kernels": (["bench", "@paris", "--kernels", "mmx"], 2, "mmx"),
     "doctor who": (["doctor", "who"], 2, "who"),
 }
 
@@ -397,7 +395,7 @@ def test_a_silent_pipe_is_explained_after_two_seconds(
     assert out == PARIS
 
 
-# ---- tokenize, doctor, bench ---------------------------------------------------------------------
+# ---- tokenize, doctor ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -434,18 +432,6 @@ def test_doctor(call: Any) -> None:
     assert ran.returncode == 0
     assert b"usable cores" in ran.stdout
     assert b"secret" not in ran.stdout
-
-
-def test_bench(call: Any) -> None:
-    arguments = ["--prompt", "40", "--gen", "4", "--depth", "8", "--repeat", "2"]
-    report = json.loads(call(["bench", "@paris", *arguments, "--json"]).stdout)
-    (result,) = report["results"]
-    assert (result["n_prompt"], result["n_gen"], report["depth"]) == (40, 4, 8)
-    assert min(result["prompt_tps"], result["gen_tps"], result["read_gbps"]) > 0
-    assert len(result["prompt_seconds"]) == len(result["gen_seconds"]) == 2
-    shown = call(["bench", "@paris", *arguments, "--threads", "1"]).stdout.decode()
-    assert "1 threads" in shown
-    assert "tokens/s" in shown
 
 
 # ---- a real model --------------------------------------------------------------------------------

@@ -1,161 +1,193 @@
-"""`bench`: tokens per second of a prompt and of an answer, beside the memory's read rate.
+"""`bench`: how fast a model runs here, beside what this machine could do at most.
 
-As llama-bench measures: the prompt is random ids fed whole into an empty context, the answer is
-single-token steps from an empty context, both behind --depth tokens where asked. One repetition
-warms up and does not count; figures are medians. The read rate is taken between the repetitions,
-because a machine's memory changes speed while one looks.
+This file reads the flags and refuses what does not go together; localllm/speed/ measures, and
+bench_tables.py prints.
 """
 
 from __future__ import annotations
 
-import random
-import statistics
+import sys
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
-from localllm import engines, memory, store
-from localllm.cli import console
+from localllm import __version__, engines, store
+from localllm.cli import bench_tables, console
 from localllm.cli.flags import Json, Offline
-from localllm.engines.base import Engine, EngineOptions
 from localllm.errors import UsageError
+from localllm.intervals import ENOUGH
+from localllm.speed import cases, limits, measure, record, roofline
 from localllm.units import parse_count
 
-if TYPE_CHECKING:
-    from localllm.engines.base import ModelFile
-
-SEED = 1
-READ_BYTES = 256 * memory.MIB
-READ_SECONDS = 0.2
+REDRAW_SECONDS = 0.1
+DEFAULTS = {"--prompt": "512", "--gen": "128", "--depth": "0", "--batch": "1"}
 
 
-def count(flag: str, help: str, *letters: str) -> Any:
-    variable = "LOCALLLM_" + flag.strip("-").replace("-", "_").upper()
-    return typer.Option(*letters, flag, envvar=variable, parser=read_count, metavar="N", help=help)
+def option(flag: str, help: str, *letters: str, **settings: Any) -> Any:
+    variable = "LOCALLLM_" + flag.strip("-").upper()
+    return typer.Option(*letters, flag, envvar=variable, help=help, **settings)
 
 
-def read_count(value: str | int) -> int:
-    """A number as typed, or a default, which is one already."""
-    return value if isinstance(value, int) else parse_count(value)
+def counts(flag: str, help: str) -> Any:
+    return option(flag, f"{help} [default: {DEFAULTS[flag]}]", metavar="N,…")
 
 
 def command(
     name: Annotated[str, typer.Argument(metavar="MODEL", help="A name, an address or a file.")],
-    prompt: Annotated[int, count("--prompt", "Tokens of prompt; 0 leaves it out.")] = 512,
-    gen: Annotated[int, count("--gen", "Tokens of answer; 0 leaves it out.")] = 128,
-    depth: Annotated[int, count("--depth", "Tokens already in the context.")] = 0,
-    repeat: Annotated[int, count("--repeat", "Repetitions that count.")] = 5,
-    threads: Annotated[int, count("--threads", "Threads; 0: usable cores.", "-t")] = 0,
+    prompt: Annotated[str | None, counts("--prompt", "Tokens of prompts; 0 for none.")] = None,
+    gen: Annotated[str | None, counts("--gen", "Tokens to generate; 0 for none.")] = None,
+    depth: Annotated[str | None, counts("--depth", "Tokens already in the context.")] = None,
+    batch: Annotated[str | None, counts("--batch", "Sequences generating at once.")] = None,
+    repeat: Annotated[str, option("--repeat", "Samples of each case.", metavar="N")] = "5",
+    threads: Annotated[
+        str,
+        typer.Option(
+            "--threads", "-t", envvar="LOCALLLM_THREADS", metavar="N", help="0: usable cores."
+        ),
+    ] = "0",
     kernels: Annotated[
         str | None,
         typer.Option("--kernels", envvar="LOCALLLM_KERNELS", help="Force kernels."),
     ] = None,
+    profile: Annotated[
+        bool, option("--profile", "Show where the time goes, step by step.")
+    ] = False,
+    save: Annotated[
+        Path | None, option("--save", "Write all samples to this file.", metavar="FILE.json")
+    ] = None,
+    compare: Annotated[
+        Path | None,
+        option("--compare", "Measure again what this file of --save holds.", metavar="FILE.json"),
+    ] = None,
+    against: Annotated[
+        list[str] | None,
+        option(
+            "--against",
+            "Measure this variant too, in turns: kernels=avx2,threads=1. May be repeated.",
+            metavar="SETTINGS",
+        ),
+    ] = None,
+    plot: Annotated[Path | None, option("--plot", "Draw a roofline.", metavar="FILE.png")] = None,
     offline: Offline = False,
     json: Json = False,
 ) -> None:
     """Measures the speed of a model on this machine."""
-    if not (prompt or gen) or repeat < 1:
-        raise UsageError("nothing to measure: --repeat, and --prompt or --gen, must be positive")
+    asked = {"--prompt": prompt, "--gen": gen, "--depth": depth, "--batch": batch}
+    n_repeat = parse_count(repeat)
+    own = measure.Variant(parse_count(threads), kernels)
+    variants = [own, *(read_variant(text, own) for text in against or [])]
+    check_flags(asked, n_repeat, compare, against)
+    check_outputs(save, plot)
+
     file = engines.open_model(store.resolve(name, offline=offline))
-    asked = EngineOptions(n_ctx=depth + max(prompt, gen), n_threads=threads, kernels=kernels)
-    options, _ = memory.choose_options(file, asked, memory.find_limits())
-    engine = file.open_engine(options)
-    result = measure(file, engine, prompt, gen, depth, repeat)
-    report = {
-        "model": name,
-        "path": str(file.path),
-        "n_threads": engine.n_threads,
-        "kernels": engine.kernels,
-        "depth": depth,
-        "n_repeat": repeat,
-        "token_bytes": file.info["token_bytes"],
-        "results": [result],
-    }
-    engine.close()
-    if json:
-        console.out_json(report)
-    else:
-        print_table(report)
-
-
-def measure(
-    file: ModelFile, engine: Engine, n_prompt: int, n_gen: int, depth: int, repeat: int
-) -> dict[str, Any]:
-    numbers = random.Random(SEED)
-    ids = [numbers.randrange(file.info["n_vocab"]) for _ in range(depth + max(n_prompt, n_gen))]
-    before, after = ids[:depth], ids[depth:]
-    prompt_seconds, gen_seconds, read_rates = [], [], []
-    for turn in range(repeat + 1):
-        rate = read_rate(engine.n_threads)
-        prompt_time = time_whole(engine, before, after[:n_prompt])
-        gen_time = time_single(engine, before, after[:n_gen])
-        if turn:
-            prompt_seconds.append(prompt_time)
-            gen_seconds.append(gen_time)
-            read_rates.append(rate)
-    gen_tps = n_gen / statistics.median(gen_seconds) if n_gen else None
-    read_gbps = statistics.median(read_rates) / 1e9
-    return {
-        "n_prompt": n_prompt,
-        "n_gen": n_gen,
-        "prompt_tps": n_prompt / statistics.median(prompt_seconds) if n_prompt else None,
-        "gen_tps": gen_tps,
-        "read_gbps": read_gbps,
-        "gen_share_of_read": gen_tps and gen_tps * file.info["token_bytes"] / 1e9 / read_gbps,
-        "prompt_seconds": prompt_seconds if n_prompt else [],
-        "gen_seconds": gen_seconds if n_gen else [],
-    }
-
-
-def read_rate(n_threads: int) -> float:
-    from localllm.engines import native
-
-    return native.read_rate(READ_BYTES, n_threads, READ_SECONDS)
-
-
-def time_whole(engine: Engine, before: Sequence[int], ids: Sequence[int]) -> float:
-    """Seconds to feed `ids` in steps of the engine's batch, behind `before`."""
-    session = engine.session()
-    feed(engine, session, before)
-    started = time.perf_counter()
-    feed(engine, session, ids)
-    seconds = time.perf_counter() - started
-    session.close()
-    return seconds
-
-
-def time_single(engine: Engine, before: Sequence[int], ids: Sequence[int]) -> float:
-    """Seconds to feed `ids` one by one, with the logits of each, behind `before`."""
-    session = engine.session()
-    feed(engine, session, before)
-    started = time.perf_counter()
-    for id in ids:
-        engine.step([(session, [id], 1)])
-    seconds = time.perf_counter() - started
-    session.close()
-    return seconds
-
-
-def feed(engine: Engine, session: Any, ids: Sequence[int]) -> None:
-    for start in range(0, len(ids), engine.n_batch):
-        engine.step([(session, ids[start : start + engine.n_batch], 1)])
-
-
-def print_table(report: dict[str, Any]) -> None:
-    console.out(f"{report['model']}: {report['n_threads']} threads, {report['kernels']} kernels")
-    rows = []
-    for result in report["results"]:
-        for label, n, tps in (
-            ("prompt", result["n_prompt"], result["prompt_tps"]),
-            ("answer", result["n_gen"], result["gen_tps"]),
-        ):
-            if n:
-                rows.append([label, str(n), str(report["depth"]), f"{tps:.1f}"])
-        console.out_table(["what", "tokens", "depth", "tokens/s"], rows)
-        share = result["gen_share_of_read"]
-        console.out(
-            f"memory reads {result['read_gbps']:.1f} GB/s"
-            + (f"; the answer uses {share:.0%} of it" if share else "")
+    saved = None if compare is None else record.read(compare, file)
+    chosen = read_cases(asked) if saved is None else saved.cases
+    cases.check_context(chosen, file.info["n_ctx_train"])
+    line = ProgressLine()
+    try:
+        subjects = measure.measure(
+            file, chosen, variants, n_repeat, profile=profile, progress=line.show
         )
+    finally:
+        line.wipe()
+    runs = [record.Run.of(subject) for subject in subjects]
+    one_thread = limits.measure_limits(runs[0].kernels, 1)
+    comparisons = [
+        comparison
+        for other, label in zip(runs[1:], against or [], strict=True)
+        for comparison in record.compare_variants(runs[0], other, label)
+    ]
+    if saved is not None:
+        comparisons += record.compare_saved(runs[0], saved)
+    machine = {**limits.describe_machine(), "one_thread": vars(one_thread)}
+    document = record.document(name, file, machine, runs, comparisons) | {"version": __version__}
+    file.close()
+    if save is not None:
+        record.write(save, document)
+    if plot is not None:
+        roofline.draw(plot, f"{name} on {machine['processor']}", runs)
+    if json:
+        console.out_json(document)
+    else:
+        bench_tables.out_report(name, machine, runs, comparisons, saved)
+
+
+def check_flags(
+    asked: dict[str, str | None], repeat: int, compare: Path | None, against: list[str] | None
+) -> None:
+    """Refuses what cannot be honoured, before anything is opened."""
+    given = [flag for flag, text in asked.items() if text is not None]
+    if repeat < 1:
+        raise UsageError("--repeat must be positive")
+    if compare is not None and given:
+        raise UsageError(f"--compare measures what its file holds, so {given[0]} has no say")
+    if compare is not None and against:
+        raise UsageError("--compare and --against are two comparisons: one at a time")
+    if (compare is not None or against) and repeat < ENOUGH:
+        raise UsageError(f"a comparison needs --repeat {ENOUGH} or more")
+    if compare is None:
+        has_gen = bool(read_counts("--gen", asked["--gen"]))
+        if not has_gen and not read_counts("--prompt", asked["--prompt"]):
+            raise UsageError("nothing to measure: --prompt or --gen must be positive")
+        if not has_gen and asked["--batch"] is not None:
+            raise UsageError("--batch is the sequences that generate at once, but --gen is 0")
+
+
+def check_outputs(save: Path | None, plot: Path | None) -> None:
+    for flag, path in (("--save", save), ("--plot", plot)):
+        if path is not None and path.is_dir():
+            raise UsageError(f"{flag} cannot write {str(path)!r}: it is a folder")
+        if path is not None and not path.absolute().parent.is_dir():
+            raise UsageError(f"{flag} cannot write {str(path)!r}: there is no such folder")
+    if plot is not None:
+        roofline.check_available(plot)
+
+
+def read_cases(asked: dict[str, str | None]) -> list[cases.Case]:
+    prompts, gens, depths, batches = (read_counts(flag, text) for flag, text in asked.items())
+    return cases.list_cases(prompts, gens, depths, batches)
+
+
+def read_counts(flag: str, text: str | None) -> list[int]:
+    """`512,2k` as [512, 2048], each once; a lone 0 of --prompt or --gen as none."""
+    numbers = [parse_count(part) for part in (text or DEFAULTS[flag]).split(",")]
+    if numbers == [0] and flag in ("--prompt", "--gen"):
+        return []
+    if flag != "--depth" and 0 in numbers:
+        raise UsageError(f"{flag} {text} has a 0 in it")
+    return list(dict.fromkeys(numbers))
+
+
+def read_variant(text: str, own: measure.Variant) -> measure.Variant:
+    """`kernels=avx2,threads=1`; what is not named is as in the run it is held against."""
+    settings: dict[str, str] = {}
+    for part in text.split(","):
+        key, equals, value = part.partition("=")
+        if not (equals and value) or key in settings or key not in ("kernels", "threads"):
+            raise UsageError(
+                f"--against {text!r} is not settings of kernels and threads",
+                "--against kernels=avx2,threads=1",
+            )
+        settings[key] = value
+    threads = parse_count(settings["threads"]) if "threads" in settings else own.n_threads
+    return measure.Variant(threads, settings.get("kernels", own.kernels))
+
+
+class ProgressLine:
+    """What is being measured, on a line that is overwritten, where a person watches stderr."""
+
+    def __init__(self) -> None:
+        self.shown = console.is_terminal(sys.stderr)
+        self.drawn = 0.0
+
+    def show(self, case: cases.Case, turn: int, repeat: int) -> None:
+        now = time.perf_counter()
+        if self.shown and now - self.drawn >= REDRAW_SECONDS:
+            console.status(f"{case}: " + (f"{turn} of {repeat}" if turn else "warming up"))
+            self.drawn = now
+
+    def wipe(self) -> None:
+        if self.drawn:
+            console.status("")

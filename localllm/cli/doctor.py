@@ -15,6 +15,7 @@ from localllm import __version__, memory, store
 from localllm.cli import console
 from localllm.cli.flags import Json
 from localllm.cli.prompting import state_folder
+from localllm.speed.limits import processor_name
 from localllm.units import format_bytes
 
 PACKAGES = ("huggingface-hub", "jinja2", "numpy", "prompt-toolkit", "rich", "typer")
@@ -53,14 +54,6 @@ def describe_machine() -> dict[str, Any]:
         "kernels": list(found["kernels"]),
         "read_gbps": round(native.read_rate(READ_BYTES, n_cores, READ_SECONDS) / 1e9, 2),
     }
-
-
-def processor_name() -> str:
-    for line in memory.read_text(Path("/proc/cpuinfo")).splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() == "model name":
-            return value.strip()
-    return platform.machine()
 
 
 def describe_memory() -> dict[str, Any]:

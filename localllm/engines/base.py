@@ -42,6 +42,44 @@ class EngineOptions:
     kernels: str | None = None
 
 
+@dataclass(frozen=True)
+class Work:
+    """What must be read and computed, whatever the engine's schedule."""
+
+    weight_bytes: int = 0
+    kv_bytes: int = 0
+    int8_macs: int = 0
+    float_macs: int = 0
+
+    @property
+    def read_bytes(self) -> int:
+        return self.weight_bytes + self.kv_bytes
+
+    @property
+    def operations(self) -> int:
+        """A multiply-add is two."""
+        return 2 * (self.int8_macs + self.float_macs)
+
+    def __add__(self, other: Work) -> Work:
+        return Work(
+            self.weight_bytes + other.weight_bytes,
+            self.kv_bytes + other.kv_bytes,
+            self.int8_macs + other.int8_macs,
+            self.float_macs + other.float_macs,
+        )
+
+
+@dataclass(frozen=True)
+class PhaseTime:
+    """The time and the work of one phase of the forward pass, over any number of steps."""
+
+    step: str
+    phase: str
+    layer: int  # the model's n_layers where it belongs to none
+    seconds: float
+    work: Work
+
+
 class Session(Protocol):
     """One timeline of tokens inside an engine."""
 
@@ -93,6 +131,9 @@ class Engine(Protocol):
     def step(self, rows: Sequence[tuple[Session, Sequence[int], int]]) -> int: ...
     def logits(self) -> memoryview: ...
     def sample(self, row: int, recent: Sequence[int], position: int, sampler: Sampler) -> int: ...
+    def work(self, spans: Sequence[tuple[int, int, int]]) -> Work: ...
+    def set_profile(self, on: bool) -> None: ...
+    def profile(self) -> list[PhaseTime]: ...
     def cancel(self) -> None: ...
     def close(self) -> None: ...
 

@@ -100,6 +100,21 @@ class NativeEngine:
             biases=sampler.biases,
         )
 
+    @translated
+    def work(self, spans: Sequence[tuple[int, int, int]]) -> base.Work:
+        return base.Work(**self.engine.work(spans))
+
+    @translated
+    def set_profile(self, on: bool) -> None:
+        self.engine.set_profile(on)
+
+    @translated
+    def profile(self) -> list[base.PhaseTime]:
+        return [
+            base.PhaseTime(step, phase, layer, seconds, base.Work(**work))
+            for step, phase, layer, seconds, work in self.engine.profile()
+        ]
+
     def cancel(self) -> None:
         self.engine.cancel()
 
@@ -181,3 +196,8 @@ def machine() -> dict[str, Any]:
 def read_rate(n_bytes: int, n_threads: int, seconds: float) -> float:
     """Bytes per second that n_threads threads read from memory."""
     return _native.read_rate(n_bytes, n_threads, seconds)
+
+
+def peak(kernels: str, is_float: bool, n_threads: int, seconds: float) -> float:
+    """Multiply-adds per second of n_threads threads with these kernels' instructions."""
+    return _native.peak(kernels, is_float, n_threads, seconds)

@@ -12,6 +12,8 @@ void system_unmap(const void *data, size_t n_bytes);
 
 /* Zeroed, page-aligned memory that costs nothing until touched. NULL: refused. */
 void *system_reserve(size_t n_bytes);
+/* The same in huge pages, where the system has them to give. */
+void *system_reserve_huge(size_t n_bytes);
 void system_release(void *memory, size_t n_bytes);
 
 /* Cores this process may use: the smaller of its affinity and its cgroup quota, at least 1. */

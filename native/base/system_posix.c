@@ -51,6 +51,14 @@ void *system_reserve(size_t n_bytes) {
     return memory == MAP_FAILED ? NULL : memory;
 }
 
+void *system_reserve_huge(size_t n_bytes) {
+    void *memory = system_reserve(n_bytes);
+#ifdef MADV_HUGEPAGE
+    if (memory != NULL) (void)madvise(memory, n_bytes, MADV_HUGEPAGE);
+#endif
+    return memory;
+}
+
 void system_release(void *memory, size_t n_bytes) {
     if (memory != NULL) (void)munmap(memory, n_bytes == 0 ? 1 : n_bytes);
 }

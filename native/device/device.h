@@ -55,6 +55,9 @@ typedef struct device_kind {
     bool (*run)(device *d, const batch *b, ll_error *err);
     /* The kept rows of the last run, [n_kept, n_vocab]. */
     const float *(*logits)(const device *d);
+    /* See ll_engine_set_profile and ll_engine_get_profile. */
+    bool (*set_profile)(device *d, bool on, ll_error *err);
+    const ll_phase_time *(*get_profile)(const device *d, size_t *n_phases);
 } device_kind;
 
 extern const device_kind *const device_list[]; /* NULL-terminated; the first is the default */

@@ -7,6 +7,7 @@
 
 #include "base/system.h"
 #include "engine/session.h"
+#include "model/work.h"
 
 enum { DEFAULT_BATCH = 512, MAX_THREADS = 512, MAX_CONTEXT = 1 << 24 };
 
@@ -186,4 +187,34 @@ void ll_engine_cancel(ll_engine *e) { atomic_store(&e->cancel, true); }
 void ll_engine_set_poll(ll_engine *e, ll_poll *poll, void *arg) {
     e->poll = poll;
     e->poll_arg = arg;
+}
+
+bool ll_engine_get_work(const ll_engine *e, const ll_span *spans, size_t n_spans, ll_work *out,
+                        ll_error *err) {
+    uint32_t n_rows = 0, n_kept = 0, n_ctx = e->options.n_ctx;
+    for (size_t i = 0; i < n_spans; i++) {
+        const ll_span *s = &spans[i];
+        if (s->first_position > n_ctx || s->n_rows > n_ctx - s->first_position ||
+            s->n_logits > s->n_rows)
+            return ll_fail(err, LL_ERR_ARGUMENT,
+                           "%u rows at position %u with %u logits, in a context of %u", s->n_rows,
+                           s->first_position, s->n_logits, n_ctx);
+        n_rows += spans[i].n_rows;
+        n_kept += spans[i].n_logits;
+    }
+    *out = (ll_work){0};
+    for (size_t i = 0; i < e->plan.n_steps; i++) {
+        const step *s = &e->plan.steps[i];
+        work_add_weights(&e->plan, s, n_rows, n_kept, out);
+        for (size_t j = 0; j < n_spans; j++) work_add_attention(&e->plan, s, &spans[j], out);
+    }
+    return true;
+}
+
+bool ll_engine_set_profile(ll_engine *e, bool on, ll_error *err) {
+    return e->kind->set_profile(e->device, on, err);
+}
+
+const ll_phase_time *ll_engine_get_profile(const ll_engine *e, size_t *n_phases) {
+    return e->kind->get_profile(e->device, n_phases);
 }

@@ -703,6 +703,59 @@ static PyObject *engine_cancel(PyObject *self, PyObject *unused) {
     Py_RETURN_NONE;
 }
 
+static PyObject *make_work(const ll_work *w) {
+    return Py_BuildValue("{sKsKsKsK}", "weight_bytes", (unsigned long long)w->weight_bytes,
+                         "kv_bytes", (unsigned long long)w->kv_bytes, "int8_macs",
+                         (unsigned long long)w->int8_macs, "float_macs",
+                         (unsigned long long)w->float_macs);
+}
+
+static PyObject *engine_work(PyObject *self, PyObject *entries) {
+    ll_engine *e = open_engine(self);
+    PyObject *list = e == NULL ? NULL : PySequence_Tuple(entries);
+    if (list == NULL) return NULL;
+    Py_ssize_t n = PyTuple_Size(list);
+    ll_span *spans = PyMem_Malloc((size_t)(n > 0 ? n : 1) * sizeof *spans);
+    bool ok = spans != NULL;
+    for (Py_ssize_t i = 0; ok && i < n; i++)
+        ok = PyArg_ParseTuple(PyTuple_GetItem(list, i), "III", &spans[i].first_position,
+                              &spans[i].n_rows, &spans[i].n_logits) != 0;
+    ll_work work;
+    ll_error err = {0};
+    if (ok && !(ok = ll_engine_get_work(e, spans, (size_t)n, &work, &err)))
+        (void)raise(state_of(self), &err);
+    if (spans == NULL) (void)PyErr_NoMemory();
+    PyMem_Free(spans);
+    Py_DECREF(list);
+    return ok ? make_work(&work) : NULL;
+}
+
+static PyObject *engine_set_profile(PyObject *self, PyObject *on) {
+    ll_engine *e = open_engine(self);
+    if (e == NULL) return NULL;
+    ll_error err = {0};
+    if (!ll_engine_set_profile(e, PyObject_IsTrue(on) == 1, &err))
+        return raise(state_of(self), &err);
+    Py_RETURN_NONE;
+}
+
+static PyObject *engine_profile(PyObject *self, PyObject *unused) {
+    (void)unused;
+    ll_engine *e = open_engine(self);
+    PyObject *rows = e == NULL ? NULL : PyList_New(0);
+    if (rows == NULL) return NULL;
+    size_t n;
+    const ll_phase_time *phases = ll_engine_get_profile(e, &n);
+    for (size_t i = 0; rows != NULL && i < n; i++) {
+        const ll_phase_time *p = &phases[i];
+        PyObject *row =
+            Py_BuildValue("(ssIdN)", p->step, p->phase, p->layer, p->seconds, make_work(&p->work));
+        if (row == NULL || PyList_Append(rows, row) != 0) Py_CLEAR(rows);
+        Py_XDECREF(row);
+    }
+    return rows;
+}
+
 static PyObject *engine_get_kernels(PyObject *self, void *unused) {
     (void)unused;
     ll_engine *e = open_engine(self);
@@ -731,6 +784,9 @@ static PyMethodDef engine_methods[] = {
     {"sample", (PyCFunction)(void (*)(void))engine_sample, METH_VARARGS | METH_KEYWORDS,
      "Draws a token from one kept row of logits."},
     {"cancel", engine_cancel, METH_NOARGS, "Makes the running step fail, from any thread."},
+    {"work", engine_work, METH_O, "What a step of such rows must read and compute."},
+    {"set_profile", engine_set_profile, METH_O, "Starts adding up each phase's time, or stops."},
+    {"profile", engine_profile, METH_NOARGS, "Each phase's time and work since then."},
     {"close", engine_close, METH_NOARGS, "Frees everything once no session uses it."},
     {0}
 };
@@ -861,9 +917,22 @@ static PyObject *read_rate(PyObject *self, PyObject *args) {
     Py_END_ALLOW_THREADS return PyFloat_FromDouble(rate);
 }
 
+static PyObject *peak(PyObject *self, PyObject *args) {
+    (void)self;
+    const char *kernels;
+    int is_float;
+    unsigned n_threads;
+    double seconds, rate;
+    if (!PyArg_ParseTuple(args, "spId", &kernels, &is_float, &n_threads, &seconds)) return NULL;
+    ll_arithmetic arithmetic = is_float ? LL_FLOAT : LL_INT8;
+    Py_BEGIN_ALLOW_THREADS rate = ll_machine_peak(kernels, arithmetic, n_threads, seconds);
+    Py_END_ALLOW_THREADS return PyFloat_FromDouble(rate);
+}
+
 static PyMethodDef module_methods[] = {
     {"machine", machine, METH_NOARGS, "Usable cores and available kernels."},
     {"read_rate", read_rate, METH_VARARGS, "Bytes per second read from memory."},
+    {"peak", peak, METH_VARARGS, "Multiply-adds per second of threads that do nothing else."},
     {0}
 };
 

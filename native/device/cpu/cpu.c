@@ -72,11 +72,13 @@ static void run_single_tasks(void *arg) {
         uint32_t n_tasks = p->count(d, p);
         if (n_tasks > 1) return;
         if (n_tasks == 1 && !is_over(d)) p->run(d, p, 0, 0);
+        cpu_profile_phase(d, p);
     }
 }
 
 static void next_single_tasks(void *arg) {
     cpu *d = arg;
+    cpu_profile_phase(d, &d->phases[d->next_phase]);
     d->next_phase++;
     run_single_tasks(d);
 }
@@ -118,7 +120,9 @@ static bool cpu_run(device *opaque, const batch *b, ll_error *err) {
     for (uint32_t i = 0; i < d->n_phases; i++)
         atomic_store_explicit(&d->claimed[i], 0, memory_order_relaxed);
     cpu_cut_attention(d);
+    cpu_profile_begin(d);
     threads_run(d->pool, run_thread, d);
+    cpu_profile_end(d);
     d->batch = NULL;
     if (atomic_load(b->cancel)) return ll_fail(err, LL_ERR_CANCELLED, "the step was cancelled");
     uint32_t bad = atomic_load(&d->bad_layer);
@@ -135,6 +139,7 @@ static void cpu_close(device *opaque) {
     threads_close(d->pool);
     cpu_release(d);
     free(d->phases);
+    free(d->profile);
     free((void *)d->claimed);
     free(d);
 }
@@ -168,4 +173,6 @@ const device_kind device_cpu = {
     .close = cpu_close,
     .run = cpu_run,
     .logits = cpu_logits,
+    .set_profile = cpu_set_profile,
+    .get_profile = cpu_get_profile,
 };

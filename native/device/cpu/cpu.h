@@ -75,7 +75,10 @@ struct cpu {
     const batch *batch; /* of the running call */
     attend_cut cut;
     uint32_t next_phase;
-    double next_poll; /* seconds */
+    double next_poll;       /* seconds */
+    ll_phase_time *profile; /* [n_phases] sums of the runs since it was asked for; NULL: never */
+    bool profiles;
+    double profile_mark; /* seconds: when the last phase ended */
     _Atomic uint32_t
         bad_layer; /* lowest layer that met a value that is not finite; n_layers + 1: none */
 };
@@ -121,6 +124,15 @@ uint32_t cpu_count_attend(const cpu *d, const phase *p);
 uint32_t cpu_count_merge(const cpu *d, const phase *p);
 void cpu_run_attend(cpu *d, const phase *p, uint32_t task, uint32_t thread);
 void cpu_run_merge(cpu *d, const phase *p, uint32_t task, uint32_t thread);
+
+/* ---- cpu_profile.c ---- */
+
+bool cpu_set_profile(device *opaque, bool on, ll_error *err);
+const ll_phase_time *cpu_get_profile(const device *opaque, size_t *n_phases);
+/* Around a run, and, while all threads meet, at the end of each phase. */
+void cpu_profile_begin(cpu *d);
+void cpu_profile_phase(cpu *d, const phase *ended);
+void cpu_profile_end(cpu *d);
 
 /* ---- cpu.c ---- */
 

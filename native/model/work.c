@@ -1,0 +1,64 @@
+/* work: counted from shapes alone. Norms, rotations and activations are left out of the operations:
+ * they are some thousandth of the multiply-adds.
+ */
+#include "model/work.h"
+
+#include "localllm.h"
+
+const char *work_step_name(const step *s) {
+    static const char *const names[] = {
+        [STEP_EMBED] = "embed",      [STEP_QKV] = "qkv",         [STEP_ATTEND] = "attend",
+        [STEP_PROJECT] = "attn_out", [STEP_GATE_UP] = "gate_up", [STEP_LOGITS] = "logits",
+    };
+    bool is_down = s->kind == STEP_PROJECT && s->in == X_HIDDEN;
+    return is_down ? "down" : names[s->kind];
+}
+
+static void add_bytes(const plan *p, uint32_t id, ll_work *w) {
+    if (id == NO_WEIGHT) return;
+    const weight *of = &p->model->weights[id];
+    w->weight_bytes += of->row_bytes * of->n_rows;
+}
+
+/* Rows that matrix i of a step multiplies; of an ATTEND step, those whose queries run. */
+static uint32_t count_columns(const step *s, int i, uint32_t n_rows, uint32_t n_kept) {
+    (void)i;
+    return s->kind == STEP_LOGITS ? n_kept : n_rows;
+}
+
+void work_add_weights(const plan *p, const step *s, uint32_t n_rows, uint32_t n_kept, ll_work *w) {
+    if (s->kind == STEP_EMBED) {
+        w->weight_bytes += n_rows * p->model->weights[s->w[0]].row_bytes;
+        return;
+    }
+    bool runs = false;
+    for (int i = 0; i < 3; i++) {
+        uint32_t n_columns = count_columns(s, i, n_rows, n_kept);
+        if (s->w[i] == NO_WEIGHT || n_columns == 0) continue;
+        runs = true;
+        const weight *of = &p->model->weights[s->w[i]];
+        acts_kind acts = quant_table[of->type].acts;
+        bool is_float = acts == ACTS_F32 || acts == ACTS_BF16;
+        *(is_float ? &w->float_macs : &w->int8_macs) += (uint64_t)of->n * of->n_rows * n_columns;
+        add_bytes(p, s->w[i], w);
+        add_bytes(p, s->bias[i], w);
+        if (i < 2) add_bytes(p, s->head_norm[i], w);
+    }
+    if (runs) add_bytes(p, s->norm, w);
+    if (runs) add_bytes(p, s->post_norm, w);
+}
+
+void work_add_attention(const plan *p, const step *s, const ll_span *rows, ll_work *w) {
+    enum { VALUE_BYTES = 2 }; /* of keys and values: F16 */
+    uint64_t n_rows = count_columns(s, 0, rows->n_rows, rows->n_logits);
+    if (s->kind != STEP_ATTEND || n_rows == 0) return;
+    const model *m = p->model;
+    uint64_t end = (uint64_t)rows->first_position + rows->n_rows, first = end - n_rows;
+    uint64_t n_pairs = 0, window = s->window != 0 ? s->window : UINT32_MAX;
+    for (uint64_t position = first; position < end; position++)
+        n_pairs += position + 1 < window ? position + 1 : window;
+    /* Together they see from what the first of them sees to their own last. */
+    uint64_t first_seen = first + 1 > window ? first + 1 - window : 0;
+    w->kv_bytes += 2 * (end - first_seen) * m->n_kv_heads * m->head_dim * VALUE_BYTES;
+    w->float_macs += 2 * n_pairs * m->n_heads * m->head_dim;
+}
