@@ -14,14 +14,14 @@ static const struct {
     phase_count *count;
     phase_run *run;
 } phases_of[][MAX_PHASES_PER_STEP] = {
-    [STEP_EMBED] = {{cpu_count_rows, cpu_run_embed}},
-    [STEP_QKV] = {{cpu_count_rows, cpu_run_prepare}, {cpu_count_heads, cpu_run_heads}},
+    [STEP_EMBED] = {{cpu_count_batch, cpu_run_embed}},
+    [STEP_QKV] = {{cpu_count_batch, cpu_run_prepare_batch}, {cpu_count_heads, cpu_run_heads}},
     [STEP_ATTEND] = {{cpu_count_attend, cpu_run_attend}, {cpu_count_merge, cpu_run_merge}},
     [STEP_PROJECT] = {{cpu_count_rows, cpu_run_prepare},
                     {cpu_count_tiles, cpu_run_project},
                     {cpu_count_rows, cpu_run_join}},
     [STEP_GATE_UP] = {{cpu_count_rows, cpu_run_prepare}, {cpu_count_tiles, cpu_run_gate_up}},
-    [STEP_LOGITS] = {{cpu_count_kept, cpu_run_prepare_kept}, {cpu_count_tiles, cpu_run_logits}},
+    [STEP_LOGITS] = {{cpu_count_rows, cpu_run_prepare}, {cpu_count_tiles, cpu_run_logits}},
 };
 
 static bool build_phases(cpu *d, ll_error *err) {
@@ -40,6 +40,11 @@ static bool build_phases(cpu *d, ll_error *err) {
         }
     }
     return true;
+}
+
+float *cpu_buffer_row(const cpu *d, buffer_id buffer, const row_set *set, uint32_t i) {
+    size_t row = buffer == X_RESIDUAL ? set->rows[i] : i;
+    return d->buffers[buffer] + row * d->plan->buffer_dim[buffer];
 }
 
 void cpu_note_bad(cpu *d, uint32_t layer) {
@@ -117,7 +122,11 @@ static bool cpu_run(device *opaque, const batch *b, ll_error *err) {
     atomic_store(&d->bad_layer, d->model->n_layers + 1);
     for (uint32_t i = 0; i < d->n_phases; i++)
         atomic_store_explicit(&d->claimed[i], 0, memory_order_relaxed);
-    cpu_cut_attention(d);
+    d->sets[ROWS_ALL].n = b->n_rows;
+    d->sets[ROWS_ALL].rows = d->every_row;
+    d->sets[ROWS_KEPT].n = b->n_kept;
+    d->sets[ROWS_KEPT].rows = b->kept;
+    for (int i = 0; i < N_ROW_CHOICES; i++) cpu_cut_attention(d, &d->sets[i]);
     threads_run(d->pool, run_thread, d);
     d->batch = NULL;
     if (atomic_load(b->cancel)) return ll_fail(err, LL_ERR_CANCELLED, "the step was cancelled");

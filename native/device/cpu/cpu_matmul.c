@@ -25,12 +25,8 @@ static uint32_t tile_rows(const cpu *d, const weight *w, uint32_t n_columns) {
     return rows < TILE_ROWS ? TILE_ROWS : rows > most ? most : rows;
 }
 
-static uint32_t n_columns_of(const cpu *d, const step *s) {
-    return s->kind == STEP_LOGITS ? d->batch->n_kept : d->batch->n_rows;
-}
-
 uint32_t cpu_count_tiles(const cpu *d, const phase *p) {
-    uint32_t n_columns = n_columns_of(d, p->step);
+    uint32_t n_columns = cpu_rows_of(d, p->step)->n;
     if (n_columns == 0) return 0;
     const weight *w = &d->model->weights[p->step->w[0]];
     uint32_t rows = tile_rows(d, w, n_columns);
@@ -39,30 +35,37 @@ uint32_t cpu_count_tiles(const cpu *d, const phase *p) {
 
 static range tile_range(const cpu *d, const step *s, uint32_t task) {
     const weight *w = &d->model->weights[s->w[0]];
-    uint32_t rows = tile_rows(d, w, n_columns_of(d, s));
+    uint32_t rows = tile_rows(d, w, cpu_rows_of(d, s)->n);
     range r = {.first = task * rows, .n = rows};
     if (r.first + r.n > w->n_rows) r.n = w->n_rows - r.first;
     return r;
 }
 
-/* y[c * y_stride + i] = row (r.first + i) of weight `id` with column c, for all columns. */
-static void multiply(const cpu *d, const step *s, uint32_t id, range r, float *y, size_t y_stride,
-                     uint32_t thread) {
+/* y[c * y_stride + i] = row (r.first + i) of weight `id` with column columns.first + c, where
+ * n_prepared columns lie ready. */
+static void multiply_columns(const cpu *d, uint32_t id, range r, uint32_t n_prepared, range columns,
+                             float *y, size_t y_stride, uint32_t thread) {
     const weight *w = &d->model->weights[id];
-    uint32_t n_columns = n_columns_of(d, s);
     acts a;
     acts_kind kind = quant_table[w->type].acts;
-    acts_place(&a, kind, w->n, n_columns, d->acts_memory[kind]);
+    acts_place(&a, kind, w->n, n_prepared, d->acts_memory[kind]);
     kernels_matmul(d->kernels, w->type)((const char *)w->data + r.first * w->row_bytes,
-                                        w->row_bytes, r.n, &a, 0, n_columns, y, y_stride,
-                                        cpu_thread_panel(d, thread));
+                                        w->row_bytes, r.n, &a, columns.first, columns.n, y,
+                                        y_stride, cpu_thread_panel(d, thread));
+}
+
+static void multiply(const cpu *d, const step *s, uint32_t id, range r, float *y, size_t y_stride,
+                     uint32_t thread) {
+    uint32_t n = cpu_rows_of(d, s)->n;
+    multiply_columns(d, id, r, n, (range){0, n}, y, y_stride, thread);
 }
 
 /* ---- queries, keys and values: a task is a head ---------------------------------------------- */
 
+/* Keys and values first: they are wanted of all rows, queries perhaps of none. */
 uint32_t cpu_count_heads(const cpu *d, const phase *p) {
-    (void)p;
-    return d->model->n_heads + 2 * d->model->n_kv_heads;
+    uint32_t n_query_heads = cpu_rows_of(d, p->step)->n > 0 ? d->model->n_heads : 0;
+    return 2 * d->model->n_kv_heads + n_query_heads;
 }
 
 static void rotate_head(const model *m, const float *table, float *x) {
@@ -78,20 +81,20 @@ static void rotate_head(const model *m, const float *table, float *x) {
     }
 }
 
-/* Bias, q/k-norm and RoPE of one head of every row; which: 0 queries, 1 keys, 2 values. */
-static void finish_head(const cpu *d, const step *s, int which, uint32_t head, float *y,
-                        size_t y_stride) {
+/* Bias, q/k-norm and RoPE of one head of each row; which: 0 queries, 1 keys, 2 values. */
+static void finish_head(const cpu *d, const step *s, const row_set *set, int which, uint32_t head,
+                        float *y, size_t y_stride) {
     const model *m = d->model;
     size_t n = m->head_dim;
     const weight *w = m->weights;
-    for (uint32_t row = 0; row < d->batch->n_rows; row++) {
-        float *x = y + row * y_stride;
+    for (uint32_t i = 0; i < set->n; i++) {
+        float *x = y + i * y_stride;
         if (s->bias[which] != NO_WEIGHT)
             d->kernels->add((const float *)w[s->bias[which]].data + head * n, x, n);
         if (which == 2) continue;
         if (s->head_norm[which] != NO_WEIGHT)
             d->kernels->rms_norm(x, w[s->head_norm[which]].data, m->eps, x, n);
-        rotate_head(m, d->rope[s->rope] + (size_t)row * m->n_rot, x);
+        rotate_head(m, d->rope[s->rope] + (size_t)set->rows[i] * m->n_rot, x);
     }
 }
 
@@ -117,22 +120,37 @@ static void append_head(cpu *d, const step *s, bool is_value, uint32_t kv_head, 
     }
 }
 
+/* The rows a step wants of queries lie in runs of columns prepared for all rows. */
+static void multiply_queries(const cpu *d, const step *s, range r, float *y, size_t y_stride,
+                             uint32_t thread) {
+    const row_set *set = cpu_rows_of(d, s);
+    uint32_t n_prepared = d->sets[ROWS_ALL].n;
+    for (uint32_t i = 0, n = 1; i < set->n; i += n) {
+        for (n = 1; i + n < set->n && set->rows[i + n] == set->rows[i] + n;) n++;
+        multiply_columns(d, s->w[0], r, n_prepared, (range){set->rows[i], n}, y + i * y_stride,
+                         y_stride, thread);
+    }
+}
+
 void cpu_run_heads(cpu *d, const phase *p, uint32_t task, uint32_t thread) {
     const step *s = p->step;
     const model *m = d->model;
+    const row_set *every = &d->sets[ROWS_ALL];
     uint32_t head_dim = m->head_dim;
-    if (task < m->n_heads) {
+    if (task >= 2 * m->n_kv_heads) {
+        uint32_t head = task - 2 * m->n_kv_heads;
         size_t stride = d->plan->buffer_dim[s->out];
-        float *y = d->buffers[s->out] + (size_t)task * head_dim;
-        multiply(d, s, s->w[0], (range){task * head_dim, head_dim}, y, stride, thread);
-        finish_head(d, s, 0, task, y, stride);
+        float *y = d->buffers[s->out] + (size_t)head * head_dim;
+        multiply_queries(d, s, (range){head * head_dim, head_dim}, y, stride, thread);
+        finish_head(d, s, cpu_rows_of(d, s), 0, head, y, stride);
         return;
     }
-    uint32_t kv_head = (task - m->n_heads) % m->n_kv_heads;
-    int which = task - m->n_heads < m->n_kv_heads ? 1 : 2;
+    uint32_t kv_head = task % m->n_kv_heads;
+    int which = task < m->n_kv_heads ? 1 : 2;
     float *y = cpu_thread_tile(d, thread); /* [n_rows, head_dim] */
-    multiply(d, s, s->w[which], (range){kv_head * head_dim, head_dim}, y, head_dim, thread);
-    finish_head(d, s, which, kv_head, y, head_dim);
+    range rows = {kv_head * head_dim, head_dim};
+    multiply_columns(d, s->w[which], rows, every->n, (range){0, every->n}, y, head_dim, thread);
+    finish_head(d, s, every, which, kv_head, y, head_dim);
     append_head(d, s, which == 2, kv_head, y, thread);
 }
 
@@ -140,6 +158,7 @@ void cpu_run_heads(cpu *d, const phase *p, uint32_t task, uint32_t thread) {
 
 void cpu_run_project(cpu *d, const phase *p, uint32_t task, uint32_t thread) {
     const step *s = p->step;
+    const row_set *set = cpu_rows_of(d, s);
     size_t dim = d->model->dim;
     range r = tile_range(d, s, task);
     if (s->post_norm != NO_WEIGHT) {
@@ -148,8 +167,8 @@ void cpu_run_project(cpu *d, const phase *p, uint32_t task, uint32_t thread) {
     }
     float *y = cpu_thread_tile(d, thread);
     multiply(d, s, s->w[0], r, y, r.n, thread);
-    for (uint32_t row = 0; row < d->batch->n_rows; row++)
-        d->kernels->add(y + (size_t)row * r.n, d->buffers[s->out] + row * dim + r.first, r.n);
+    for (uint32_t i = 0; i < set->n; i++)
+        d->kernels->add(y + (size_t)i * r.n, cpu_buffer_row(d, s->out, set, i) + r.first, r.n);
 }
 
 void cpu_run_gate_up(cpu *d, const phase *p, uint32_t task, uint32_t thread) {
@@ -162,8 +181,8 @@ void cpu_run_gate_up(cpu *d, const phase *p, uint32_t task, uint32_t thread) {
     bool gelu = d->model->family->act == ACTIVATION_GELU;
     void (*gated)(const float *, const float *, float *, size_t) =
         gelu ? d->kernels->gelu_mul : d->kernels->silu_mul;
-    for (uint32_t row = 0; row < d->batch->n_rows; row++)
-        gated(gate + row * width, up + (size_t)row * r.n, gate + row * width, r.n);
+    for (uint32_t i = 0; i < cpu_rows_of(d, s)->n; i++)
+        gated(gate + i * width, up + (size_t)i * r.n, gate + i * width, r.n);
 }
 
 void cpu_run_logits(cpu *d, const phase *p, uint32_t task, uint32_t thread) {
