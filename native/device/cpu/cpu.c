@@ -27,9 +27,7 @@ static const struct {
 static bool build_phases(cpu *d, ll_error *err) {
     size_t most = d->plan->n_steps * MAX_PHASES_PER_STEP;
     d->phases = malloc(most * sizeof(phase));
-    d->claimed = malloc(most * sizeof *d->claimed);
-    if (d->phases == NULL || d->claimed == NULL)
-        return ll_fail(err, LL_ERR_MEMORY, "no memory for %zu phases", most);
+    if (d->phases == NULL) return ll_fail(err, LL_ERR_MEMORY, "no memory for %zu phases", most);
     for (size_t i = 0; i < d->plan->n_steps; i++) {
         const step *s = &d->plan->steps[i];
         for (int j = 0; j < MAX_PHASES_PER_STEP && phases_of[s->kind][j].run != NULL; j++) {
@@ -69,21 +67,16 @@ static bool is_over(const cpu *d) {
            atomic_load_explicit(&d->bad_layer, memory_order_relaxed) <= d->model->n_layers;
 }
 
-/* Runs what follows for as long as it is a single task; the others wait meanwhile. */
-static void run_single_tasks(void *arg) {
+/* Opens the next phase of several tasks; those of a single one are run on the way. */
+static uint32_t open_phase(void *arg) {
     cpu *d = arg;
-    for (; d->next_phase < d->n_phases; d->next_phase++) {
-        const phase *p = &d->phases[d->next_phase];
-        uint32_t n_tasks = p->count(d, p);
-        if (n_tasks > 1) return;
-        if (n_tasks == 1 && !is_over(d)) p->run(d, p, 0, 0);
+    while (d->next_phase < d->n_phases && !is_over(d)) {
+        d->running = &d->phases[d->next_phase++];
+        uint32_t n_tasks = d->running->count(d, d->running);
+        if (n_tasks > 1) return n_tasks;
+        if (n_tasks == 1) d->running->run(d, d->running, 0, 0);
     }
-}
-
-static void next_single_tasks(void *arg) {
-    cpu *d = arg;
-    d->next_phase++;
-    run_single_tasks(d);
+    return 0;
 }
 
 /* Lets the caller look around, at most once in POLL_SECONDS. */
@@ -95,24 +88,11 @@ static void poll_caller(cpu *d) {
     if (d->batch->poll(d->batch->poll_arg)) atomic_store(d->batch->cancel, true);
 }
 
-static void run_thread(void *arg, uint32_t thread) {
+static void run_task(void *arg, uint32_t task, uint32_t thread) {
     cpu *d = arg;
-    bool polls = thread == 0 && d->batch->poll != NULL;
-    uint64_t state = isa_enter_exact();
-    threads_barrier(d->pool, run_single_tasks, d);
-    while (d->next_phase < d->n_phases) {
-        const phase *p = &d->phases[d->next_phase];
-        uint32_t n_tasks = p->count(d, p);
-        _Atomic uint32_t *claimed = &d->claimed[d->next_phase];
-        for (;;) {
-            uint32_t task = atomic_fetch_add_explicit(claimed, 1, memory_order_relaxed);
-            if (task >= n_tasks || is_over(d)) break;
-            p->run(d, p, task, thread);
-            if (polls) poll_caller(d);
-        }
-        threads_barrier(d->pool, next_single_tasks, d);
-    }
-    isa_restore(state);
+    if (is_over(d)) return;
+    d->running->run(d, d->running, task, thread);
+    if (thread == 0 && d->batch->poll != NULL) poll_caller(d);
 }
 
 static bool cpu_run(device *opaque, const batch *b, ll_error *err) {
@@ -120,14 +100,14 @@ static bool cpu_run(device *opaque, const batch *b, ll_error *err) {
     d->batch = b;
     d->next_phase = 0;
     atomic_store(&d->bad_layer, d->model->n_layers + 1);
-    for (uint32_t i = 0; i < d->n_phases; i++)
-        atomic_store_explicit(&d->claimed[i], 0, memory_order_relaxed);
     d->sets[ROWS_ALL].n = b->n_rows;
     d->sets[ROWS_ALL].rows = d->every_row;
     d->sets[ROWS_KEPT].n = b->n_kept;
     d->sets[ROWS_KEPT].rows = b->kept;
     for (int i = 0; i < N_ROW_CHOICES; i++) cpu_cut_attention(d, &d->sets[i]);
-    threads_run(d->pool, run_thread, d);
+    uint64_t state = isa_enter_exact();
+    threads_run_phases(d->pool, open_phase, run_task, d);
+    isa_restore(state);
     d->batch = NULL;
     if (atomic_load(b->cancel)) return ll_fail(err, LL_ERR_CANCELLED, "the step was cancelled");
     uint32_t bad = atomic_load(&d->bad_layer);
@@ -144,7 +124,6 @@ static void cpu_close(device *opaque) {
     threads_close(d->pool);
     cpu_release(d);
     free(d->phases);
-    free((void *)d->claimed);
     free(d);
 }
 

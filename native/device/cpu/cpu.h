@@ -1,9 +1,9 @@
 /* cpu: the processor as a device: its memory, its phases, and what a running phase sees.
  *
- * A step of the plan becomes one to three phases. A phase is a number of independent tasks, which
- * the threads claim one by one; between phases all threads meet. A phase of a single task is run
- * by whichever thread arrives last at the meeting, so it costs no meeting of its own: at one row a
- * layer has five.
+ * A step of the plan becomes one to three phases. A phase is a number of independent tasks, dealt
+ * to the threads; the next one opens when all are done. A phase of a single task is run by
+ * whichever thread ends the phase before it, so it costs no meeting of its own: at one row a layer
+ * has five.
  */
 #ifndef LL_DEVICE_CPU_CPU_H
 #define LL_DEVICE_CPU_CPU_H
@@ -74,10 +74,10 @@ struct cpu {
 
     phase *phases;
     uint32_t n_phases;
-    _Atomic uint32_t *claimed; /* [n_phases] tasks handed out in this run */
 
     const batch *batch; /* of the running call */
     row_set sets[N_ROW_CHOICES];
+    const phase *running;
     uint32_t next_phase;
     double next_poll; /* seconds */
     _Atomic uint32_t
