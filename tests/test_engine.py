@@ -87,6 +87,26 @@ def test_the_last_layer_runs_only_for_rows_whose_logits_are_wanted(path: Path) -
         engine.step([(session, [1], 1)])
 
 
+@pytest.mark.parametrize("n_rows", [1, 3, 20])
+def test_the_likeliest_token_of_each_row_is_found_by_the_peaks(
+    model: _native.Model, n_rows: int
+) -> None:
+    engine = _native.Engine(model, n_ctx=64, n_logits=n_rows)
+    engine.step([(engine.session(), ids_of(30), n_rows)])
+    logits = kept(engine)
+    settings = {
+        "top_k": 0, "top_p": 1.0, "min_p": 0.0, "typical_p": 1.0, "repeat_penalty": 1.0,
+        "frequency_penalty": 0.0, "presence_penalty": 0.0, "penalty_last_n": 0, "seed": 0,
+    }  # fmt: skip
+    for row, expected in enumerate(logits):
+        drawn = engine.sample(row, [], 0, temperature=0.0, **settings)
+        assert drawn == int(expected.argmax())
+        banned = [(drawn, -np.inf)]
+        second = engine.sample(row, [], 0, temperature=0.0, **settings, biases=banned)
+        expected[drawn] = -np.inf
+        assert second == int(expected.argmax())
+
+
 def engine_of(model: _native.Model, ids: list[int]) -> NDArray[np.float32]:
     engine = _native.Engine(model, n_ctx=max(len(ids), 1))
     engine.step([(engine.session(), ids, 1)])

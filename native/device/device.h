@@ -55,6 +55,8 @@ typedef struct device_kind {
     bool (*run)(device *d, const batch *b, ll_error *err);
     /* The kept rows of the last run, [n_kept, n_vocab]. */
     const float *(*logits)(const device *d);
+    /* Their peaks, as ll_engine_peaks promises them. */
+    const float *(*peaks)(const device *d);
 } device_kind;
 
 extern const device_kind *const device_list[]; /* NULL-terminated; the first is the default */

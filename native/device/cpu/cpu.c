@@ -2,7 +2,6 @@
 #include "device/cpu/cpu.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 #include "base/isa.h"
 #include "base/system.h"
@@ -49,17 +48,6 @@ void cpu_note_bad(cpu *d, uint32_t layer) {
     uint32_t known = atomic_load(&d->bad_layer);
     while (layer < known && !atomic_compare_exchange_weak(&d->bad_layer, &known, layer)) {
     }
-}
-
-bool cpu_all_finite(const float *x, size_t n) {
-    const uint32_t exponent = 0x7f800000;
-    uint32_t bad = 0;
-    for (size_t i = 0; i < n; i++) {
-        uint32_t bits;
-        memcpy(&bits, &x[i], sizeof bits);
-        bad |= (uint32_t)((bits & exponent) == exponent);
-    }
-    return bad == 0;
 }
 
 static bool is_over(const cpu *d) {
@@ -149,6 +137,10 @@ static const float *cpu_logits(const device *opaque) {
     return ((const cpu *)(const void *)opaque)->logits;
 }
 
+static const float *cpu_peaks(const device *opaque) {
+    return ((const cpu *)(const void *)opaque)->peaks;
+}
+
 const device_kind device_cpu = {
     .name = "cpu",
     .plan_memory = cpu_plan_memory,
@@ -156,4 +148,5 @@ const device_kind device_cpu = {
     .close = cpu_close,
     .run = cpu_run,
     .logits = cpu_logits,
+    .peaks = cpu_peaks,
 };

@@ -68,6 +68,8 @@ struct cpu {
     size_t thread_bytes, tile_floats;
 
     float *logits; /* [n_logits, n_vocab] */
+    float *peaks;  /* [n_logits, n_peaks] */
+    uint32_t n_peaks;
     size_t logits_bytes;
     char *kv[MAX_GROUPS]; /* [n_blocks] of block_bytes */
     size_t block_bytes[MAX_GROUPS];
@@ -135,6 +137,5 @@ float *cpu_buffer_row(const cpu *d, buffer_id buffer, const row_set *set, uint32
 
 /* Notes that `layer` met a value that is not finite; the run ends with NUMERIC. */
 void cpu_note_bad(cpu *d, uint32_t layer);
-bool cpu_all_finite(const float *x, size_t n);
 
 #endif

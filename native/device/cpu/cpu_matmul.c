@@ -2,6 +2,8 @@
  * rows times all columns, so a panel is unpacked once; its epilogue (bias, q/k-norm, RoPE, KV
  * append, activation, residual) works on what the task has just computed.
  */
+#include <assert.h>
+#include <math.h>
 #include <stdint.h>
 
 #include "device/cpu/cpu.h"
@@ -15,6 +17,7 @@ typedef struct range {
  * work that even the scalar kernels return for a cancel within 200 ms. */
 static uint32_t tile_rows(const cpu *d, const weight *w, uint32_t n_columns) {
     enum { SMALL_BATCH = 8, TASKS_PER_THREAD = 6, TASK_MACS = 16 << 20, FEWEST_ROWS = 32 };
+    static_assert(FEWEST_ROWS % LL_PEAK_LOGITS == 0, "a task's logits are whole groups");
     if (n_columns > SMALL_BATCH) {
         size_t rows = TASK_MACS / ((size_t)w->n * n_columns) / FEWEST_ROWS * FEWEST_ROWS;
         return rows < FEWEST_ROWS ? FEWEST_ROWS : rows > TILE_ROWS ? TILE_ROWS : (uint32_t)rows;
@@ -189,8 +192,14 @@ void cpu_run_logits(cpu *d, const phase *p, uint32_t task, uint32_t thread) {
     const step *s = p->step;
     size_t n_vocab = d->model->n_vocab;
     range r = tile_range(d, s, task);
-    float *y = d->logits + r.first;
-    multiply(d, s, s->w[0], r, y, n_vocab, thread);
-    for (uint32_t i = 0; i < d->batch->n_kept; i++)
-        if (!cpu_all_finite(y + i * n_vocab, r.n)) cpu_note_bad(d, s->layer);
+    multiply(d, s, s->w[0], r, d->logits + r.first, n_vocab, thread);
+    for (uint32_t i = 0; i < cpu_rows_of(d, s)->n; i++) {
+        const float *y = d->logits + i * n_vocab;
+        for (uint32_t j = r.first; j < r.first + r.n; j += LL_PEAK_LOGITS) {
+            uint32_t left = r.first + r.n - j;
+            float peak = d->kernels->largest(y + j, left < LL_PEAK_LOGITS ? left : LL_PEAK_LOGITS);
+            if (isnan(peak)) cpu_note_bad(d, s->layer);
+            d->peaks[(size_t)i * d->n_peaks + j / LL_PEAK_LOGITS] = peak;
+        }
+    }
 }

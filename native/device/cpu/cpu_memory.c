@@ -66,6 +66,8 @@ static void lay_out(cpu *d, arena *a) {
     size_t state_floats = (size_t)m->head_dim + 2;
     d->states =
         take(a, d->n_split_rows * (size_t)m->n_heads * n_chunks(o) * state_floats * sizeof(float));
+    d->n_peaks = (m->n_vocab + LL_PEAK_LOGITS - 1) / LL_PEAK_LOGITS;
+    d->peaks = take(a, (size_t)o->n_logits * d->n_peaks * sizeof(float));
     d->every_row = take(a, o->n_batch * sizeof(uint32_t));
     d->sets[ROWS_ALL].tiles = take(a, o->n_batch * sizeof(tile));
     d->sets[ROWS_KEPT].tiles = take(a, o->n_logits * sizeof(tile));

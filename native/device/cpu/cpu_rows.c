@@ -1,4 +1,6 @@
 /* cpu_rows: what happens to each row of a batch alone: embedding, RoPE tables, norms, rounding. */
+#include <math.h>
+
 #include "base/exact.h"
 #include "device/cpu/cpu.h"
 
@@ -56,7 +58,7 @@ static void prepare_row(cpu *d, const step *s, const float *x, uint32_t column, 
                         uint32_t thread) {
     const model *m = d->model;
     size_t n = m->weights[s->w[0]].n;
-    if (!cpu_all_finite(x, n)) cpu_note_bad(d, s->layer);
+    if (isnan(d->kernels->largest(x, n))) cpu_note_bad(d, s->layer);
     if (s->norm != NO_WEIGHT) {
         float *normed = cpu_thread_row(d, thread);
         d->kernels->rms_norm(x, vector(d, s->norm), m->eps, normed, n);
@@ -97,7 +99,7 @@ void cpu_run_join(cpu *d, const phase *p, uint32_t task, uint32_t thread) {
     float *normed = cpu_thread_row(d, thread);
     for (uint32_t i = task * ROWS_PER_TASK; i < last_row(task, set->n); i++) {
         const float *y = cpu_buffer_row(d, X_OUTPUT, set, i);
-        if (!cpu_all_finite(y, n)) cpu_note_bad(d, s->layer);
+        if (isnan(d->kernels->largest(y, n))) cpu_note_bad(d, s->layer);
         d->kernels->rms_norm(y, vector(d, s->post_norm), d->model->eps, normed, n);
         d->kernels->add(normed, cpu_buffer_row(d, s->out, set, i), n);
     }
