@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -94,7 +95,7 @@ def test_the_likeliest_token_of_each_row_is_found_by_the_peaks(
     engine = _native.Engine(model, n_ctx=64, n_logits=n_rows)
     engine.step([(engine.session(), ids_of(30), n_rows)])
     logits = kept(engine)
-    settings = {
+    settings: dict[str, Any] = {
         "top_k": 0, "top_p": 1.0, "min_p": 0.0, "typical_p": 1.0, "repeat_penalty": 1.0,
         "frequency_penalty": 0.0, "presence_penalty": 0.0, "penalty_last_n": 0, "seed": 0,
     }  # fmt: skip

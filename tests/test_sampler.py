@@ -70,7 +70,8 @@ def peaks_of(logits: FloatArray) -> FloatArray:
     """The largest of each PEAK_LOGITS logits, as the engine leaves them."""
     padded = np.full(-(-len(logits) // PEAK_LOGITS) * PEAK_LOGITS, -np.inf, F32)
     padded[: len(logits)] = logits
-    return padded.reshape(-1, PEAK_LOGITS).max(axis=1) + F32(0)
+    peaks: FloatArray = padded.reshape(-1, PEAK_LOGITS).max(axis=1) + F32(0)
+    return peaks
 
 
 class Sampler:

@@ -15,7 +15,7 @@ extern const device_kind device_cpu;
 
 enum {
     ROWS_PER_TASK = 8, /* of the phases that go row by row */
-    TILE_ROWS = 64,    /* weight rows of one matmul task of a large batch */
+    MATMUL_ROWS = 64,  /* most weight rows of one matmul task of many columns */
     TILE_TOKENS = 16,  /* rows of one attention task */
 };
 
@@ -23,7 +23,7 @@ typedef struct cpu cpu;
 typedef struct phase phase;
 
 /* Tasks of this phase for the batch being run; 0 skips the phase. */
-typedef uint32_t phase_count(const cpu *d, const phase *p);
+typedef uint32_t phase_count(cpu *d, const phase *p);
 typedef void phase_run(cpu *d, const phase *p, uint32_t task, uint32_t thread);
 
 struct phase {
@@ -80,6 +80,7 @@ struct cpu {
     const batch *batch; /* of the running call */
     row_set sets[N_ROW_CHOICES];
     const phase *running;
+    uint32_t tile_rows; /* weight rows of a matmul task of the running phase */
     uint32_t next_phase;
     double next_poll; /* seconds */
     _Atomic uint32_t
@@ -104,8 +105,8 @@ uint16_t *cpu_values(const cpu *d, const step *s, uint32_t block, uint32_t kv_he
 
 /* ---- cpu_rows.c: phases that go row by row ---- */
 
-uint32_t cpu_count_batch(const cpu *d, const phase *p);
-uint32_t cpu_count_rows(const cpu *d, const phase *p);
+uint32_t cpu_count_batch(cpu *d, const phase *p);
+uint32_t cpu_count_rows(cpu *d, const phase *p);
 void cpu_run_embed(cpu *d, const phase *p, uint32_t task, uint32_t thread);
 void cpu_run_prepare_batch(cpu *d, const phase *p, uint32_t task, uint32_t thread);
 void cpu_run_prepare(cpu *d, const phase *p, uint32_t task, uint32_t thread);
@@ -113,8 +114,8 @@ void cpu_run_join(cpu *d, const phase *p, uint32_t task, uint32_t thread);
 
 /* ---- cpu_matmul.c: phases that multiply by weights ---- */
 
-uint32_t cpu_count_heads(const cpu *d, const phase *p);
-uint32_t cpu_count_tiles(const cpu *d, const phase *p);
+uint32_t cpu_count_heads(cpu *d, const phase *p);
+uint32_t cpu_count_tiles(cpu *d, const phase *p);
 void cpu_run_heads(cpu *d, const phase *p, uint32_t task, uint32_t thread);
 void cpu_run_project(cpu *d, const phase *p, uint32_t task, uint32_t thread);
 void cpu_run_gate_up(cpu *d, const phase *p, uint32_t task, uint32_t thread);
@@ -123,8 +124,8 @@ void cpu_run_logits(cpu *d, const phase *p, uint32_t task, uint32_t thread);
 /* ---- cpu_attend.c ---- */
 
 void cpu_cut_attention(const cpu *d, row_set *set); /* before a run */
-uint32_t cpu_count_attend(const cpu *d, const phase *p);
-uint32_t cpu_count_merge(const cpu *d, const phase *p);
+uint32_t cpu_count_attend(cpu *d, const phase *p);
+uint32_t cpu_count_merge(cpu *d, const phase *p);
 void cpu_run_attend(cpu *d, const phase *p, uint32_t task, uint32_t thread);
 void cpu_run_merge(cpu *d, const phase *p, uint32_t task, uint32_t thread);
 

@@ -44,12 +44,12 @@ void cpu_cut_attention(const cpu *d, row_set *set) {
     set->n_spans = !split ? 1 : n_chunks < most ? n_chunks : most;
 }
 
-uint32_t cpu_count_attend(const cpu *d, const phase *p) {
+uint32_t cpu_count_attend(cpu *d, const phase *p) {
     const row_set *set = cpu_rows_of(d, p->step);
     return set->n_tiles * d->model->n_kv_heads * set->n_spans;
 }
 
-uint32_t cpu_count_merge(const cpu *d, const phase *p) {
+uint32_t cpu_count_merge(cpu *d, const phase *p) {
     return cpu_rows_of(d, p->step)->n_spans > 1 ? 1 : 0;
 }
 

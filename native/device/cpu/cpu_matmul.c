@@ -12,34 +12,62 @@ typedef struct range {
     uint32_t first, n;
 } range;
 
-/* Weight rows of a task. Small batch: long runs of memory, yet enough tasks that the threads finish
- * together, and outputs that fit the thread's tile. Large batch: at most TILE_ROWS, and so much
- * work that even the scalar kernels return for a cancel within 200 ms. */
-static uint32_t tile_rows(const cpu *d, const weight *w, uint32_t n_columns) {
-    enum { SMALL_BATCH = 8, TASKS_PER_THREAD = 6, TASK_MACS = 16 << 20, FEWEST_ROWS = 32 };
-    static_assert(FEWEST_ROWS % LL_PEAK_LOGITS == 0, "a task's logits are whole groups");
-    if (n_columns > SMALL_BATCH) {
-        size_t rows = TASK_MACS / ((size_t)w->n * n_columns) / FEWEST_ROWS * FEWEST_ROWS;
-        return rows < FEWEST_ROWS ? FEWEST_ROWS : rows > TILE_ROWS ? TILE_ROWS : (uint32_t)rows;
-    }
-    uint32_t rows = w->n_rows / (d->options.n_threads * TASKS_PER_THREAD);
-    rows = (rows + TILE_ROWS - 1) / TILE_ROWS * TILE_ROWS;
-    uint32_t most = (uint32_t)(d->tile_floats / n_columns) / TILE_ROWS * TILE_ROWS;
-    return rows < TILE_ROWS ? TILE_ROWS : rows > most ? most : rows;
+enum { FEWEST_ROWS = 32 };
+static_assert(FEWEST_ROWS % LL_PEAK_LOGITS == 0, "the logits of a task are whole groups");
+
+/* Rows of which the thread with the most tasks has more than its part, over all threads. */
+static uint32_t uneven_rows(uint32_t n_rows, uint32_t rows, uint32_t n_threads) {
+    uint32_t n_tasks = (n_rows + rows - 1) / rows;
+    return (n_tasks + n_threads - 1) / n_threads * rows * n_threads - n_rows;
 }
 
-uint32_t cpu_count_tiles(const cpu *d, const phase *p) {
+/* A few columns: long runs of memory, tasks that end soon enough for another thread to even out
+ * what disturbs one, and as nearly as possible the same number of them for each thread. */
+static uint32_t rows_for_few(const weight *w, uint32_t most, uint32_t n_threads) {
+    enum { TASKS_PER_THREAD = 6, TASK_BYTES = 256 << 10, N_TRIES = 8 };
+    uint32_t short_enough = (uint32_t)(TASK_BYTES / w->row_bytes);
+    if (most > short_enough) most = short_enough;
+    most = most < FEWEST_ROWS ? FEWEST_ROWS : most / FEWEST_ROWS * FEWEST_ROWS;
+    uint32_t part = (w->n_rows + n_threads - 1) / n_threads;
+    uint32_t fewest = (part + most - 1) / most, best = most, least_uneven = UINT32_MAX;
+    if (fewest < TASKS_PER_THREAD) fewest = TASKS_PER_THREAD;
+    for (uint32_t n = fewest; n < fewest + N_TRIES && least_uneven > 0; n++) {
+        uint32_t rows = ((part + n - 1) / n + FEWEST_ROWS - 1) / FEWEST_ROWS * FEWEST_ROWS;
+        uint32_t uneven = uneven_rows(w->n_rows, rows, n_threads);
+        if (uneven < least_uneven) best = rows;
+        if (uneven < least_uneven) least_uneven = uneven;
+    }
+    return best;
+}
+
+/* Many columns: a panel of MATMUL_ROWS, or of half as many where that gives the threads more equal
+ * parts or where even the scalar kernels should return for a cancel within 200 ms. */
+static uint32_t rows_for_many(const weight *w, uint32_t n_columns, uint32_t n_threads) {
+    enum { TASK_MACS = 16 << 20 };
+    bool too_much = (size_t)w->n * n_columns * MATMUL_ROWS > TASK_MACS;
+    bool uneven = uneven_rows(w->n_rows, FEWEST_ROWS, n_threads) <
+                  uneven_rows(w->n_rows, MATMUL_ROWS, n_threads);
+    return too_much || uneven ? FEWEST_ROWS : MATMUL_ROWS;
+}
+
+static uint32_t tile_rows(const cpu *d, const weight *w, uint32_t n_columns) {
+    enum { FEW_COLUMNS = 8 };
+    uint32_t n_threads = d->options.n_threads;
+    if (n_columns > FEW_COLUMNS) return rows_for_many(w, n_columns, n_threads);
+    return rows_for_few(w, (uint32_t)(d->tile_floats / n_columns), n_threads);
+}
+
+uint32_t cpu_count_tiles(cpu *d, const phase *p) {
     uint32_t n_columns = cpu_rows_of(d, p->step)->n;
     if (n_columns == 0) return 0;
     const weight *w = &d->model->weights[p->step->w[0]];
-    uint32_t rows = tile_rows(d, w, n_columns);
-    return (w->n_rows + rows - 1) / rows;
+    d->tile_rows = tile_rows(d, w, n_columns);
+    return (w->n_rows + d->tile_rows - 1) / d->tile_rows;
 }
 
 static range tile_range(const cpu *d, const step *s, uint32_t task) {
     const weight *w = &d->model->weights[s->w[0]];
-    uint32_t rows = tile_rows(d, w, cpu_rows_of(d, s)->n);
-    range r = {.first = task * rows, .n = rows};
+    range r = {.first = task * d->tile_rows, .n = d->tile_rows};
     if (r.first + r.n > w->n_rows) r.n = w->n_rows - r.first;
     return r;
 }
@@ -66,21 +94,29 @@ static void multiply(const cpu *d, const step *s, uint32_t id, range r, float *y
 /* ---- queries, keys and values: a task is a head ---------------------------------------------- */
 
 /* Keys and values first: they are wanted of all rows, queries perhaps of none. */
-uint32_t cpu_count_heads(const cpu *d, const phase *p) {
+uint32_t cpu_count_heads(cpu *d, const phase *p) {
     uint32_t n_query_heads = cpu_rows_of(d, p->step)->n > 0 ? d->model->n_heads : 0;
     return 2 * d->model->n_kv_heads + n_query_heads;
 }
 
-static void rotate_head(const model *m, const float *table, float *x) {
-    uint32_t n_pairs = m->n_rot / 2;
-    bool halves = m->family->pairing == ROPE_HALVES;
-    uint32_t apart = halves ? n_pairs : 1, next = halves ? 1 : 2;
-    for (uint32_t i = 0; i < n_pairs; i++) {
-        float *a = &x[i * next], *b = a + apart;
-        float cosine = table[i], sine = table[n_pairs + i];
-        float a0 = *a, b0 = *b;
-        *a = a0 * cosine - b0 * sine;
-        *b = a0 * sine + b0 * cosine;
+/* Turns the pairs (x[i], x[i + n_pairs]) by angles whose cosines and sines are given. */
+static void rotate_halves(float *x, const float *restrict cosines, const float *restrict sines,
+                          size_t n_pairs) {
+    float *restrict a = x, *restrict b = x + n_pairs;
+    for (size_t i = 0; i < n_pairs; i++) {
+        float a0 = a[i], b0 = b[i];
+        a[i] = a0 * cosines[i] - b0 * sines[i];
+        b[i] = a0 * sines[i] + b0 * cosines[i];
+    }
+}
+
+/* The same for the pairs (x[2i], x[2i + 1]). */
+static void rotate_neighbours(float *restrict x, const float *restrict cosines,
+                              const float *restrict sines, size_t n_pairs) {
+    for (size_t i = 0; i < n_pairs; i++) {
+        float a0 = x[2 * i], b0 = x[2 * i + 1];
+        x[2 * i] = a0 * cosines[i] - b0 * sines[i];
+        x[2 * i + 1] = a0 * sines[i] + b0 * cosines[i];
     }
 }
 
@@ -90,6 +126,8 @@ static void finish_head(const cpu *d, const step *s, const row_set *set, int whi
     const model *m = d->model;
     size_t n = m->head_dim;
     const weight *w = m->weights;
+    void (*rotate)(float *, const float *, const float *, size_t) =
+        m->family->pairing == ROPE_HALVES ? rotate_halves : rotate_neighbours;
     for (uint32_t i = 0; i < set->n; i++) {
         float *x = y + i * y_stride;
         if (s->bias[which] != NO_WEIGHT)
@@ -97,28 +135,38 @@ static void finish_head(const cpu *d, const step *s, const row_set *set, int whi
         if (which == 2) continue;
         if (s->head_norm[which] != NO_WEIGHT)
             d->kernels->rms_norm(x, w[s->head_norm[which]].data, m->eps, x, n);
-        rotate_head(m, d->rope[s->rope] + (size_t)set->rows[i] * m->n_rot, x);
+        const float *table = d->rope[s->rope] + (size_t)set->rows[i] * m->n_rot;
+        rotate(x, table, table + m->n_rot / 2, m->n_rot / 2);
     }
 }
 
-/* Rounds one head of every row to F16 and appends it to its session's blocks. */
+/* Keys [n_run, n] to consecutive slots of a block, which holds them channel by channel. */
+static void append_keys(const cpu *d, const float *x, uint32_t n_run, uint16_t *keys,
+                        uint16_t *half) {
+    size_t n = d->model->head_dim;
+    d->kernels->to_f16(x, half, n_run * n);
+    for (size_t c = 0; c < n; c++)
+        for (uint32_t j = 0; j < n_run; j++) keys[c * BLOCK_POSITIONS + j] = half[j * n + c];
+}
+
+/* Rounds one head of every row to F16 and appends it to its session's blocks, as many consecutive
+ * positions at a time as lie in one block. */
 static void append_head(cpu *d, const step *s, bool is_value, uint32_t kv_head, const float *y,
                         uint32_t thread) {
     size_t n = d->model->head_dim;
-    uint16_t *half = (uint16_t *)(void *)cpu_thread_row(d, thread);
     for (uint32_t i = 0; i < d->batch->n_segments; i++) {
         const segment *g = &d->batch->segments[i];
-        for (uint32_t j = 0; j < g->n_rows; j++) {
+        for (uint32_t j = 0, n_run; j < g->n_rows; j += n_run) {
             uint32_t position = g->first_position + j, slot = position % BLOCK_POSITIONS;
             uint32_t block = g->tables[s->group][position / BLOCK_POSITIONS];
             const float *x = y + (g->first_row + j) * n;
-            if (is_value) {
-                d->kernels->to_f16(x, cpu_values(d, s, block, kv_head) + slot * n, n);
-                continue;
-            }
-            uint16_t *keys = cpu_keys(d, s, block, kv_head);
-            d->kernels->to_f16(x, half, n);
-            for (size_t c = 0; c < n; c++) keys[c * BLOCK_POSITIONS + slot] = half[c];
+            n_run = BLOCK_POSITIONS - slot;
+            if (n_run > g->n_rows - j) n_run = g->n_rows - j;
+            if (is_value)
+                d->kernels->to_f16(x, cpu_values(d, s, block, kv_head) + slot * n, n_run * n);
+            else
+                append_keys(d, x, n_run, cpu_keys(d, s, block, kv_head) + slot,
+                            cpu_thread_panel(d, thread));
         }
     }
 }

@@ -71,7 +71,7 @@ static void lay_out(cpu *d, arena *a) {
     d->every_row = take(a, o->n_batch * sizeof(uint32_t));
     d->sets[ROWS_ALL].tiles = take(a, o->n_batch * sizeof(tile));
     d->sets[ROWS_KEPT].tiles = take(a, o->n_logits * sizeof(tile));
-    d->tile_floats = (size_t)o->n_batch * max_size(TILE_ROWS, m->head_dim);
+    d->tile_floats = (size_t)o->n_batch * max_size(MATMUL_ROWS, m->head_dim);
     size_t query_floats = 3 * (size_t)m->head_dim + 2 * sizeof(attend_state) / sizeof(float);
     size_t attend_floats = (size_t)TILE_TOKENS * (m->n_heads / m->n_kv_heads) * query_floats;
     d->tile_floats = max_size(d->tile_floats, attend_floats);

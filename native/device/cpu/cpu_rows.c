@@ -6,14 +6,12 @@
 
 static uint32_t tasks_for(uint32_t n_rows) { return (n_rows + ROWS_PER_TASK - 1) / ROWS_PER_TASK; }
 
-uint32_t cpu_count_batch(const cpu *d, const phase *p) {
+uint32_t cpu_count_batch(cpu *d, const phase *p) {
     (void)p;
     return tasks_for(d->sets[ROWS_ALL].n);
 }
 
-uint32_t cpu_count_rows(const cpu *d, const phase *p) {
-    return tasks_for(cpu_rows_of(d, p->step)->n);
-}
+uint32_t cpu_count_rows(cpu *d, const phase *p) { return tasks_for(cpu_rows_of(d, p->step)->n); }
 
 static uint32_t last_row(uint32_t task, uint32_t n_rows) {
     uint32_t end = (task + 1) * ROWS_PER_TASK;
