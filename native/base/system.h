@@ -20,6 +20,8 @@ uint32_t system_usable_cores(void);
  * `root` is what /proc and /sys lie in: "" but for a test. */
 uint32_t system_quota_cores(const char *root, uint32_t none);
 
+void system_yield(void); /* lets another thread that waits for this core run first */
+
 /* Sleeps until *word differs from `value` or somebody wakes it; may return early. */
 void system_wait(const uint32_t *word, uint32_t value);
 void system_wake_all(const uint32_t *word);

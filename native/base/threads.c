@@ -5,8 +5,10 @@
  * A worker may sleep through any number of phases: it touches nothing but the pool until it has
  * taken a task, and a phase with a task taken stays open. A wait spins for a while and then sleeps
  * on the word it watches (system_wait), so a busy run costs no system call and an idle pool no
- * processor time. How long it spins follows what the last waits have shown: beside another program
- * on the same cores most waits are long, and spinning would only take its time.
+ * processor time. It spins politely: a thread that offers its core while it has no task is seldom
+ * taken off it in the middle of one, which is what the others would have to wait for. How long it
+ * spins follows what the last waits have shown: beside another program on the same cores most waits
+ * are long, and spinning would only take its time.
  */
 #include "base/threads.h"
 
@@ -21,7 +23,7 @@
 
 /* Going to sleep and being woken costs some tens of microseconds: longer than that is not worth
  * spinning, and a wait that turned out longer makes the next spin shorter. */
-static const double spin_most = 100e-6, spin_least = 5e-6;
+static const double spin_most = 100e-6, spin_least = 20e-6;
 
 /* What belongs to one thread. */
 typedef struct seat {
@@ -52,12 +54,13 @@ static const uint32_t *generation_word(const threads *t) {
 
 /* True once the generation is no longer `known`; false when the time is up. */
 static bool spin_until(const threads *t, uint32_t known, double deadline) {
-    enum { PAUSES = 16 }; /* between looks at the clock */
+    enum { PAUSES = 16 }; /* between offers of the core */
     do {
         for (int i = 0; i < PAUSES; i++) {
             if (atomic_load_explicit(&t->generation, memory_order_acquire) != known) return true;
             isa_pause();
         }
+        system_yield();
     } while (system_seconds() < deadline);
     return false;
 }
