@@ -182,6 +182,11 @@ typedef struct ll_row {
 bool ll_engine_step(ll_engine *e, const ll_row *rows, size_t n_rows, ll_error *err);
 const float *ll_engine_logits(const ll_engine *e, size_t *n_kept);
 
+/* The largest logit of every LL_PEAK_LOGITS consecutive ones of a kept row, the last group being
+ * what is left: [n kept, ceil(n_vocab / LL_PEAK_LOGITS)], valid as long as the logits. */
+enum { LL_PEAK_LOGITS = 32 };
+const float *ll_engine_peaks(const ll_engine *e);
+
 /* Makes the running step (or the next one, if none is running) fail with LL_ERR_CANCELLED. */
 void ll_engine_cancel(ll_engine *e);
 
@@ -243,10 +248,13 @@ typedef struct ll_sampling {
 } ll_sampling;
 
 /* Draws the token for `position` from logits [n_vocab]; the draw depends on (seed, position)
- * alone. `recent` holds the latest tokens, oldest first. Scratch is n_vocab * 8 bytes supplied by
- * the caller. Fails with LL_ERR_NUMERIC when no logit is finite. */
-bool ll_sample(const ll_sampling *s, const float *logits, uint32_t n_vocab, const int32_t *recent,
-               size_t n_recent, uint64_t position, void *scratch, int32_t *id, ll_error *err);
+ * alone. `peaks` are those of the row (ll_engine_peaks), or NULL: the token is the same, it only
+ * takes a pass more. `recent` holds the latest tokens, oldest first. Scratch is supplied by the
+ * caller, aligned as malloc's. Fails with LL_ERR_NUMERIC when no logit is finite. */
+bool ll_sample(const ll_sampling *s, const float *logits, const float *peaks, uint32_t n_vocab,
+               const int32_t *recent, size_t n_recent, uint64_t position, void *scratch,
+               int32_t *id, ll_error *err);
+size_t ll_sample_scratch_bytes(uint32_t n_vocab);
 
 /* ---- machine ------------------------------------------------------------------------------- */
 

@@ -80,6 +80,10 @@ def report_of(ran: subprocess.CompletedProcess[bytes]) -> dict[str, Any]:
 # ---- the work of a step --------------------------------------------------------------------------
 
 
+KEYS_AND_VALUES = ("attn_norm.weight", "attn_k.weight", "attn_v.weight", "attn_k.bias",
+                   "attn_v.bias", "attn_k_norm.weight")  # fmt: skip
+
+
 def expected_work(model: TinyModel, path: Path, spans: list[tuple[int, int, int]]) -> Work:
     """The work of a step, counted one position at a time from the file's own tensors."""
     n_rows, n_kept = sum(span[1] for span in spans), sum(span[2] for span in spans)
@@ -90,13 +94,17 @@ def expected_work(model: TinyModel, path: Path, spans: list[tuple[int, int, int]
             weight_bytes += n_rows * n_bytes // shape[1]
         if name == "rope_freqs.weight" or (name == "token_embd.weight" and not is_head):
             continue
-        last = is_head or name == "output_norm.weight"
-        n_columns = n_kept if last else n_rows
+        is_last = name.startswith(f"blk.{model.n_layers - 1}.")
+        for_kept = is_head or name == "output_norm.weight"
+        for_kept |= is_last and not name.endswith(KEYS_AND_VALUES)
+        n_columns = n_kept if for_kept else n_rows
         weight_bytes += n_bytes if n_columns else 0
         macs += shape[0] * shape[1] * n_columns if len(shape) == 2 else 0
     for layer in range(model.n_layers):
         window = model.window if model.is_local(layer) else 1 << 30
-        for first, n, _ in spans:
+        for first, n, n_logits in spans:
+            if layer == model.n_layers - 1:
+                first, n = first + n - n_logits, n_logits
             seen = [set(range(max(0, p - window + 1), p + 1)) for p in range(first, first + n)]
             macs += sum(map(len, seen)) * 2 * model.n_heads * model.head_dim
             kv_bytes += len(set().union(*seen)) * 2 * model.n_kv_heads * model.head_dim * 2

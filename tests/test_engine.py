@@ -9,7 +9,9 @@ import signal
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 from golden.tiny_models import TINY_MODELS, write_gguf
@@ -50,6 +52,60 @@ def test_logits_of_the_rows_that_ask_and_of_no_other(model: _native.Model) -> No
     assert (a.n_tokens, b.n_tokens) == (10, 7)
     alone = engine_of(model, [*ids_of(5, 2), 2, 3])
     assert np.array_equal(together[2], alone[0])
+
+
+def test_kept_rows_anywhere_in_a_batch(model: _native.Model) -> None:
+    """In the middle of a prompt, several of one session, beside sessions that keep none."""
+    engine = _native.Engine(model, n_ctx=128, n_logits=24, n_sessions=3)
+    a, b, c = (engine.session() for _ in range(3))
+    ids = ids_of(90)
+    engine.step([(b, ids_of(70, 3), 0)])
+    steps = [
+        (a, ids[:30], 18), (b, ids_of(5, 4), 0), (a, ids[30:50], 1), (c, ids_of(3, 5), 2),
+        (a, ids[50:], 0), (b, [7], 1), (a, [9], 1),
+    ]  # fmt: skip
+    assert engine.step(steps) == 23
+    together = kept(engine)
+    texts = [ids[: n + 1] for n in (*range(12, 30), 49)]
+    texts += [ids_of(3, 5)[:2], ids_of(3, 5), [*ids_of(70, 3), *ids_of(5, 4), 7], [*ids, 9]]
+    for row, text in zip(together, texts, strict=True):
+        assert np.array_equal(row, engine_of(model, text)[0]), len(text)
+
+
+def test_the_last_layer_runs_only_for_rows_whose_logits_are_wanted(path: Path) -> None:
+    """With its last matrix poisoned, a row that goes through it ends the step."""
+    poisoned = path.with_name("poisoned.gguf")
+    poisoned.write_bytes(path.read_bytes())
+    reader = gguf.GGUFReader(poisoned, "r+")
+    n_layers = _native.Model(str(path)).info["n_layers"]
+    name = f"blk.{n_layers - 1}.ffn_down.weight"
+    next(tensor for tensor in reader.tensors if tensor.name == name).data[:] = np.inf
+    reader.data.flush()
+    engine = _native.Engine(_native.Model(str(poisoned)), n_ctx=128)
+    session = engine.session()
+    assert engine.step([(session, ids_of(40), 0)]) == 0
+    with pytest.raises(_native.NumericError, match="not finite"):
+        engine.step([(session, [1], 1)])
+
+
+@pytest.mark.parametrize("n_rows", [1, 3, 20])
+def test_the_likeliest_token_of_each_row_is_found_by_the_peaks(
+    model: _native.Model, n_rows: int
+) -> None:
+    engine = _native.Engine(model, n_ctx=64, n_logits=n_rows)
+    engine.step([(engine.session(), ids_of(30), n_rows)])
+    logits = kept(engine)
+    settings: dict[str, Any] = {
+        "top_k": 0, "top_p": 1.0, "min_p": 0.0, "typical_p": 1.0, "repeat_penalty": 1.0,
+        "frequency_penalty": 0.0, "presence_penalty": 0.0, "penalty_last_n": 0, "seed": 0,
+    }  # fmt: skip
+    for row, expected in enumerate(logits):
+        drawn = engine.sample(row, [], 0, temperature=0.0, **settings)
+        assert drawn == int(expected.argmax())
+        banned = [(drawn, -np.inf)]
+        second = engine.sample(row, [], 0, temperature=0.0, **settings, biases=banned)
+        expected[drawn] = -np.inf
+        assert second == int(expected.argmax())
 
 
 def engine_of(model: _native.Model, ids: list[int]) -> NDArray[np.float32]:

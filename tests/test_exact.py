@@ -51,6 +51,8 @@ class KernelsStruct(ctypes.Structure):
         ("silu_mul", ctypes.CFUNCTYPE(None, POINTER, POINTER, POINTER, SIZE)),
         ("gelu_mul", ctypes.CFUNCTYPE(None, POINTER, POINTER, POINTER, SIZE)),
         ("to_f16", ctypes.CFUNCTYPE(None, POINTER, POINTER, SIZE)),
+        ("largest", POINTER),
+        ("sum_weights", POINTER),
         (
             "attend",
             ctypes.CFUNCTYPE(

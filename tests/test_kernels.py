@@ -11,7 +11,18 @@ import ctypes
 import math
 import mmap
 from collections.abc import Iterator
-from ctypes import POINTER, c_bool, c_char_p, c_float, c_size_t, c_uint8, c_uint16, c_uint32
+from ctypes import (
+    POINTER,
+    c_bool,
+    c_char_p,
+    c_double,
+    c_float,
+    c_size_t,
+    c_uint8,
+    c_uint16,
+    c_uint32,
+    c_uint64,
+)
 from ctypes import c_void_p as ptr
 from typing import Any, NamedTuple
 
@@ -73,6 +84,8 @@ QUANTIZE = ctypes.CFUNCTYPE(None, POINTER(Acts), c_size_t, ptr)
 RMS_NORM = ctypes.CFUNCTYPE(None, ptr, ptr, c_float, ptr, c_size_t)
 TWO_VECTORS = ctypes.CFUNCTYPE(None, ptr, ptr, c_size_t)
 THREE_VECTORS = ctypes.CFUNCTYPE(None, ptr, ptr, ptr, c_size_t)
+LARGEST = ctypes.CFUNCTYPE(c_float, ptr, c_size_t)
+SUM_WEIGHTS = ctypes.CFUNCTYPE(c_uint64, ptr, c_size_t, c_float, c_double)
 ATTEND = ctypes.CFUNCTYPE(
     None, POINTER(AttendChunk), ptr, c_size_t, c_size_t, c_float, ptr, ptr, ptr, ptr
 )
@@ -90,6 +103,8 @@ class Kernels(ctypes.Structure):
         ("silu_mul", THREE_VECTORS),
         ("gelu_mul", THREE_VECTORS),
         ("to_f16", TWO_VECTORS),
+        ("largest", LARGEST),
+        ("sum_weights", SUM_WEIGHTS),
         ("attend", ATTEND),
         ("attend_merge", MERGE),
     )
@@ -382,6 +397,44 @@ def test_to_f16(engine: Engine) -> None:
                 y = np.zeros(n + 1, np.uint16)
                 kernels.to_f16(x.ctypes.data, y.ctypes.data, n)
                 assert y.tobytes() == expected.tobytes(), (kernels.name, n)
+
+
+def test_largest(engine: Engine) -> None:
+    rng = np.random.default_rng(8)
+    for n in SIZES:
+        ties, zeros = np.full(n, -3.5, np.float32), np.zeros(n, np.float32)
+        zeros[rng.integers(n)] = -0.0
+        for x in (vector(rng, n), vector(rng, n, 5e37), ties, zeros, -zeros, zeros - 1e-44):
+            expected = engine.scalar.largest(x.ctypes.data, n)
+            assert expected == x.max() and not (expected == 0 and math.copysign(1, expected) < 0)
+            for kernels in engine.others:
+                largest = kernels.largest(x.ctypes.data, n)
+                assert np.float32(largest).tobytes() == np.float32(expected).tobytes(), n
+        for bad in (math.inf, -math.inf, math.nan, -math.nan):
+            x = vector(rng, n)
+            x[rng.integers(n)] = bad
+            for kernels in [engine.scalar, *engine.others]:
+                assert math.isnan(kernels.largest(x.ctypes.data, n)), (kernels.name, n, bad)
+
+
+def test_sum_weights(engine: Engine) -> None:
+    rng = np.random.default_rng(9)
+    log2_e = math.log2(math.e)
+    halves = np.arange(-90, 1, dtype=np.float32) / 2  # where the nearest integer changes
+    near_the_last = np.nextafter(np.float32(-40), np.float32([-50, 0]))
+    sets = [vector(rng, n, scale) for n in SIZES for scale in (0.01, 3, 30, 1e30)]
+    sets += [halves, near_the_last, np.linspace(-42, 0, 30011, dtype=np.float32)]
+    for x in sets:
+        for scale in (log2_e, log2_e / 0.7, 1.0, 1e-9, 1e9):
+            best = float(x.max())
+            banned = x.copy()
+            banned[rng.random(len(x)) < 0.2] = -math.inf
+            for values in (x, banned):
+                arguments = (values.ctypes.data, len(x), best, scale)
+                expected = engine.scalar.sum_weights(*arguments)
+                for kernels in engine.others:
+                    assert kernels.sum_weights(*arguments) == expected, (kernels.name, len(x))
+            assert engine.scalar.sum_weights(x.ctypes.data, len(x), best, scale) >= 1 << 40
 
 
 # ---- attention ---------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,8 @@ F32 = np.float32
 FloatArray = npt.NDArray[np.float32]
 
 ARGUMENT, NUMERIC = 1, 8
+PEAK_LOGITS = 32  # LL_PEAK_LOGITS
+GUARDED = 64  # bytes behind the scratch
 
 
 class Bias(ctypes.Structure):
@@ -64,6 +66,14 @@ class SampleError(Exception):
         self.code = code
 
 
+def peaks_of(logits: FloatArray) -> FloatArray:
+    """The largest of each PEAK_LOGITS logits, as the engine leaves them."""
+    padded = np.full(-(-len(logits) // PEAK_LOGITS) * PEAK_LOGITS, -np.inf, F32)
+    padded[: len(logits)] = logits
+    peaks: FloatArray = padded.reshape(-1, PEAK_LOGITS).max(axis=1) + F32(0)
+    return peaks
+
+
 class Sampler:
     """ll_sample with Python's types."""
 
@@ -73,6 +83,7 @@ class Sampler:
         self.call.argtypes = [
             ctypes.POINTER(SamplingStruct),
             ctypes.c_void_p,
+            ctypes.c_void_p,
             ctypes.c_uint32,
             ctypes.c_void_p,
             ctypes.c_size_t,
@@ -81,6 +92,9 @@ class Sampler:
             ctypes.POINTER(ctypes.c_int32),
             ctypes.POINTER(ErrorStruct),
         ]
+        self.scratch_bytes = library.ll_sample_scratch_bytes
+        self.scratch_bytes.restype = ctypes.c_size_t
+        self.scratch_bytes.argtypes = [ctypes.c_uint32]
         self.uniform = library.sampler_uniform
         self.uniform.restype = ctypes.c_double
         self.uniform.argtypes = [ctypes.c_uint64, ctypes.c_uint64]
@@ -88,7 +102,21 @@ class Sampler:
     def __call__(
         self, s: Sampling, logits: FloatArray, recent: Sequence[int] = (), position: int = 0
     ) -> int:
-        scratch = np.empty(len(logits), np.uint64)
+        """The token, which is the same with the row's peaks and without."""
+        without = self.draw(s, logits, None, recent, position)
+        assert self.draw(s, logits, peaks_of(logits), recent, position) == without
+        return without
+
+    def draw(
+        self,
+        s: Sampling,
+        logits: FloatArray,
+        peaks: FloatArray | None,
+        recent: Sequence[int],
+        position: int,
+    ) -> int:
+        n_bytes = self.scratch_bytes(len(logits))
+        scratch = np.full(n_bytes + GUARDED, 0xA5, np.uint8)  # whatever lay there before
         recent_ids = np.array(recent, np.int32)
         biases = (Bias * len(s.biases))(*(Bias(*pair) for pair in s.biases))
         values = {name: value for name, value in vars(s).items() if name != "biases"}
@@ -97,6 +125,7 @@ class Sampler:
         ok = self.call(
             settings,
             logits.ctypes.data,
+            None if peaks is None else peaks.ctypes.data,
             len(logits),
             recent_ids.ctypes.data,
             len(recent_ids),
@@ -105,6 +134,7 @@ class Sampler:
             chosen,
             error,
         )
+        assert (scratch[n_bytes:] == 0xA5).all(), "wrote behind its scratch"
         if not ok:
             raise SampleError(error.code, error.message.decode())
         return chosen.value
@@ -316,10 +346,62 @@ def test_ids_equal_the_plain_model_on_a_large_vocabulary(sampler: Sampler, shape
         Sampling(top_p=0.95, temperature=0.7),
         Sampling(min_p=0.05),
         Sampling(typical_p=0.9),
+        Sampling(temperature=0),
+        Sampling(temperature=5.0),
+        Sampling(top_p=0.95, biases=[(7, 3.0), (n - 1, -math.inf), (40, -math.inf)]),
+        Sampling(top_k=40, repeat_penalty=1.3, presence_penalty=0.5),
+        Sampling(min_p=1e-9, temperature=2.0),
+        Sampling(min_p=1e-20, repeat_penalty=0.8),
     ]
+    recent = [int(logits.argmax()), 3, n - 1, 3, *range(500, 540)]
     for s in settings:
         for position in range(3):
+            drawn = sampler(s, logits, recent, position)
+            assert drawn == model(s, logits, recent, position), s
+
+
+# ---- logits made to mislead whoever looks at peaks -----------------------------------------------
+
+
+@pytest.mark.parametrize("n", [1, 31, 32, 33, 64, 1000])
+def test_strips_whose_peaks_biases_and_penalties_change(sampler: Sampler, n: int) -> None:
+    rng = np.random.default_rng(n)
+    for _ in range(20):
+        logits = random_logits(rng, n)
+        best = int(logits.argmax())
+        biases = [(best, -50.0), (n - 1, 60.0), (int(rng.integers(n)), 5.0)]
+        for base in (Sampling(temperature=0), Sampling(top_k=5), Sampling(top_p=0.9), Sampling()):
+            for s in (
+                replace(base, biases=biases),
+                replace(base, repeat_penalty=1.5, frequency_penalty=2.0),
+                replace(base, biases=biases[1:], presence_penalty=-30.0),
+            ):
+                recent = [best, 0, n - 1, best]
+                assert sampler(s, logits, recent) == model(s, logits, recent, 0), s
+
+
+def test_the_same_peak_in_every_strip(sampler: Sampler) -> None:
+    logits = np.full(640, -60, F32)
+    logits[31::32] = 1.5
+    for s in (Sampling(temperature=0), Sampling(top_k=3), Sampling(top_p=0.5), Sampling()):
+        for position in range(20):
             assert sampler(s, logits, (), position) == model(s, logits, (), position), s
+
+
+def test_weights_at_the_edge_of_nothing(sampler: Sampler) -> None:
+    """Logits around 40 ln 2 below the best, where a weight becomes 0, at several temperatures."""
+    edge = 40 * math.log(2)
+    for temperature in (0.5, 1.0, 2.0):
+        logits = np.full(4096, -edge * temperature, F32)
+        logits[::3] = np.nextafter(logits[::3], F32(0))
+        logits[100:200] = np.nextafter(logits[100:200], F32(-1000))
+        logits[2000] = 0
+        for s in (
+            Sampling(temperature=temperature),
+            Sampling(temperature=temperature, top_p=1.0 - 1e-7),
+        ):
+            for position in range(5):
+                assert sampler(s, logits, (), position) == model(s, logits, (), position), s
 
 
 # ---- what a user relies on ----------------------------------------------------------------------

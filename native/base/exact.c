@@ -140,6 +140,39 @@ void exact_rms_norm(const float *x, const float *weight, float eps, float *y, si
     for (size_t i = 0; i < n; i++) y[i] = weight ? (x[i] * scale) * weight[i] : x[i] * scale;
 }
 
+/* ---- logits -------------------------------------------------------------------------------- */
+
+float exact_largest(const float *x, size_t n) {
+    float most = -INFINITY;
+    for (size_t i = 0; i < n; i++) {
+        if (!isfinite(x[i])) return NAN;
+        most = x[i] > most ? x[i] : most;
+    }
+    return most + 0.0f;
+}
+
+uint64_t exact_weight(double y) {
+    if (!(y > -EXACT_WEIGHT_BITS)) return 0;
+    int whole = (int)(y - 0.5); /* the nearest, as y <= 0 */
+    double x = y - whole;       /* in [-0.5, 0.5]: the series of e^(x ln 2) up to x^8 */
+    double p = 1.3215486790144305e-06;
+    p = p * x + 1.5252733804059838e-05;
+    p = p * x + 1.5403530393381606e-04;
+    p = p * x + 1.3333558146428441e-03;
+    p = p * x + 9.6181291076284769e-03;
+    p = p * x + 5.5504108664821576e-02;
+    p = p * x + 2.4022650695910069e-01;
+    p = p * x + 6.9314718055994529e-01;
+    p = p * x + 1.0;
+    return (uint64_t)(p * 0x1p52) >> (52 - EXACT_WEIGHT_BITS - whole);
+}
+
+uint64_t exact_sum_weights(const float *x, size_t n, float best, double scale) {
+    uint64_t sum = 0;
+    for (size_t i = 0; i < n; i++) sum += exact_weight(((double)x[i] - (double)best) * scale);
+    return sum;
+}
+
 /* ---- double precision ---------------------------------------------------------------------- */
 
 static const double ln2_high = 0x1.62e42fefa38p-1; /* 42 bits: times an exponent it is exact */

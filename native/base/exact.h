@@ -33,6 +33,17 @@ float exact_sum_squares(const float *x, size_t n);
 /* y = (x * (1 / sqrt(sum_squares / n + eps))) * weight; weight NULL means 1. y may be x. */
 void exact_rms_norm(const float *x, const float *weight, float eps, float *y, size_t n);
 
+/* The largest of n >= 1 values, no zero negative; NaN where any of them is not finite. */
+float exact_largest(const float *x, size_t n);
+
+/* A probability as an integer, floor(2^40 * 2^y) for y <= 0: sums of it are exact in any order. A
+ * polynomial of plain double multiplications and additions; its relative error, 2e-10, is far below
+ * what a float logit can tell. */
+enum { EXACT_WEIGHT_BITS = 40 };
+uint64_t exact_weight(double y);
+/* The sum of exact_weight((x[i] - best) * scale); no x[i] is above best, -infinity weighs 0. */
+uint64_t exact_sum_weights(const float *x, size_t n, float best, double scale);
+
 /* Double-precision functions for RoPE tables: own polynomials, the same on every system. */
 double exact_log(double x);                                /* x > 0, finite */
 double exact_pow(double base, double y);                   /* base > 0, |y log2(base)| < 1000 */

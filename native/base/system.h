@@ -18,6 +18,11 @@ void system_release(void *memory, size_t n_bytes);
 
 /* Cores this process may use: the smaller of its affinity and its cgroup quota, at least 1. */
 uint32_t system_usable_cores(void);
+/* Linux: the quota of this process's cgroups (v1 and v2) in cores, rounded up, at most `none`.
+ * `root` is what /proc and /sys lie in: "" but for a test. */
+uint32_t system_quota_cores(const char *root, uint32_t none);
+
+void system_yield(void); /* lets another thread that waits for this core run first */
 
 /* Sleeps until *word differs from `value` or somebody wakes it; may return early. */
 void system_wait(const uint32_t *word, uint32_t value);

@@ -25,31 +25,76 @@ static uint32_t whole_cores(long long quota, long long period, uint32_t none) {
     return cores < (long long)none ? (uint32_t)cores : none;
 }
 
-/* The smallest CPU quota from this process's cgroup up to the root (v2), else the v1 quota. */
-static uint32_t quota_cores(uint32_t none) {
-    char text[4096], path[4352], limit[64];
-    uint32_t least = none;
-    if (!read_text("/proc/self/cgroup", text, sizeof text)) return none;
-    char *v2 = strstr(text, "0::");
-    if (v2 != NULL && (v2 == text || v2[-1] == '\n')) {
-        char *group = v2 + 3;
-        group[strcspn(group, "\n")] = '\0';
-        for (;;) {
-            long long quota, period;
-            (void)snprintf(path, sizeof path, "/sys/fs/cgroup%s/cpu.max", group);
-            if (read_text(path, limit, sizeof limit) &&
-                sscanf(limit, "%lld %lld", &quota, &period) == 2)
-                least = whole_cores(quota, period, least);
-            char *slash = strrchr(group, '/');
-            if (slash == NULL) break;
-            *slash = '\0';
-        }
+/* Where the quota of a group stands; both are in microseconds. */
+typedef bool read_quota(const char *folder, long long *quota, long long *period);
+
+static bool read_number(const char *folder, const char *name, long long *number) {
+    char path[4608], text[64];
+    (void)snprintf(path, sizeof path, "%s/%s", folder, name);
+    if (!read_text(path, text, sizeof text)) return false;
+    *number = atoll(text);
+    return true;
+}
+
+static bool read_v1(const char *folder, long long *quota, long long *period) {
+    return read_number(folder, "cpu.cfs_quota_us", quota) &&
+           read_number(folder, "cpu.cfs_period_us", period);
+}
+
+static bool read_v2(const char *folder, long long *quota, long long *period) {
+    char path[4608], text[64];
+    (void)snprintf(path, sizeof path, "%s/cpu.max", folder);
+    return read_text(path, text, sizeof text) && sscanf(text, "%lld %lld", quota, period) == 2;
+}
+
+/* Whether a list of n bytes, separated by commas, names the controller. */
+static bool list_names(const char *list, size_t n, const char *controller) {
+    size_t length = strlen(controller);
+    for (size_t at = 0, end; at <= n; at = end + 1) {
+        for (end = at; end < n && list[end] != ',';) end++;
+        if (end - at == length && memcmp(list + at, controller, length) == 0) return true;
     }
-    char quota_text[64], period_text[64];
-    if (read_text("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", quota_text, sizeof quota_text) &&
-        read_text("/sys/fs/cgroup/cpu/cpu.cfs_period_us", period_text, sizeof period_text))
-        least = whole_cores(atoll(quota_text), atoll(period_text), least);
-    return least;
+    return false;
+}
+
+/* The group of a controller in the lines id:controllers:group of `groups`; the line of v2 has an
+ * empty list. Empty where there is none. */
+static void find_group(const char *groups, const char *controller, char *group, size_t capacity) {
+    group[0] = '\0';
+    for (const char *line = groups; *line != '\0';) {
+        size_t n = strcspn(line, "\n");
+        const char *end = line + n;
+        const char *list = memchr(line, ':', n);
+        const char *path = list == NULL ? NULL : memchr(list + 1, ':', (size_t)(end - list - 1));
+        if (path != NULL && list_names(list + 1, (size_t)(path - list - 1), controller))
+            (void)snprintf(group, capacity, "%.*s", (int)(end - path - 1), path + 1);
+        line = end + (*end == '\n');
+    }
+}
+
+/* The smallest quota from a group up to the root. A container may not see its own group's folder,
+ * but then it sees the group as the root. */
+static uint32_t least_quota(const char *root, const char *mount, char *group, read_quota *read,
+                            uint32_t least) {
+    for (;;) {
+        char folder[4500];
+        long long quota, period;
+        (void)snprintf(folder, sizeof folder, "%s/sys/fs/cgroup%s%s", root, mount, group);
+        if (read(folder, &quota, &period)) least = whole_cores(quota, period, least);
+        char *slash = strrchr(group, '/');
+        if (slash == NULL) return least;
+        *slash = '\0';
+    }
+}
+
+uint32_t system_quota_cores(const char *root, uint32_t none) {
+    char groups[4096], group[4096], path[256];
+    (void)snprintf(path, sizeof path, "%s/proc/self/cgroup", root);
+    if (!read_text(path, groups, sizeof groups)) return none;
+    find_group(groups, "", group, sizeof group);
+    none = least_quota(root, "", group, read_v2, none);
+    find_group(groups, "cpu", group, sizeof group);
+    return least_quota(root, "/cpu", group, read_v1, none);
 }
 
 uint32_t system_usable_cores(void) {
@@ -61,7 +106,7 @@ uint32_t system_usable_cores(void) {
         long online = sysconf(_SC_NPROCESSORS_ONLN);
         if (online > 0) cores = (uint32_t)online;
     }
-    cores = quota_cores(cores);
+    cores = system_quota_cores("", cores);
     return cores > 0 ? cores : 1;
 }
 

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -62,6 +63,8 @@ void *system_reserve_huge(size_t n_bytes) {
 void system_release(void *memory, size_t n_bytes) {
     if (memory != NULL) (void)munmap(memory, n_bytes == 0 ? 1 : n_bytes);
 }
+
+void system_yield(void) { (void)sched_yield(); }
 
 double system_seconds(void) {
     struct timespec t;

@@ -1,8 +1,14 @@
-/* threads: workers wait for a new epoch, run the work, and meet at barriers.
+/* threads: every thread, the caller too, takes tasks for as long as there are any and then waits
+ * for the generation to change, which it does with each phase that opens and once at the end of a
+ * run.
  *
- * Every wait spins for a while and then sleeps on the word it watches (system_wait), so a busy
- * step costs no system call and an idle engine costs no processor time. When the machine is
- * oversubscribed the spin only delays the sleep by some tens of microseconds.
+ * A worker may sleep through any number of phases: it touches nothing but the pool until it has
+ * taken a task, and a phase with a task taken stays open. A wait spins for a while and then sleeps
+ * on the word it watches (system_wait), so a busy run costs no system call and an idle pool no
+ * processor time. It spins politely: a thread that offers its core while it has no task is seldom
+ * taken off it in the middle of one, which is what the others would have to wait for. How long it
+ * spins follows what the last waits have shown: beside another program on the same cores most waits
+ * are long, and spinning would only take its time.
  */
 #include "base/threads.h"
 
@@ -12,96 +18,183 @@
 #include <stdlib.h>
 
 #include "base/isa.h"
+#include "base/shares.h"
 #include "base/system.h"
 
-enum { SPINS = 4000 }; /* about 50 to 100 microseconds of pauses */
+/* Going to sleep and being woken costs some tens of microseconds: longer than that is not worth
+ * spinning, and a wait that turned out longer makes the next spin shorter. */
+static const double spin_most = 100e-6, spin_least = 20e-6;
 
-typedef struct worker {
+/* What belongs to one thread. */
+typedef struct seat {
     threads *pool;
     uint32_t index;
-    pthread_t handle;
-} worker;
+    pthread_t handle; /* of a worker */
+    double spin;      /* seconds */
+} seat;
 
 struct threads {
     uint32_t n_threads;
     uint32_t n_started; /* workers with a live handle */
-    threads_work *work;
+    threads_next *next;
+    threads_task *task;
     void *arg;
-    _Atomic uint32_t epoch; /* raised once per run, and once to stop */
-    _Atomic bool stop;
-    _Atomic uint32_t n_sleeping; /* a wake-up costs a system call, so only for sleepers */
-    _Alignas(64) _Atomic uint32_t n_arrived;
-    _Alignas(64) _Atomic uint32_t generation; /* of the barrier */
-    worker workers[];                         /* [n_threads - 1] */
+    share *shares; /* [n_threads] */
+    seat *seats;   /* [n_threads] */
+    _Atomic bool stop, is_over;
+    _Atomic uint32_t n_sleeping;              /* waking costs a system call: only for sleepers */
+    _Alignas(64) _Atomic uint32_t n_left;     /* tasks of the phase that are not done */
+    _Alignas(64) _Atomic uint32_t generation; /* of phases and ends of runs */
 };
 
-/* The words are plain uint32_t to the kernel; C11 atomics of that size are lock-free here. */
-static void wait_while(threads *t, const _Atomic uint32_t *word, uint32_t value) {
-    for (int i = 0; i < SPINS; i++) {
-        if (atomic_load_explicit(word, memory_order_acquire) != value) return;
-        isa_pause();
+/* The word is plain uint32_t to the kernel; C11 atomics of that size are lock-free here. */
+static const uint32_t *generation_word(const threads *t) {
+    return (const uint32_t *)(const void *)&t->generation;
+}
+
+/* True once the generation is no longer `known`; false when the time is up. */
+static bool spin_until(const threads *t, uint32_t known, double deadline) {
+    enum { PAUSES = 16 }; /* between offers of the core */
+    do {
+        for (int i = 0; i < PAUSES; i++) {
+            if (atomic_load_explicit(&t->generation, memory_order_acquire) != known) return true;
+            isa_pause();
+        }
+        system_yield();
+    } while (system_seconds() < deadline);
+    return false;
+}
+
+static void wait_for_more(threads *t, seat *s, uint32_t known) {
+    if (atomic_load_explicit(&t->generation, memory_order_acquire) != known) return;
+    double start = system_seconds();
+    if (!spin_until(t, known, start + s->spin)) {
+        atomic_fetch_add(&t->n_sleeping, 1);
+        while (atomic_load(&t->generation) == known) system_wait(generation_word(t), known);
+        atomic_fetch_sub(&t->n_sleeping, 1);
     }
-    atomic_fetch_add(&t->n_sleeping, 1);
-    while (atomic_load(word) == value) system_wait((const uint32_t *)(const void *)word, value);
-    atomic_fetch_sub(&t->n_sleeping, 1);
+    s->spin = system_seconds() - start < spin_most ? s->spin * 2 : s->spin / 2;
+    if (s->spin > spin_most) s->spin = spin_most;
+    if (s->spin < spin_least) s->spin = spin_least;
 }
 
 /* Sequentially consistent on both sides: either this sees the sleeper, or the sleeper sees the
  * new value before the kernel lets it sleep. */
-static void advance(threads *t, _Atomic uint32_t *word) {
-    atomic_fetch_add(word, 1);
-    if (atomic_load(&t->n_sleeping) > 0) system_wake_all((const uint32_t *)(const void *)word);
+static void advance(threads *t) {
+    atomic_fetch_add(&t->generation, 1);
+    if (atomic_load(&t->n_sleeping) > 0) system_wake_all(generation_word(t));
 }
 
-void threads_barrier(threads *t, threads_serial *serial, void *arg) {
-    uint32_t generation = atomic_load_explicit(&t->generation, memory_order_acquire);
-    uint32_t before = atomic_fetch_add_explicit(&t->n_arrived, 1, memory_order_acq_rel);
-    if (before + 1 < t->n_threads) {
-        wait_while(t, &t->generation, generation);
-        return;
+static void open_phase(threads *t) {
+    uint32_t n_tasks = t->next(t->arg);
+    if (n_tasks == 0) {
+        atomic_store_explicit(&t->is_over, true, memory_order_release);
+    } else {
+        atomic_store_explicit(&t->n_left, n_tasks, memory_order_relaxed);
+        shares_deal(t->shares, t->n_threads, n_tasks);
     }
-    if (serial != NULL) serial(arg);
-    atomic_store_explicit(&t->n_arrived, 0, memory_order_relaxed);
-    if (t->n_threads > 1) advance(t, &t->generation);
+    if (t->n_threads > 1) advance(t);
+}
+
+/* Takes tasks until none is left. Those done count together, once: until then the phase of the
+ * first of them is open, so they are all of one phase. */
+static void take_tasks(threads *t, uint32_t thread) {
+    uint32_t task, n_done = 0;
+    while (shares_take(t->shares, t->n_threads, thread, &task)) {
+        t->task(t->arg, task, thread);
+        n_done++;
+    }
+    if (n_done == 0) return;
+    if (atomic_fetch_sub_explicit(&t->n_left, n_done, memory_order_acq_rel) == n_done)
+        open_phase(t);
 }
 
 static void *worker_main(void *p) {
-    worker *w = p;
-    threads *t = w->pool;
-    for (uint32_t epoch = 0;; epoch++) {
-        wait_while(t, &t->epoch, epoch);
+    seat *s = p;
+    threads *t = s->pool;
+    (void)isa_enter_exact();
+    for (;;) {
+        uint32_t known = atomic_load_explicit(&t->generation, memory_order_acquire);
         if (atomic_load_explicit(&t->stop, memory_order_acquire)) return NULL;
-        t->work(t->arg, w->index);
-        threads_barrier(t, NULL, NULL);
+        take_tasks(t, s->index);
+        wait_for_more(t, s, known);
     }
 }
 
+void threads_run_phases(threads *t, threads_next *next, threads_task *task, void *arg) {
+    t->next = next;
+    t->task = task;
+    t->arg = arg;
+    atomic_store_explicit(&t->is_over, false, memory_order_relaxed);
+    open_phase(t);
+    for (;;) {
+        uint32_t known = atomic_load_explicit(&t->generation, memory_order_acquire);
+        if (atomic_load_explicit(&t->is_over, memory_order_acquire)) return;
+        take_tasks(t, 0);
+        if (t->n_threads > 1) wait_for_more(t, &t->seats[0], known);
+    }
+}
+
+/* ---- one task for each thread -------------------------------------------------------------- */
+
+typedef struct single_phase {
+    threads_work *work;
+    void *arg;
+    uint32_t n_left;
+} single_phase;
+
+static uint32_t open_single(void *arg) {
+    single_phase *p = arg;
+    uint32_t n_tasks = p->n_left;
+    p->n_left = 0;
+    return n_tasks;
+}
+
+static void run_single(void *arg, uint32_t task, uint32_t thread) {
+    const single_phase *p = arg;
+    (void)thread;
+    p->work(p->arg, task);
+}
+
+void threads_run(threads *t, threads_work *work, void *arg) {
+    single_phase p = {.work = work, .arg = arg, .n_left = t->n_threads};
+    threads_run_phases(t, open_single, run_single, &p);
+}
+
+/* ---- the pool ------------------------------------------------------------------------------ */
+
+static void release(threads *t) {
+    free(t->shares);
+    free(t->seats);
+    free(t);
+}
+
 threads *threads_open(uint32_t n_threads, ll_error *err) {
-    size_t n_workers = n_threads - 1;
-    size_t n_bytes = sizeof(threads) + n_workers * sizeof(worker);
-    threads *t = aligned_alloc(64, (n_bytes + 63) / 64 * 64);
-    if (t == NULL) {
+    threads *t = aligned_alloc(64, sizeof *t);
+    if (t != NULL) {
+        *t = (threads){.n_threads = n_threads};
+        t->shares = aligned_alloc(64, n_threads * sizeof(share));
+        t->seats = calloc(n_threads, sizeof(seat));
+    }
+    if (t == NULL || t->shares == NULL || t->seats == NULL) {
+        if (t != NULL) release(t);
         ll_fail(err, LL_ERR_MEMORY, "no memory for %u threads", n_threads);
         return NULL;
     }
-    t->n_threads = n_threads;
-    t->n_started = 0;
-    atomic_init(&t->epoch, 0);
-    atomic_init(&t->stop, false);
-    atomic_init(&t->n_sleeping, 0);
-    atomic_init(&t->n_arrived, 0);
-    atomic_init(&t->generation, 0);
+    for (uint32_t i = 0; i < n_threads; i++) {
+        atomic_init(&t->shares[i].left, 0);
+        t->seats[i] = (seat){.pool = t, .index = i, .spin = spin_most};
+    }
     /* Signals belong to the caller's threads: a worker that took one would leave them unwoken. */
     sigset_t all, before;
     (void)sigfillset(&all);
     (void)pthread_sigmask(SIG_SETMASK, &all, &before);
-    for (; t->n_started < n_workers; t->n_started++) {
-        worker *w = &t->workers[t->n_started];
-        *w = (worker){.pool = t, .index = t->n_started + 1};
-        if (pthread_create(&w->handle, NULL, worker_main, w) != 0) break;
+    for (; t->n_started + 1 < n_threads; t->n_started++) {
+        seat *s = &t->seats[t->n_started + 1];
+        if (pthread_create(&s->handle, NULL, worker_main, s) != 0) break;
     }
     (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (t->n_started == n_workers) return t;
+    if (t->n_started + 1 == n_threads) return t;
     ll_fail(err, LL_ERR_MEMORY, "the system refused thread %u of %u", t->n_started + 2, n_threads);
     threads_close(t);
     return NULL;
@@ -110,17 +203,9 @@ threads *threads_open(uint32_t n_threads, ll_error *err) {
 void threads_close(threads *t) {
     if (t == NULL) return;
     atomic_store_explicit(&t->stop, true, memory_order_release);
-    advance(t, &t->epoch);
-    for (uint32_t i = 0; i < t->n_started; i++) (void)pthread_join(t->workers[i].handle, NULL);
-    free(t);
+    advance(t);
+    for (uint32_t i = 1; i <= t->n_started; i++) (void)pthread_join(t->seats[i].handle, NULL);
+    release(t);
 }
 
 uint32_t threads_count(const threads *t) { return t->n_threads; }
-
-void threads_run(threads *t, threads_work *work, void *arg) {
-    t->work = work;
-    t->arg = arg;
-    if (t->n_threads > 1) advance(t, &t->epoch);
-    work(arg, 0);
-    threads_barrier(t, NULL, NULL);
-}

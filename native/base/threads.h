@@ -1,6 +1,8 @@
-/* threads: a persistent pool that runs one function on every thread, and its barrier.
+/* threads: a persistent pool that works through phases of independent tasks.
  *
- * The caller is thread 0. Workers spin briefly for the next piece of work, then sleep.
+ * A phase is over when all its tasks are, not when all threads have come: a thread that the system
+ * has taken off its core holds up only the task it was in the middle of, and the others do the rest
+ * of its share. Whoever ends a phase opens the next one. The caller is thread 0.
  */
 #ifndef LL_BASE_THREADS_H
 #define LL_BASE_THREADS_H
@@ -9,17 +11,20 @@
 
 typedef struct threads threads;
 
+/* The workers run with exact arithmetic (isa_enter_exact) and without signals. */
 threads *threads_open(uint32_t n_threads, ll_error *err);
 void threads_close(threads *t);
 uint32_t threads_count(const threads *t);
 
-/* Runs work(arg, i) for i in [0, n_threads), the caller being 0; returns when all have. */
+/* Opens phase after phase: next(arg) says how many tasks the next one has, 0 being the end, and
+ * task(arg, i, thread) runs each of them once. No task runs while next does, and every thread sees
+ * what next and the tasks of earlier phases wrote. */
+typedef uint32_t threads_next(void *arg);
+typedef void threads_task(void *arg, uint32_t task, uint32_t thread);
+void threads_run_phases(threads *t, threads_next *next, threads_task *task, void *arg);
+
+/* Runs work(arg, i) for i in [0, n_threads), each on a thread of its own unless one is late. */
 typedef void threads_work(void *arg, uint32_t thread);
 void threads_run(threads *t, threads_work *work, void *arg);
-
-/* All threads of a running threads_run meet; the last to arrive runs serial(arg) (NULL: nothing)
- * before any goes on. */
-typedef void threads_serial(void *arg);
-void threads_barrier(threads *t, threads_serial *serial, void *arg);
 
 #endif

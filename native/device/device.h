@@ -58,6 +58,8 @@ typedef struct device_kind {
     /* See ll_engine_set_profile and ll_engine_get_profile. */
     bool (*set_profile)(device *d, bool on, ll_error *err);
     const ll_phase_time *(*get_profile)(const device *d, size_t *n_phases);
+    /* Their peaks, as ll_engine_peaks promises them. */
+    const float *(*peaks)(const device *d);
 } device_kind;
 
 extern const device_kind *const device_list[]; /* NULL-terminated; the first is the default */

@@ -182,6 +182,8 @@ const float *ll_engine_logits(const ll_engine *e, size_t *n_kept) {
     return e->kind->logits(e->device);
 }
 
+const float *ll_engine_peaks(const ll_engine *e) { return e->kind->peaks(e->device); }
+
 void ll_engine_cancel(ll_engine *e) { atomic_store(&e->cancel, true); }
 
 void ll_engine_set_poll(ll_engine *e, ll_poll *poll, void *arg) {

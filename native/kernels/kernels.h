@@ -62,6 +62,10 @@ typedef struct kernels {
     /* f32 -> f16, round to nearest even */
     void (*to_f16)(const float *x, uint16_t *y, size_t n);
 
+    /* exact_largest and exact_sum_weights of base/exact.h */
+    float (*largest)(const float *x, size_t n);
+    uint64_t (*sum_weights)(const float *x, size_t n, float best, double scale);
+
     /* Attention of n_rows query rows over one chunk. Row r sees the positions [first[r], last[r])
      * of the chunk, a range that is never empty. For each row, with j over its visible positions
      * in ascending order and lanes j mod 16:

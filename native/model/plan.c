@@ -8,17 +8,19 @@ static uint32_t find_weight(const plan *p, weight_role role, uint32_t layer) {
     return p->model->weights[id].data != NULL ? id : NO_WEIGHT;
 }
 
-static step *emit(plan *p, step_kind kind, uint32_t layer, buffer_id in, buffer_id out) {
+static step *emit(plan *p, step_kind kind, uint32_t layer, row_choice rows, buffer_id in,
+                  buffer_id out) {
     step *s = &p->steps[p->n_steps++];
-    *s = (step){.kind = kind, .layer = layer, .in = in, .out = out};
+    *s = (step){.kind = kind, .layer = layer, .rows = rows, .in = in, .out = out};
     s->norm = s->post_norm = NO_WEIGHT;
     for (int i = 0; i < 3; i++) s->w[i] = s->bias[i] = NO_WEIGHT;
     s->head_norm[0] = s->head_norm[1] = NO_WEIGHT;
     return s;
 }
 
-static void emit_project(plan *p, uint32_t layer, buffer_id in, weight_role w, weight_role norm) {
-    step *s = emit(p, STEP_PROJECT, layer, in, X_RESIDUAL);
+static void emit_project(plan *p, uint32_t layer, row_choice rows, buffer_id in, weight_role w,
+                         weight_role norm) {
+    step *s = emit(p, STEP_PROJECT, layer, rows, in, X_RESIDUAL);
     s->w[0] = find_weight(p, w, layer);
     s->post_norm = find_weight(p, norm, layer);
     if (s->post_norm != NO_WEIGHT) p->buffer_dim[X_OUTPUT] = p->model->dim;
@@ -27,8 +29,10 @@ static void emit_project(plan *p, uint32_t layer, buffer_id in, weight_role w, w
 static void emit_layer(plan *p, uint32_t layer, uint32_t group, uint32_t group_layer) {
     const model *m = p->model;
     bool windowed = m->is_windowed[layer];
+    /* Of the last layer, later rows see keys and values alone; the rest only feeds the logits. */
+    row_choice rows = layer + 1 == m->n_layers ? ROWS_KEPT : ROWS_ALL;
 
-    step *s = emit(p, STEP_QKV, layer, X_RESIDUAL, X_QUERY);
+    step *s = emit(p, STEP_QKV, layer, rows, X_RESIDUAL, X_QUERY);
     s->norm = find_weight(p, WEIGHT_ATTN_NORM, layer);
     for (uint32_t i = 0; i < 3; i++) {
         s->w[i] = find_weight(p, (weight_role)(WEIGHT_ATTN_Q + i), layer);
@@ -40,19 +44,19 @@ static void emit_layer(plan *p, uint32_t layer, uint32_t group, uint32_t group_l
     s->group = group;
     s->group_layer = group_layer;
 
-    s = emit(p, STEP_ATTEND, layer, X_QUERY, X_HEADS);
+    s = emit(p, STEP_ATTEND, layer, rows, X_QUERY, X_HEADS);
     s->window = windowed ? m->window : 0;
     s->group = group;
     s->group_layer = group_layer;
 
-    emit_project(p, layer, X_HEADS, WEIGHT_ATTN_OUT, WEIGHT_POST_ATTN_NORM);
+    emit_project(p, layer, rows, X_HEADS, WEIGHT_ATTN_OUT, WEIGHT_POST_ATTN_NORM);
 
-    s = emit(p, STEP_GATE_UP, layer, X_RESIDUAL, X_HIDDEN);
+    s = emit(p, STEP_GATE_UP, layer, rows, X_RESIDUAL, X_HIDDEN);
     s->norm = find_weight(p, WEIGHT_FFN_NORM, layer);
     s->w[0] = find_weight(p, WEIGHT_FFN_GATE, layer);
     s->w[1] = find_weight(p, WEIGHT_FFN_UP, layer);
 
-    emit_project(p, layer, X_HIDDEN, WEIGHT_FFN_DOWN, WEIGHT_POST_FFN_NORM);
+    emit_project(p, layer, rows, X_HIDDEN, WEIGHT_FFN_DOWN, WEIGHT_POST_FFN_NORM);
 }
 
 /* The group of a layer's window, made where it is the first of its kind. */
@@ -72,13 +76,13 @@ bool plan_open(plan *p, const model *m, ll_error *err) {
     p->buffer_dim[X_QUERY] = p->buffer_dim[X_HEADS] = m->n_heads * m->head_dim;
     p->buffer_dim[X_HIDDEN] = m->ffn_dim;
 
-    step *s = emit(p, STEP_EMBED, m->n_layers, X_RESIDUAL, X_RESIDUAL);
+    step *s = emit(p, STEP_EMBED, m->n_layers, ROWS_ALL, X_RESIDUAL, X_RESIDUAL);
     s->w[0] = find_weight(p, WEIGHT_TOKEN_EMBD, 0);
     for (uint32_t layer = 0; layer < m->n_layers; layer++) {
         uint32_t g = take_group(p, m->is_windowed[layer] ? m->window : 0);
         emit_layer(p, layer, g, p->groups[g].n_layers++);
     }
-    s = emit(p, STEP_LOGITS, m->n_layers, X_RESIDUAL, X_RESIDUAL);
+    s = emit(p, STEP_LOGITS, m->n_layers, ROWS_KEPT, X_RESIDUAL, X_RESIDUAL);
     s->norm = find_weight(p, WEIGHT_OUTPUT_NORM, 0);
     s->w[0] = find_weight(p, WEIGHT_OUTPUT, 0);
     if (s->w[0] == NO_WEIGHT) s->w[0] = find_weight(p, WEIGHT_TOKEN_EMBD, 0); /* tied */

@@ -11,9 +11,17 @@
 
 enum { NO_WEIGHT = UINT32_MAX };
 
-/* Activations of a batch, float [n_batch, width]. Only the residual outlives the step that reads
- * it: each of the others is rounded into the next matmul's input before the next one is written,
- * or, between queries and heads, read by the very task that then writes it. So they share memory.
+/* Which rows of a batch a step leaves an output of. */
+typedef enum row_choice {
+    ROWS_ALL,
+    ROWS_KEPT, /* those whose logits are wanted; may be none */
+    N_ROW_CHOICES
+} row_choice;
+
+/* Activations, float. The residual has a row for each of the batch and outlives the steps; the
+ * others have a row for each that their step runs on, and share memory: each is rounded into the
+ * next matmul's input before the next one is written, or, between queries and heads, read by the
+ * very task that then writes it.
  */
 #define PLAN_BUFFERS(X)                                                                            \
     X(X_RESIDUAL) /* [dim] the residual stream */                                                  \
@@ -40,7 +48,8 @@ typedef enum step_kind {
 
 typedef struct step {
     step_kind kind;
-    uint32_t layer; /* n_layers for what belongs to none */
+    uint32_t layer;  /* n_layers for what belongs to none */
+    row_choice rows; /* QKV: of the queries; keys and values are appended for all rows */
     buffer_id in, out;
     uint32_t norm; /* weight of the RMS norm of the input, or NO_WEIGHT */
     uint32_t w[3]; /* matrices: q k v; gate up; one; NO_WEIGHT where unused */

@@ -22,8 +22,8 @@ static void add_bytes(const plan *p, uint32_t id, ll_work *w) {
 
 /* Rows that matrix i of a step multiplies; of an ATTEND step, those whose queries run. */
 static uint32_t count_columns(const step *s, int i, uint32_t n_rows, uint32_t n_kept) {
-    (void)i;
-    return s->kind == STEP_LOGITS ? n_kept : n_rows;
+    bool appends = s->kind == STEP_QKV && i > 0; /* keys and values */
+    return s->rows == ROWS_ALL || appends ? n_rows : n_kept;
 }
 
 void work_add_weights(const plan *p, const step *s, uint32_t n_rows, uint32_t n_kept, ll_work *w) {

@@ -396,7 +396,7 @@ typedef struct engine_object {
     model_object *model;
     size_t n_borrowers;              /* sessions and exported buffers */
     bool is_closed;                  /* asked for; done when n_borrowers is 0 */
-    void *sample_scratch;            /* 8 bytes a vocabulary entry, made at the first draw */
+    void *sample_scratch;            /* made at the first draw */
     Py_ssize_t shape[2], strides[2]; /* of the exported logits */
     PyThreadState *running;          /* of the step in progress */
 } engine_object;
@@ -678,8 +678,11 @@ static PyObject *engine_sample(PyObject *self, PyObject *args, PyObject *kwargs)
     const float *logits = ll_engine_logits(engine, &n_kept);
     if (row < 0 || (size_t)row >= n_kept)
         return raise_argument(st, "no logits are kept for the row");
-    if (e->sample_scratch == NULL) e->sample_scratch = malloc(n_vocab * 8);
+    if (e->sample_scratch == NULL)
+        e->sample_scratch = malloc(ll_sample_scratch_bytes((uint32_t)n_vocab));
     if (e->sample_scratch == NULL) return PyErr_NoMemory();
+    size_t n_peaks = (n_vocab + LL_PEAK_LOGITS - 1) / LL_PEAK_LOGITS;
+    const float *peaks = ll_engine_peaks(engine) + (size_t)row * n_peaks;
     s.seed = seed;
     int32_t *ids = NULL, id = -1;
     ll_logit_bias *bias_list = NULL;
@@ -687,8 +690,8 @@ static PyObject *engine_sample(PyObject *self, PyObject *args, PyObject *kwargs)
     bool ok = copy_ids(recent, s.penalty_last_n, &ids, &n_recent) &&
               copy_biases(biases, &bias_list, &s.n_biases);
     s.biases = bias_list;
-    if (ok && !ll_sample(&s, logits + (size_t)row * n_vocab, (uint32_t)n_vocab, ids, n_recent,
-                         position, e->sample_scratch, &id, &err))
+    if (ok && !ll_sample(&s, logits + (size_t)row * n_vocab, peaks, (uint32_t)n_vocab, ids,
+                         n_recent, position, e->sample_scratch, &id, &err))
         ok = raise(st, &err) != NULL;
     free(ids);
     free(bias_list);

@@ -1,22 +1,23 @@
 /* sampler: see sampler.h for the order of the settings.
  *
- * A probability is an integer weight, 2^40 for the likeliest candidate. Integer sums are exact in
- * any order, so nothing is ever sorted: "the first candidates in rank order that reach this much"
- * is found by radix selection, in a few passes, with the result of a full sort. Rank order is logit
- * descending, then id ascending.
+ * A probability is an integer weight, 2^40 for the likeliest candidate (exact_weight). Integer sums
+ * are exact in any order, so nothing is ever sorted: "the first candidates in rank order that reach
+ * this much" is found by radix selection, in a few passes, with the result of a full sort. Rank
+ * order is logit descending, then id ascending.
  *
- * exp is a polynomial of plain double multiplications and additions, which every machine rounds
- * alike; its relative error, 2e-10, is far below what a float logit can tell.
+ * The first setting that leaves tokens out looks at whole strips of logits by their peaks, and only
+ * what may pass it becomes a candidate; the other settings work on those few.
  */
 #include "sample/sampler.h"
 
-#include <assert.h>
 #include <float.h>
 #include <math.h>
 #include <string.h>
 
 #include "base/error.h"
+#include "base/exact.h"
 #include "base/isa.h"
+#include "sample/strips.h"
 
 /* ---- random numbers ------------------------------------------------------------------------ */
 
@@ -41,7 +42,6 @@ typedef struct candidate {
     float logit; /* finite, and no zero is negative */
     int32_t id;
 } candidate;
-static_assert(sizeof(candidate) == 8, "ll_sample promises its caller 8 bytes a token");
 
 /* The tokens still in the game, in ascending order of id. */
 typedef struct candidates {
@@ -50,28 +50,8 @@ typedef struct candidates {
     float best; /* the highest logit */
 } candidates;
 
-enum {
-    WEIGHT_BITS = 40,
-    MAX_VOCAB = 1 << 23, /* so that a sum of weights fits 63 bits */
-};
+enum { MAX_VOCAB = 1 << 23 }; /* so that a sum of weights fits 63 bits */
 static const double log2_e = 1.4426950408889634;
-
-/* 2^40 * 2^y for y <= 0, rounded down. */
-static inline uint64_t weight_of(double y) {
-    if (!(y > -WEIGHT_BITS)) return 0;
-    int whole = (int)(y - 0.5); /* the nearest, as y <= 0 */
-    double x = y - whole;       /* in [-0.5, 0.5]: the series of e^(x ln 2) up to x^8 */
-    double p = 1.3215486790144305e-06;
-    p = p * x + 1.5252733804059838e-05;
-    p = p * x + 1.5403530393381606e-04;
-    p = p * x + 1.3333558146428441e-03;
-    p = p * x + 9.6181291076284769e-03;
-    p = p * x + 5.5504108664821576e-02;
-    p = p * x + 2.4022650695910069e-01;
-    p = p * x + 6.9314718055994529e-01;
-    p = p * x + 1.0;
-    return (uint64_t)(p * 0x1p52) >> (52 - WEIGHT_BITS - whole);
-}
 
 /* How candidates are put in order and what is summed along it. */
 typedef struct ranking {
@@ -82,7 +62,7 @@ typedef struct ranking {
 } ranking;
 
 static inline uint64_t measure(const ranking *r, candidate c) {
-    return r->count ? 1 : weight_of(((double)c.logit - (double)r->best) * r->scale);
+    return r->count ? 1 : exact_weight(((double)c.logit - (double)r->best) * r->scale);
 }
 
 /* Where a candidate comes in rank order: lower goes first, equal by id. */
@@ -100,9 +80,21 @@ static inline uint64_t rank(const ranking *r, candidate c) {
 
 static inline int32_t id_of_rank(uint64_t rank) { return (int32_t)(uint32_t)rank; }
 
-/* The rank at which the measures, summed in rank order, reach share of their total plus
- * `extra` (at least 1, at most the total). Each pass fixes some more bits of its order. */
-static uint64_t find_boundary(const ranking *r, const candidates *c, double share, uint64_t extra) {
+static uint64_t sum_measures(const ranking *r, const candidates *c) {
+    uint64_t sum = 0;
+    for (size_t i = 0; i < c->n; i++) sum += measure(r, c->list[i]);
+    return sum;
+}
+
+/* share of the total plus `extra`, at least 1, at most the total. */
+static uint64_t target_of(uint64_t total, double share, uint64_t extra) {
+    uint64_t target = (uint64_t)(share * (double)total) + extra;
+    return target < 1 ? 1 : target > total ? total : target;
+}
+
+/* The rank at which the measures, summed in rank order, reach the target, which is at most their
+ * total. Each pass fixes some more bits of its order. */
+static uint64_t find_boundary(const ranking *r, const candidates *c, uint64_t target) {
     static const struct {
         int shift, bits;
     } passes[] = {
@@ -110,7 +102,7 @@ static uint64_t find_boundary(const ranking *r, const candidates *c, double shar
         {10, 11},
         {0,  10}
     };
-    uint64_t sums[1 << 11], target = 0;
+    uint64_t sums[1 << 11];
     uint32_t known = 0, mask = 0;
     for (size_t pass = 0; pass < sizeof passes / sizeof passes[0]; pass++) {
         int shift = passes[pass].shift;
@@ -119,12 +111,6 @@ static uint64_t find_boundary(const ranking *r, const candidates *c, double shar
         for (size_t i = 0; i < c->n; i++) {
             uint32_t o = order(r, c->list[i]);
             if ((o & mask) == known) sums[o >> shift & last] += measure(r, c->list[i]);
-        }
-        if (pass == 0) {
-            uint64_t total = 0;
-            for (uint32_t i = 0; i <= last; i++) total += sums[i];
-            target = (uint64_t)(share * (double)total) + extra;
-            target = target < 1 ? 1 : target > total ? total : target;
         }
         uint32_t at = 0;
         while (at < last && sums[at] < target) target -= sums[at++];
@@ -151,92 +137,65 @@ static void keep(const ranking *r, candidates *c, uint64_t boundary) {
     c->n = n;
 }
 
+/* Keeps the fewest candidates that reach this share of what they measure together. */
+static void keep_share(const ranking *r, candidates *c, double share) {
+    keep(r, c, find_boundary(r, c, target_of(sum_measures(r, c), share, 0)));
+}
+
 /* ---- logits to candidates ------------------------------------------------------------------ */
 
-/* Logits [n_vocab], `stride` floats apart: the engine's own or the adjusted ones in the scratch. */
-typedef struct logit_view {
-    const float *first;
-    size_t stride;
-} logit_view;
-
-static float penalized(const ll_sampling *s, float logit, int32_t count) {
-    logit = logit > 0 ? logit / s->repeat_penalty : logit * s->repeat_penalty;
-    return logit - ((float)count * s->frequency_penalty + s->presence_penalty);
-}
-
-/* Copies the logits and applies biases and penalties; uses `id` to count the recent tokens. */
-static bool adjust(const ll_sampling *s, const float *logits, uint32_t n_vocab,
-                   const int32_t *recent, size_t n_recent, candidate *list, ll_error *err) {
-    for (uint32_t i = 0; i < n_vocab; i++) list[i] = (candidate){logits[i], 0};
-    for (size_t i = 0; i < s->n_biases; i++) {
-        ll_logit_bias b = s->biases[i];
-        if (b.id < 0 || (uint32_t)b.id >= n_vocab || !(b.bias <= FLT_MAX))
-            return ll_fail(err, LL_ERR_ARGUMENT,
-                           "a logit bias of %g for token %d, expected a number or -inf for a token "
-                           "under %u",
-                           (double)b.bias, b.id, n_vocab);
-        list[b.id].logit += b.bias;
-    }
-    for (size_t i = 0; i < n_recent; i++) {
-        if (recent[i] < 0 || (uint32_t)recent[i] >= n_vocab)
-            return ll_fail(err, LL_ERR_ARGUMENT, "recent token %d, expected an id under %u",
-                           recent[i], n_vocab);
-        list[recent[i]].id++;
-    }
-    for (size_t i = 0; i < n_recent; i++) {
-        candidate *c = &list[recent[i]];
-        if (c->id > 0) c->logit = penalized(s, c->logit, c->id);
-        c->id = 0;
-    }
-    return true;
-}
-
-static bool fail_logit(uint32_t id, float logit, ll_error *err) {
-    return ll_fail(err, LL_ERR_NUMERIC, "the logit of token %u is %g", id, (double)logit);
-}
-
-static bool fail_none(ll_error *err) {
-    return ll_fail(err, LL_ERR_NUMERIC, "no token has a finite logit");
-}
-
-static bool take_best(logit_view v, uint32_t n_vocab, int32_t *id, ll_error *err) {
-    float best = -INFINITY;
-    *id = -1;
-    for (uint32_t i = 0; i < n_vocab; i++) {
-        float logit = v.first[i * v.stride];
-        if (!(logit <= FLT_MAX)) return fail_logit(i, logit, err);
-        if (logit > best) {
-            best = logit;
-            *id = (int32_t)i;
+/* The tokens whose (logit - best) * scale is above `least`. */
+static void gather_above(const strips *t, const ranking *r, double least, candidates *c) {
+    double best = (double)r->best;
+    c->n = 0;
+    for (uint32_t i = 0; i < t->n; i++) {
+        if (!(((double)t->peaks[i] - best) * r->scale > least)) continue;
+        uint32_t n;
+        const float *x = strips_get(t, i, &n);
+        for (uint32_t j = 0; j < n; j++) {
+            c->list[c->n] = (candidate){x[j] + 0.0f, (int32_t)(i * LL_PEAK_LOGITS + j)};
+            c->n += ((double)x[j] - best) * r->scale > least;
         }
     }
-    return *id >= 0 || fail_none(err);
 }
 
-/* Gathers the top_k best (0: all) of the finite logits in one pass: a list that grew to twice that
- * is cut back, and what ranks below a cut is not looked at again. The list may overlay the view,
- * as it never gets ahead of it. */
-static bool gather(logit_view v, uint32_t n_vocab, size_t top_k, candidates *c, ll_error *err) {
+/* The top_k best: a list that grew well beyond is cut back, and what ranks below a cut is not
+ * looked at again. */
+static void gather_top_k(const strips *t, size_t top_k, candidates *c) {
     enum { SMALLEST_CUT = 1024 };
-    size_t limit = top_k == 0 ? n_vocab : top_k + (top_k > SMALLEST_CUT ? top_k : SMALLEST_CUT);
-    ranking by_logit = {.count = true};
+    size_t limit = top_k + (top_k > SMALLEST_CUT ? top_k : SMALLEST_CUT);
+    const ranking by_logit = {.count = true};
     float above = -INFINITY; /* later ids need more than this */
     c->n = 0;
-    c->best = -INFINITY;
-    for (uint32_t i = 0; i < n_vocab; i++) {
-        float logit = v.first[i * v.stride];
-        if (!(logit <= FLT_MAX)) return fail_logit(i, logit, err);
-        if (!(logit > above)) continue;
-        if (logit > c->best) c->best = logit;
-        c->list[c->n++] = (candidate){logit + 0.0f, (int32_t)i};
-        if (c->n < limit || top_k == 0) continue;
-        uint64_t boundary = find_boundary(&by_logit, c, 0, top_k);
-        keep(&by_logit, c, boundary);
-        for (size_t j = 0; j < c->n; j++)
-            if (c->list[j].id == id_of_rank(boundary)) above = c->list[j].logit;
+    for (uint32_t i = 0; i < t->n; i++) {
+        if (!(t->peaks[i] > above)) continue;
+        uint32_t n;
+        const float *x = strips_get(t, i, &n);
+        for (uint32_t j = 0; j < n; j++) {
+            if (!(x[j] > above)) continue;
+            c->list[c->n++] = (candidate){x[j] + 0.0f, (int32_t)(i * LL_PEAK_LOGITS + j)};
+            if (c->n < limit) continue;
+            uint64_t boundary = find_boundary(&by_logit, c, top_k);
+            keep(&by_logit, c, boundary);
+            for (size_t k = 0; k < c->n; k++)
+                if (c->list[k].id == id_of_rank(boundary)) above = c->list[k].logit;
+        }
     }
-    if (top_k > 0 && c->n > top_k) keep(&by_logit, c, find_boundary(&by_logit, c, 0, top_k));
-    return c->n > 0 || fail_none(err);
+    if (c->n > top_k) keep(&by_logit, c, find_boundary(&by_logit, c, top_k));
+}
+
+/* Gathers as many of the best as it takes to reach share of the weight of all tokens plus `extra`,
+ * and returns the rank that reaches it. A few high ones nearly always do. */
+static uint64_t gather_share(const strips *t, const ranking *r, double share, uint64_t extra,
+                             candidates *c) {
+    static const double floors[] = {-10, -20, -EXACT_WEIGHT_BITS}; /* below the last all weigh 0 */
+    enum { N_FLOORS = sizeof floors / sizeof *floors };
+    uint64_t target = target_of(strips_sum_weights(t, r->best, r->scale), share, extra);
+    for (int i = 0; i < N_FLOORS; i++) {
+        gather_above(t, r, floors[i], c);
+        if (sum_measures(r, c) >= target) break;
+    }
+    return find_boundary(r, c, target);
 }
 
 /* ---- the steps ----------------------------------------------------------------------------- */
@@ -246,36 +205,64 @@ static bool gather(logit_view v, uint32_t n_vocab, size_t top_k, candidates *c, 
 static void keep_typical(candidates *c, float typical_p) {
     ranking r = {.best = c->best, .scale = log2_e};
     double sum = 0, total = 0;
+    uint64_t exact_total = 0;
     for (size_t i = 0; i < c->n; i++) {
-        double weight = (double)measure(&r, c->list[i]);
-        total += weight;
-        sum += weight * ((double)c->list[i].logit - (double)c->best);
+        uint64_t weight = measure(&r, c->list[i]);
+        exact_total += weight;
+        total += (double)weight;
+        sum += (double)weight * ((double)c->list[i].logit - (double)c->best);
     }
     double mean = (double)c->best + sum / total;
     r.near = &mean;
-    keep(&r, c, find_boundary(&r, c, (double)typical_p, 0));
+    keep(&r, c, find_boundary(&r, c, target_of(exact_total, (double)typical_p, 0)));
     c->best = -INFINITY;
     for (size_t i = 0; i < c->n; i++)
         if (c->list[i].logit > c->best) c->best = c->list[i].logit;
 }
 
-static void keep_top_p(candidates *c, float top_p) {
-    ranking r = {.best = c->best, .scale = log2_e};
-    keep(&r, c, find_boundary(&r, c, (double)top_p, 0));
-}
-
 static void keep_min_p(candidates *c, float min_p) {
     ranking r = {.best = c->best, .scale = log2_e};
-    double least = (double)min_p * (double)(UINT64_C(1) << WEIGHT_BITS);
+    double least = (double)min_p * (double)(UINT64_C(1) << EXACT_WEIGHT_BITS);
     size_t n = 0;
     for (size_t i = 0; i < c->n; i++)
         if ((double)measure(&r, c->list[i]) >= least) c->list[n++] = c->list[i];
     c->n = n;
 }
 
-static int32_t draw(const candidates *c, const ll_sampling *s, uint64_t position) {
+/* Candidates for min-p alone: a little more than it keeps. */
+static void gather_min_p(const strips *t, const ranking *r, float min_p, candidates *c) {
+    double least = exact_log((double)min_p) * log2_e - 1e-6;
+    gather_above(t, r, least > -EXACT_WEIGHT_BITS ? least : -EXACT_WEIGHT_BITS, c);
+}
+
+static int32_t draw(const candidates *c, const ll_sampling *s, double uniform) {
     ranking r = {.best = c->best, .scale = log2_e / (double)s->temperature};
-    return id_of_rank(find_boundary(&r, c, sampler_uniform(s->seed, position), 1));
+    return id_of_rank(find_boundary(&r, c, target_of(sum_measures(&r, c), uniform, 1)));
+}
+
+static int32_t pick(const strips *t, const ll_sampling *s, float best, double uniform,
+                    candidate *list) {
+    candidates c = {.list = list, .best = best};
+    ranking by_weight = {.best = best, .scale = log2_e};
+    ranking to_draw = {.best = best, .scale = log2_e / (double)s->temperature};
+    float top_p = s->top_p;
+    if (s->top_k > 0) {
+        gather_top_k(t, (size_t)s->top_k, &c);
+    } else if (s->typical_p < 1) {
+        gather_above(t, &by_weight, -INFINITY, &c);
+    } else if (top_p < 1) {
+        keep(&by_weight, &c, gather_share(t, &by_weight, (double)top_p, 0, &c));
+        top_p = 1; /* done */
+    } else if (s->min_p > 0) {
+        gather_min_p(t, &by_weight, s->min_p, &c);
+    } else {
+        return id_of_rank(gather_share(t, &to_draw, uniform, 1, &c));
+    }
+    if (s->typical_p < 1) keep_typical(&c, s->typical_p);
+    by_weight.best = c.best;
+    if (top_p < 1) keep_share(&by_weight, &c, (double)top_p);
+    if (s->min_p > 0) keep_min_p(&c, s->min_p);
+    return draw(&c, s, uniform);
 }
 
 /* ---- ll_sample ----------------------------------------------------------------------------- */
@@ -301,10 +288,9 @@ static bool check(const ll_sampling *s, ll_error *err) {
     return true;
 }
 
-static bool sample(const ll_sampling *s, const float *logits, uint32_t n_vocab,
+static bool sample(const ll_sampling *s, const float *logits, const float *peaks, uint32_t n_vocab,
                    const int32_t *recent, size_t n_recent, uint64_t position, candidate *list,
                    int32_t *id, ll_error *err) {
-    logit_view view = {logits, 1};
     bool penalties =
         s->repeat_penalty != 1 || s->frequency_penalty != 0 || s->presence_penalty != 0;
     if (!penalties) n_recent = 0;
@@ -312,27 +298,28 @@ static bool sample(const ll_sampling *s, const float *logits, uint32_t n_vocab,
         recent += n_recent - s->penalty_last_n;
         n_recent = s->penalty_last_n;
     }
-    if (s->n_biases > 0 || n_recent > 0) {
-        if (!adjust(s, logits, n_vocab, recent, n_recent, list, err)) return false;
-        view = (logit_view){&list->logit, sizeof *list / sizeof list->logit};
-    }
-    if (s->temperature == 0) return take_best(view, n_vocab, id, err);
-    candidates c = {.list = list};
-    if (!gather(view, n_vocab, (size_t)s->top_k, &c, err)) return false;
-    if (s->typical_p < 1) keep_typical(&c, s->typical_p);
-    if (s->top_p < 1) keep_top_p(&c, s->top_p);
-    if (s->min_p > 0) keep_min_p(&c, s->min_p);
-    *id = draw(&c, s, position);
+    strips t;
+    if (!strips_open(&t, s, logits, peaks, n_vocab, recent, n_recent, list + n_vocab, err))
+        return false;
+    float best = strips_best(&t);
+    if (!(best >= -FLT_MAX)) return ll_fail(err, LL_ERR_NUMERIC, "no token has a finite logit");
+    *id = s->temperature == 0 ? strips_find(&t, best)
+                              : pick(&t, s, best, sampler_uniform(s->seed, position), list);
     return true;
 }
 
-bool ll_sample(const ll_sampling *s, const float *logits, uint32_t n_vocab, const int32_t *recent,
-               size_t n_recent, uint64_t position, void *scratch, int32_t *id, ll_error *err) {
+size_t ll_sample_scratch_bytes(uint32_t n_vocab) {
+    return n_vocab * sizeof(candidate) + strips_scratch_bytes(n_vocab);
+}
+
+bool ll_sample(const ll_sampling *s, const float *logits, const float *peaks, uint32_t n_vocab,
+               const int32_t *recent, size_t n_recent, uint64_t position, void *scratch,
+               int32_t *id, ll_error *err) {
     if (n_vocab == 0 || n_vocab > MAX_VOCAB)
         return ll_fail(err, LL_ERR_ARGUMENT, "%u logits, expected 1 to %d", n_vocab, MAX_VOCAB);
     if (!check(s, err)) return false;
     uint64_t state = isa_enter_exact();
-    bool ok = sample(s, logits, n_vocab, recent, n_recent, position, scratch, id, err);
+    bool ok = sample(s, logits, peaks, n_vocab, recent, n_recent, position, scratch, id, err);
     isa_restore(state);
     return ok;
 }

@@ -2,7 +2,6 @@
 #include "device/cpu/cpu.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 #include "base/isa.h"
 #include "base/system.h"
@@ -14,22 +13,20 @@ static const struct {
     phase_count *count;
     phase_run *run;
 } phases_of[][MAX_PHASES_PER_STEP] = {
-    [STEP_EMBED] = {{cpu_count_rows, cpu_run_embed}},
-    [STEP_QKV] = {{cpu_count_rows, cpu_run_prepare}, {cpu_count_heads, cpu_run_heads}},
+    [STEP_EMBED] = {{cpu_count_batch, cpu_run_embed}},
+    [STEP_QKV] = {{cpu_count_batch, cpu_run_prepare_batch}, {cpu_count_heads, cpu_run_heads}},
     [STEP_ATTEND] = {{cpu_count_attend, cpu_run_attend}, {cpu_count_merge, cpu_run_merge}},
     [STEP_PROJECT] = {{cpu_count_rows, cpu_run_prepare},
                     {cpu_count_tiles, cpu_run_project},
                     {cpu_count_rows, cpu_run_join}},
     [STEP_GATE_UP] = {{cpu_count_rows, cpu_run_prepare}, {cpu_count_tiles, cpu_run_gate_up}},
-    [STEP_LOGITS] = {{cpu_count_kept, cpu_run_prepare_kept}, {cpu_count_tiles, cpu_run_logits}},
+    [STEP_LOGITS] = {{cpu_count_rows, cpu_run_prepare}, {cpu_count_tiles, cpu_run_logits}},
 };
 
 static bool build_phases(cpu *d, ll_error *err) {
     size_t most = d->plan->n_steps * MAX_PHASES_PER_STEP;
     d->phases = malloc(most * sizeof(phase));
-    d->claimed = malloc(most * sizeof *d->claimed);
-    if (d->phases == NULL || d->claimed == NULL)
-        return ll_fail(err, LL_ERR_MEMORY, "no memory for %zu phases", most);
+    if (d->phases == NULL) return ll_fail(err, LL_ERR_MEMORY, "no memory for %zu phases", most);
     for (size_t i = 0; i < d->plan->n_steps; i++) {
         const step *s = &d->plan->steps[i];
         for (int j = 0; j < MAX_PHASES_PER_STEP && phases_of[s->kind][j].run != NULL; j++) {
@@ -42,21 +39,15 @@ static bool build_phases(cpu *d, ll_error *err) {
     return true;
 }
 
+float *cpu_buffer_row(const cpu *d, buffer_id buffer, const row_set *set, uint32_t i) {
+    size_t row = buffer == X_RESIDUAL ? set->rows[i] : i;
+    return d->buffers[buffer] + row * d->plan->buffer_dim[buffer];
+}
+
 void cpu_note_bad(cpu *d, uint32_t layer) {
     uint32_t known = atomic_load(&d->bad_layer);
     while (layer < known && !atomic_compare_exchange_weak(&d->bad_layer, &known, layer)) {
     }
-}
-
-bool cpu_all_finite(const float *x, size_t n) {
-    const uint32_t exponent = 0x7f800000;
-    uint32_t bad = 0;
-    for (size_t i = 0; i < n; i++) {
-        uint32_t bits;
-        memcpy(&bits, &x[i], sizeof bits);
-        bad |= (uint32_t)((bits & exponent) == exponent);
-    }
-    return bad == 0;
 }
 
 static bool is_over(const cpu *d) {
@@ -64,23 +55,18 @@ static bool is_over(const cpu *d) {
            atomic_load_explicit(&d->bad_layer, memory_order_relaxed) <= d->model->n_layers;
 }
 
-/* Runs what follows for as long as it is a single task; the others wait meanwhile. */
-static void run_single_tasks(void *arg) {
+/* Opens the next phase of several tasks; those of a single one are run on the way. */
+static uint32_t open_phase(void *arg) {
     cpu *d = arg;
-    for (; d->next_phase < d->n_phases; d->next_phase++) {
-        const phase *p = &d->phases[d->next_phase];
-        uint32_t n_tasks = p->count(d, p);
-        if (n_tasks > 1) return;
-        if (n_tasks == 1 && !is_over(d)) p->run(d, p, 0, 0);
-        cpu_profile_phase(d, p);
+    if (d->next_phase > 0) cpu_profile_phase(d, d->running);
+    while (d->next_phase < d->n_phases && !is_over(d)) {
+        d->running = &d->phases[d->next_phase++];
+        uint32_t n_tasks = d->running->count(d, d->running);
+        if (n_tasks > 1) return n_tasks;
+        if (n_tasks == 1) d->running->run(d, d->running, 0, 0);
+        cpu_profile_phase(d, d->running);
     }
-}
-
-static void next_single_tasks(void *arg) {
-    cpu *d = arg;
-    cpu_profile_phase(d, &d->phases[d->next_phase]);
-    d->next_phase++;
-    run_single_tasks(d);
+    return 0;
 }
 
 /* Lets the caller look around, at most once in POLL_SECONDS. */
@@ -92,24 +78,11 @@ static void poll_caller(cpu *d) {
     if (d->batch->poll(d->batch->poll_arg)) atomic_store(d->batch->cancel, true);
 }
 
-static void run_thread(void *arg, uint32_t thread) {
+static void run_task(void *arg, uint32_t task, uint32_t thread) {
     cpu *d = arg;
-    bool polls = thread == 0 && d->batch->poll != NULL;
-    uint64_t state = isa_enter_exact();
-    threads_barrier(d->pool, run_single_tasks, d);
-    while (d->next_phase < d->n_phases) {
-        const phase *p = &d->phases[d->next_phase];
-        uint32_t n_tasks = p->count(d, p);
-        _Atomic uint32_t *claimed = &d->claimed[d->next_phase];
-        for (;;) {
-            uint32_t task = atomic_fetch_add_explicit(claimed, 1, memory_order_relaxed);
-            if (task >= n_tasks || is_over(d)) break;
-            p->run(d, p, task, thread);
-            if (polls) poll_caller(d);
-        }
-        threads_barrier(d->pool, next_single_tasks, d);
-    }
-    isa_restore(state);
+    if (is_over(d)) return;
+    d->running->run(d, d->running, task, thread);
+    if (thread == 0 && d->batch->poll != NULL) poll_caller(d);
 }
 
 static bool cpu_run(device *opaque, const batch *b, ll_error *err) {
@@ -117,12 +90,16 @@ static bool cpu_run(device *opaque, const batch *b, ll_error *err) {
     d->batch = b;
     d->next_phase = 0;
     atomic_store(&d->bad_layer, d->model->n_layers + 1);
-    for (uint32_t i = 0; i < d->n_phases; i++)
-        atomic_store_explicit(&d->claimed[i], 0, memory_order_relaxed);
-    cpu_cut_attention(d);
+    d->sets[ROWS_ALL].n = b->n_rows;
+    d->sets[ROWS_ALL].rows = d->every_row;
+    d->sets[ROWS_KEPT].n = b->n_kept;
+    d->sets[ROWS_KEPT].rows = b->kept;
+    for (int i = 0; i < N_ROW_CHOICES; i++) cpu_cut_attention(d, &d->sets[i]);
+    uint64_t state = isa_enter_exact();
     cpu_profile_begin(d);
-    threads_run(d->pool, run_thread, d);
+    threads_run_phases(d->pool, open_phase, run_task, d);
     cpu_profile_end(d);
+    isa_restore(state);
     d->batch = NULL;
     if (atomic_load(b->cancel)) return ll_fail(err, LL_ERR_CANCELLED, "the step was cancelled");
     uint32_t bad = atomic_load(&d->bad_layer);
@@ -140,7 +117,6 @@ static void cpu_close(device *opaque) {
     cpu_release(d);
     free(d->phases);
     free(d->profile);
-    free((void *)d->claimed);
     free(d);
 }
 
@@ -166,6 +142,10 @@ static const float *cpu_logits(const device *opaque) {
     return ((const cpu *)(const void *)opaque)->logits;
 }
 
+static const float *cpu_peaks(const device *opaque) {
+    return ((const cpu *)(const void *)opaque)->peaks;
+}
+
 const device_kind device_cpu = {
     .name = "cpu",
     .plan_memory = cpu_plan_memory,
@@ -175,4 +155,5 @@ const device_kind device_cpu = {
     .logits = cpu_logits,
     .set_profile = cpu_set_profile,
     .get_profile = cpu_get_profile,
+    .peaks = cpu_peaks,
 };

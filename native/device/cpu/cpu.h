@@ -1,9 +1,9 @@
 /* cpu: the processor as a device: its memory, its phases, and what a running phase sees.
  *
- * A step of the plan becomes one to three phases. A phase is a number of independent tasks, which
- * the threads claim one by one; between phases all threads meet. A phase of a single task is run
- * by whichever thread arrives last at the meeting, so it costs no meeting of its own: at one row a
- * layer has five.
+ * A step of the plan becomes one to three phases. A phase is a number of independent tasks, dealt
+ * to the threads; the next one opens when all are done. A phase of a single task is run by
+ * whichever thread ends the phase before it, so it costs no meeting of its own: at one row a layer
+ * has five.
  */
 #ifndef LL_DEVICE_CPU_CPU_H
 #define LL_DEVICE_CPU_CPU_H
@@ -15,7 +15,7 @@ extern const device_kind device_cpu;
 
 enum {
     ROWS_PER_TASK = 8, /* of the phases that go row by row */
-    TILE_ROWS = 64,    /* weight rows of one matmul task of a large batch */
+    MATMUL_ROWS = 64,  /* most weight rows of one matmul task of many columns */
     TILE_TOKENS = 16,  /* rows of one attention task */
 };
 
@@ -23,7 +23,7 @@ typedef struct cpu cpu;
 typedef struct phase phase;
 
 /* Tasks of this phase for the batch being run; 0 skips the phase. */
-typedef uint32_t phase_count(const cpu *d, const phase *p);
+typedef uint32_t phase_count(cpu *d, const phase *p);
 typedef void phase_run(cpu *d, const phase *p, uint32_t task, uint32_t thread);
 
 struct phase {
@@ -32,18 +32,22 @@ struct phase {
     phase_run *run;
 };
 
-/* Query rows of one attention task: consecutive rows of a segment. */
+/* Query rows of one attention task: consecutive positions of a segment. */
 typedef struct tile {
     const segment *segment;
-    uint32_t first_row, n_rows, first_position;
+    uint32_t first_row, n_rows, first_position; /* the row is one of the buffers */
 } tile;
 
-/* How the attention of the running batch is cut. With few rows and a long context each task takes
- * some chunks of a tile and leaves one state a chunk, merged in ascending order afterwards. */
-typedef struct attend_cut {
+/* The rows of the running batch that a row_choice stands for, and how their attention is cut. With
+ * few rows and a long context each task takes some chunks of a tile and leaves one state a chunk,
+ * merged in ascending order afterwards. */
+typedef struct row_set {
+    uint32_t n;
+    const uint32_t *rows; /* [n] of the batch, ascending */
+    tile *tiles;          /* [n_tiles] */
     uint32_t n_tiles;
     uint32_t n_spans; /* 1: a task sees all chunks of its tile */
-} attend_cut;
+} row_set;
 
 struct cpu {
     const plan *plan;
@@ -59,21 +63,24 @@ struct cpu {
     float *rope[N_ROPES];               /* [n_batch, n_rot]: cosine and sine of each pair */
     float *states;                      /* split attention: [rows, heads, chunks, head_dim + 2] */
     uint32_t n_split_rows;              /* rows `states` has room for */
-    tile *tiles;                        /* [n_batch] */
+    uint32_t *every_row;                /* [n_batch] 0, 1, 2 ... */
     char *thread_memory;                /* [n_threads] of thread_bytes */
     size_t thread_bytes, tile_floats;
 
     float *logits; /* [n_logits, n_vocab] */
+    float *peaks;  /* [n_logits, n_peaks] */
+    uint32_t n_peaks;
     size_t logits_bytes;
     char *kv[MAX_GROUPS]; /* [n_blocks] of block_bytes */
     size_t block_bytes[MAX_GROUPS];
 
     phase *phases;
     uint32_t n_phases;
-    _Atomic uint32_t *claimed; /* [n_phases] tasks handed out in this run */
 
     const batch *batch; /* of the running call */
-    attend_cut cut;
+    row_set sets[N_ROW_CHOICES];
+    const phase *running;
+    uint32_t tile_rows; /* weight rows of a matmul task of the running phase */
     uint32_t next_phase;
     double next_poll;       /* seconds */
     ll_phase_time *profile; /* [n_phases] sums of the runs since it was asked for; NULL: never */
@@ -101,17 +108,17 @@ uint16_t *cpu_values(const cpu *d, const step *s, uint32_t block, uint32_t kv_he
 
 /* ---- cpu_rows.c: phases that go row by row ---- */
 
-uint32_t cpu_count_rows(const cpu *d, const phase *p);
-uint32_t cpu_count_kept(const cpu *d, const phase *p);
+uint32_t cpu_count_batch(cpu *d, const phase *p);
+uint32_t cpu_count_rows(cpu *d, const phase *p);
 void cpu_run_embed(cpu *d, const phase *p, uint32_t task, uint32_t thread);
+void cpu_run_prepare_batch(cpu *d, const phase *p, uint32_t task, uint32_t thread);
 void cpu_run_prepare(cpu *d, const phase *p, uint32_t task, uint32_t thread);
-void cpu_run_prepare_kept(cpu *d, const phase *p, uint32_t task, uint32_t thread);
 void cpu_run_join(cpu *d, const phase *p, uint32_t task, uint32_t thread);
 
 /* ---- cpu_matmul.c: phases that multiply by weights ---- */
 
-uint32_t cpu_count_heads(const cpu *d, const phase *p);
-uint32_t cpu_count_tiles(const cpu *d, const phase *p);
+uint32_t cpu_count_heads(cpu *d, const phase *p);
+uint32_t cpu_count_tiles(cpu *d, const phase *p);
 void cpu_run_heads(cpu *d, const phase *p, uint32_t task, uint32_t thread);
 void cpu_run_project(cpu *d, const phase *p, uint32_t task, uint32_t thread);
 void cpu_run_gate_up(cpu *d, const phase *p, uint32_t task, uint32_t thread);
@@ -119,9 +126,9 @@ void cpu_run_logits(cpu *d, const phase *p, uint32_t task, uint32_t thread);
 
 /* ---- cpu_attend.c ---- */
 
-void cpu_cut_attention(cpu *d); /* before a run */
-uint32_t cpu_count_attend(const cpu *d, const phase *p);
-uint32_t cpu_count_merge(const cpu *d, const phase *p);
+void cpu_cut_attention(const cpu *d, row_set *set); /* before a run */
+uint32_t cpu_count_attend(cpu *d, const phase *p);
+uint32_t cpu_count_merge(cpu *d, const phase *p);
 void cpu_run_attend(cpu *d, const phase *p, uint32_t task, uint32_t thread);
 void cpu_run_merge(cpu *d, const phase *p, uint32_t task, uint32_t thread);
 
@@ -136,8 +143,12 @@ void cpu_profile_end(cpu *d);
 
 /* ---- cpu.c ---- */
 
+static inline const row_set *cpu_rows_of(const cpu *d, const step *s) { return &d->sets[s->rows]; }
+
+/* Row i of a step's buffer; the residual alone is indexed by the row of the batch. */
+float *cpu_buffer_row(const cpu *d, buffer_id buffer, const row_set *set, uint32_t i);
+
 /* Notes that `layer` met a value that is not finite; the run ends with NUMERIC. */
 void cpu_note_bad(cpu *d, uint32_t layer);
-bool cpu_all_finite(const float *x, size_t n);
 
 #endif

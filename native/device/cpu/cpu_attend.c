@@ -19,36 +19,38 @@ typedef struct queries {
     attend_state *states, *chunk_states; /* [n_rows] */
 } queries;
 
-void cpu_cut_attention(cpu *d) {
-    uint32_t n = 0, longest = 0;
-    for (uint32_t i = 0; i < d->batch->n_segments; i++) {
-        const segment *g = &d->batch->segments[i];
-        for (uint32_t row = 0; row < g->n_rows; row += TILE_TOKENS) {
-            uint32_t left = g->n_rows - row;
-            d->tiles[n++] = (tile){.segment = g,
-                                   .first_row = g->first_row + row,
-                                   .n_rows = left < TILE_TOKENS ? left : TILE_TOKENS,
-                                   .first_position = g->first_position + row};
+void cpu_cut_attention(const cpu *d, row_set *set) {
+    uint32_t longest = 0;
+    const segment *g = d->batch->segments;
+    tile *last = NULL;
+    set->n_tiles = 0;
+    for (uint32_t i = 0; i < set->n; i++) {
+        uint32_t row = set->rows[i], position = d->batch->positions[row];
+        while (row >= g->first_row + g->n_rows) g++;
+        if (position >= longest) longest = position + 1;
+        if (last != NULL && last->segment == g && last->n_rows < TILE_TOKENS &&
+            position == last->first_position + last->n_rows) {
+            last->n_rows++;
+            continue;
         }
-        uint32_t end = g->first_position + g->n_rows;
-        if (end > longest) longest = end;
+        last = &set->tiles[set->n_tiles++];
+        *last = (tile){.segment = g, .first_row = i, .n_rows = 1, .first_position = position};
     }
     enum { WORTH_SPLITTING = 4 }; /* chunks */
     uint32_t n_chunks = (longest + BLOCK_POSITIONS - 1) / BLOCK_POSITIONS;
-    bool idle = n * d->model->n_kv_heads < d->options.n_threads;
-    d->cut = (attend_cut){.n_tiles = n, .n_spans = 1};
-    if (idle && n_chunks >= WORTH_SPLITTING && d->batch->n_rows <= d->n_split_rows)
-        d->cut.n_spans = n_chunks < 2 * d->options.n_threads ? n_chunks : 2 * d->options.n_threads;
+    uint32_t most = 2 * d->options.n_threads;
+    bool idle = set->n_tiles * d->model->n_kv_heads < d->options.n_threads;
+    bool split = idle && n_chunks >= WORTH_SPLITTING && set->n <= d->n_split_rows;
+    set->n_spans = !split ? 1 : n_chunks < most ? n_chunks : most;
 }
 
-uint32_t cpu_count_attend(const cpu *d, const phase *p) {
-    (void)p;
-    return d->cut.n_tiles * d->model->n_kv_heads * d->cut.n_spans;
+uint32_t cpu_count_attend(cpu *d, const phase *p) {
+    const row_set *set = cpu_rows_of(d, p->step);
+    return set->n_tiles * d->model->n_kv_heads * set->n_spans;
 }
 
-uint32_t cpu_count_merge(const cpu *d, const phase *p) {
-    (void)p;
-    return d->cut.n_spans > 1 ? 1 : 0;
+uint32_t cpu_count_merge(cpu *d, const phase *p) {
+    return cpu_rows_of(d, p->step)->n_spans > 1 ? 1 : 0;
 }
 
 /* First position the row at `position` sees. */
@@ -151,10 +153,11 @@ static void merge_states(const cpu *d, const queries *q, uint32_t first_row, uin
 
 void cpu_run_attend(cpu *d, const phase *p, uint32_t task, uint32_t thread) {
     const step *s = p->step;
-    uint32_t n_spans = d->cut.n_spans, n_kv_heads = d->model->n_kv_heads;
+    const row_set *set = cpu_rows_of(d, s);
+    uint32_t n_spans = set->n_spans, n_kv_heads = d->model->n_kv_heads;
     uint32_t span = task % n_spans, kv_head = task / n_spans % n_kv_heads;
     /* The last tiles see the most chunks, so they go first. */
-    const tile *t = &d->tiles[d->cut.n_tiles - 1 - task / n_spans / n_kv_heads];
+    const tile *t = &set->tiles[set->n_tiles - 1 - task / n_spans / n_kv_heads];
     queries q;
     gather_queries(d, t, kv_head, thread, &q);
     bool is_begun[TILE_TOKENS * MAX_SHARED_HEADS] = {false};
@@ -178,8 +181,9 @@ void cpu_run_attend(cpu *d, const phase *p, uint32_t task, uint32_t thread) {
 void cpu_run_merge(cpu *d, const phase *p, uint32_t task, uint32_t thread) {
     (void)task, (void)thread;
     size_t n = d->model->head_dim;
-    for (uint32_t row = 0; row < d->batch->n_rows; row++) {
-        uint32_t position = d->batch->positions[row];
+    const row_set *set = cpu_rows_of(d, p->step);
+    for (uint32_t row = 0; row < set->n; row++) {
+        uint32_t position = d->batch->positions[set->rows[row]];
         uint32_t begin = first_visible(p->step, position) / BLOCK_POSITIONS;
         for (uint32_t head = 0; head < d->model->n_heads; head++) {
             float *slot = state_slot(d, row, head, begin);

@@ -66,8 +66,12 @@ static void lay_out(cpu *d, arena *a) {
     size_t state_floats = (size_t)m->head_dim + 2;
     d->states =
         take(a, d->n_split_rows * (size_t)m->n_heads * n_chunks(o) * state_floats * sizeof(float));
-    d->tiles = take(a, o->n_batch * sizeof(tile));
-    d->tile_floats = (size_t)o->n_batch * max_size(TILE_ROWS, m->head_dim);
+    d->n_peaks = (m->n_vocab + LL_PEAK_LOGITS - 1) / LL_PEAK_LOGITS;
+    d->peaks = take(a, (size_t)o->n_logits * d->n_peaks * sizeof(float));
+    d->every_row = take(a, o->n_batch * sizeof(uint32_t));
+    d->sets[ROWS_ALL].tiles = take(a, o->n_batch * sizeof(tile));
+    d->sets[ROWS_KEPT].tiles = take(a, o->n_logits * sizeof(tile));
+    d->tile_floats = (size_t)o->n_batch * max_size(MATMUL_ROWS, m->head_dim);
     size_t query_floats = 3 * (size_t)m->head_dim + 2 * sizeof(attend_state) / sizeof(float);
     size_t attend_floats = (size_t)TILE_TOKENS * (m->n_heads / m->n_kv_heads) * query_floats;
     d->tile_floats = max_size(d->tile_floats, attend_floats);
@@ -112,6 +116,7 @@ bool cpu_place(cpu *d, ll_error *err) {
                        d->scratch_bytes + d->logits_bytes);
     arena placing = {.base = d->scratch};
     lay_out(d, &placing);
+    for (uint32_t i = 0; i < o->n_batch; i++) d->every_row[i] = i;
     (void)kv_bytes(d);
     for (uint32_t g = 0; g < d->plan->n_groups; g++) {
         d->kv[g] = system_reserve(d->block_bytes[g] * o->n_blocks);

@@ -14,7 +14,7 @@
 #define PHASES(X)                                                                                  \
     X(cpu_run_embed, "embed", true)                                                                \
     X(cpu_run_prepare, "prepare", false)                                                           \
-    X(cpu_run_prepare_kept, "prepare", false)                                                      \
+    X(cpu_run_prepare_batch, "prepare", false)                                                     \
     X(cpu_run_heads, "multiply", true)                                                             \
     X(cpu_run_attend, "attend", true)                                                              \
     X(cpu_run_merge, "merge", false)                                                               \

@@ -1,18 +1,17 @@
 /* cpu_rows: what happens to each row of a batch alone: embedding, RoPE tables, norms, rounding. */
+#include <math.h>
+
 #include "base/exact.h"
 #include "device/cpu/cpu.h"
 
 static uint32_t tasks_for(uint32_t n_rows) { return (n_rows + ROWS_PER_TASK - 1) / ROWS_PER_TASK; }
 
-uint32_t cpu_count_rows(const cpu *d, const phase *p) {
+uint32_t cpu_count_batch(cpu *d, const phase *p) {
     (void)p;
-    return tasks_for(d->batch->n_rows);
+    return tasks_for(d->sets[ROWS_ALL].n);
 }
 
-uint32_t cpu_count_kept(const cpu *d, const phase *p) {
-    (void)p;
-    return tasks_for(d->batch->n_kept);
-}
+uint32_t cpu_count_rows(cpu *d, const phase *p) { return tasks_for(cpu_rows_of(d, p->step)->n); }
 
 static uint32_t last_row(uint32_t task, uint32_t n_rows) {
     uint32_t end = (task + 1) * ROWS_PER_TASK;
@@ -57,7 +56,7 @@ static void prepare_row(cpu *d, const step *s, const float *x, uint32_t column, 
                         uint32_t thread) {
     const model *m = d->model;
     size_t n = m->weights[s->w[0]].n;
-    if (!cpu_all_finite(x, n)) cpu_note_bad(d, s->layer);
+    if (isnan(d->kernels->largest(x, n))) cpu_note_bad(d, s->layer);
     if (s->norm != NO_WEIGHT) {
         float *normed = cpu_thread_row(d, thread);
         d->kernels->rms_norm(x, vector(d, s->norm), m->eps, normed, n);
@@ -75,31 +74,31 @@ static void prepare_row(cpu *d, const step *s, const float *x, uint32_t column, 
     }
 }
 
-void cpu_run_prepare(cpu *d, const phase *p, uint32_t task, uint32_t thread) {
-    const step *s = p->step;
-    size_t n = d->plan->buffer_dim[s->in];
-    uint32_t n_rows = d->batch->n_rows;
-    for (uint32_t row = task * ROWS_PER_TASK; row < last_row(task, n_rows); row++)
-        prepare_row(d, s, d->buffers[s->in] + row * n, row, n_rows, thread);
+static void prepare_rows(cpu *d, const step *s, const row_set *set, uint32_t task,
+                         uint32_t thread) {
+    for (uint32_t i = task * ROWS_PER_TASK; i < last_row(task, set->n); i++)
+        prepare_row(d, s, cpu_buffer_row(d, s->in, set, i), i, set->n, thread);
 }
 
-void cpu_run_prepare_kept(cpu *d, const phase *p, uint32_t task, uint32_t thread) {
-    const step *s = p->step;
-    size_t n = d->plan->buffer_dim[s->in];
-    uint32_t n_kept = d->batch->n_kept;
-    for (uint32_t i = task * ROWS_PER_TASK; i < last_row(task, n_kept); i++)
-        prepare_row(d, s, d->buffers[s->in] + d->batch->kept[i] * n, i, n_kept, thread);
+/* For queries, keys and values: those of all rows are computed whichever the step is for. */
+void cpu_run_prepare_batch(cpu *d, const phase *p, uint32_t task, uint32_t thread) {
+    prepare_rows(d, p->step, &d->sets[ROWS_ALL], task, thread);
+}
+
+void cpu_run_prepare(cpu *d, const phase *p, uint32_t task, uint32_t thread) {
+    prepare_rows(d, p->step, cpu_rows_of(d, p->step), task, thread);
 }
 
 /* residual += norm(output), for families that norm what a block returns. */
 void cpu_run_join(cpu *d, const phase *p, uint32_t task, uint32_t thread) {
     const step *s = p->step;
+    const row_set *set = cpu_rows_of(d, s);
     size_t n = d->model->dim;
     float *normed = cpu_thread_row(d, thread);
-    for (uint32_t row = task * ROWS_PER_TASK; row < last_row(task, d->batch->n_rows); row++) {
-        const float *y = d->buffers[X_OUTPUT] + row * n;
-        if (!cpu_all_finite(y, n)) cpu_note_bad(d, s->layer);
+    for (uint32_t i = task * ROWS_PER_TASK; i < last_row(task, set->n); i++) {
+        const float *y = cpu_buffer_row(d, X_OUTPUT, set, i);
+        if (isnan(d->kernels->largest(y, n))) cpu_note_bad(d, s->layer);
         d->kernels->rms_norm(y, vector(d, s->post_norm), d->model->eps, normed, n);
-        d->kernels->add(normed, d->buffers[X_RESIDUAL] + row * n, n);
+        d->kernels->add(normed, cpu_buffer_row(d, s->out, set, i), n);
     }
 }

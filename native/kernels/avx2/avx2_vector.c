@@ -1,4 +1,4 @@
-/* avx2_vector: rounding of activations, norms, activations, conversions.
+/* avx2_vector: rounding of activations, norms, activations, conversions, sums over logits.
  *
  * Lane for lane what the scalar functions do; a tail that does not fill a register goes through
  * the scalar function itself.
@@ -172,4 +172,65 @@ void avx2_to_f16(const float *x, uint16_t *y, size_t n) {
         _mm_storeu_si128((void *)(y + i), h);
     }
     for (; i < n; i++) y[i] = exact_f32_to_f16(x[i]);
+}
+
+/* ---- logits -------------------------------------------------------------------------------- */
+
+float avx2_largest(const float *x, size_t n) {
+    const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
+    __m256 most = _mm256_set1_ps(-INFINITY);
+    __m256i bits = _mm256_setzero_si256();
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8) {
+        __m256 t = _mm256_loadu_ps(x + i);
+        most = _mm256_max_ps(most, t);
+        bits = _mm256_max_epi32(bits, _mm256_and_si256(_mm256_castps_si256(t), magnitude));
+    }
+    const __m256i last_finite = _mm256_set1_epi32(0x7f7fffff);
+    if (_mm256_movemask_epi8(_mm256_cmpgt_epi32(bits, last_finite)) != 0) return NAN;
+    __m128 four = _mm_max_ps(_mm256_castps256_ps128(most), _mm256_extractf128_ps(most, 1));
+    four = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    four = _mm_max_ss(four, _mm_movehdup_ps(four));
+    float largest = _mm_cvtss_f32(four);
+    if (i < n) {
+        float tail = exact_largest(x + i, n - i);
+        if (!(tail <= largest)) largest = tail; /* also where it is NaN */
+    }
+    return largest + 0.0f;
+}
+
+/* exact_weight of four, 0 where y is too low. The shift takes the power of two of the polynomial,
+ * which is 1/2 or 1, along with that of the weight. */
+EXP_INLINE __m256i weights_256(__m256d y) {
+    static const double series[] = {
+        1.3215486790144305e-06, 1.5252733804059838e-05, 1.5403530393381606e-04,
+        1.3333558146428441e-03, 9.6181291076284769e-03, 5.5504108664821576e-02,
+        2.4022650695910069e-01, 6.9314718055994529e-01, 1.0};
+    const __m256d lowest = _mm256_set1_pd(-EXACT_WEIGHT_BITS);
+    __m256i wanted = _mm256_castpd_si256(_mm256_cmp_pd(y, lowest, _CMP_GT_OQ));
+    __m128i whole = _mm256_cvttpd_epi32(_mm256_sub_pd(y, _mm256_set1_pd(0.5)));
+    __m256d r = _mm256_sub_pd(y, _mm256_cvtepi32_pd(whole));
+    __m256d p = _mm256_set1_pd(series[0]);
+#pragma GCC unroll 8
+    for (int i = 1; i < 9; i++) p = _mm256_add_pd(_mm256_mul_pd(p, r), _mm256_set1_pd(series[i]));
+    __m256i bits = _mm256_castpd_si256(p);
+    __m256i fraction = _mm256_and_si256(bits, _mm256_set1_epi64x((INT64_C(1) << 52) - 1));
+    __m256i fixed = _mm256_or_si256(fraction, _mm256_set1_epi64x(INT64_C(1) << 52));
+    __m256i shift = _mm256_sub_epi64(
+        _mm256_set1_epi64x(52 - EXACT_WEIGHT_BITS + 1023),
+        _mm256_add_epi64(_mm256_cvtepi32_epi64(whole), _mm256_srli_epi64(bits, 52)));
+    return _mm256_and_si256(wanted, _mm256_srlv_epi64(fixed, shift));
+}
+
+uint64_t avx2_sum_weights(const float *x, size_t n, float best, double scale) {
+    const __m256d bests = _mm256_set1_pd((double)best), scales = _mm256_set1_pd(scale);
+    __m256i sums = _mm256_setzero_si256();
+    size_t i = 0;
+    for (; i + 4 <= n; i += 4) {
+        __m256d y = _mm256_sub_pd(_mm256_cvtps_pd(_mm_loadu_ps(x + i)), bests);
+        sums = _mm256_add_epi64(sums, weights_256(_mm256_mul_pd(y, scales)));
+    }
+    uint64_t four[4];
+    _mm256_storeu_si256((void *)four, sums);
+    return four[0] + four[1] + four[2] + four[3] + exact_sum_weights(x + i, n - i, best, scale);
 }

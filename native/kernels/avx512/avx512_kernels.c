@@ -30,6 +30,8 @@ const kernels kernels_avx512 = {
     .silu_mul = avx512_silu_mul,
     .gelu_mul = avx512_gelu_mul,
     .to_f16 = avx512_to_f16,
+    .largest = avx512_largest,
+    .sum_weights = avx512_sum_weights,
     .attend = avx512_attend,
     .attend_merge = avx512_attend_merge,
 };

@@ -1,4 +1,4 @@
-/* avx512_vector: rounding of activations, norms, gates, conversions.
+/* avx512_vector: rounding of activations, norms, gates, conversions, sums over logits.
  *
  * Lane for lane what the scalar functions do; a tail that does not fill a register is loaded and
  * stored under a mask, so it takes the same path.
@@ -8,6 +8,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/exact.h"
 #include "kernels/avx512/avx512_exp.h"
 
 enum { N_LANES = 16 };
@@ -162,4 +163,50 @@ void avx512_to_f16(const float *x, uint16_t *y, size_t n) {
         __m512 t = _mm512_maskz_loadu_ps(m, x + i);
         _mm256_mask_storeu_epi16(y + i, m, _mm512_cvtps_ph(t, _MM_FROUND_TO_NEAREST_INT));
     }
+}
+
+/* ---- logits -------------------------------------------------------------------------------- */
+
+float avx512_largest(const float *x, size_t n) {
+    const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
+    __m512 most = _mm512_set1_ps(-INFINITY);
+    __m512i bits = _mm512_setzero_si512();
+    for (size_t i = 0; i < n; i += N_LANES) {
+        __mmask16 m = lanes_below(n - i);
+        __m512 t = _mm512_maskz_loadu_ps(m, x + i);
+        most = _mm512_mask_max_ps(most, m, most, t);
+        bits = _mm512_max_epi32(bits, _mm512_and_si512(_mm512_castps_si512(t), magnitude));
+    }
+    if (_mm512_reduce_max_epi32(bits) >= 0x7f800000) return NAN;
+    return _mm512_reduce_max_ps(most) + 0.0f;
+}
+
+/* exact_weight of eight, 0 where y is too low. */
+EXP_INLINE __m512i weights_512(__m512d y, __mmask8 wanted) {
+    const __m512d lowest = _mm512_set1_pd(-EXACT_WEIGHT_BITS);
+    static const double series[] = {
+        1.3215486790144305e-06, 1.5252733804059838e-05, 1.5403530393381606e-04,
+        1.3333558146428441e-03, 9.6181291076284769e-03, 5.5504108664821576e-02,
+        2.4022650695910069e-01, 6.9314718055994529e-01, 1.0};
+    wanted = _mm512_mask_cmp_pd_mask(wanted, y, lowest, _CMP_GT_OQ);
+    __m512i whole = _mm512_cvttpd_epi64(_mm512_sub_pd(y, _mm512_set1_pd(0.5)));
+    __m512d r = _mm512_sub_pd(y, _mm512_cvtepi64_pd(whole));
+    __m512d p = _mm512_set1_pd(series[0]);
+#pragma GCC unroll 8
+    for (int i = 1; i < 9; i++) p = _mm512_add_pd(_mm512_mul_pd(p, r), _mm512_set1_pd(series[i]));
+    __m512i fixed = _mm512_cvttpd_epu64(_mm512_mul_pd(p, _mm512_set1_pd(0x1p52)));
+    __m512i shift = _mm512_sub_epi64(_mm512_set1_epi64(52 - EXACT_WEIGHT_BITS), whole);
+    return _mm512_maskz_srlv_epi64(wanted, fixed, shift);
+}
+
+uint64_t avx512_sum_weights(const float *x, size_t n, float best, double scale) {
+    const __m512d bests = _mm512_set1_pd((double)best), scales = _mm512_set1_pd(scale);
+    __m512i sum = _mm512_setzero_si512();
+    for (size_t i = 0; i < n; i += 8) {
+        __mmask8 m = n - i < 8 ? (__mmask8)((1u << (n - i)) - 1) : 0xff;
+        __m512d y = _mm512_cvtps_pd(_mm256_maskz_loadu_ps(m, x + i));
+        y = _mm512_mul_pd(_mm512_sub_pd(y, bests), scales);
+        sum = _mm512_add_epi64(sum, weights_512(y, m));
+    }
+    return (uint64_t)_mm512_reduce_add_epi64(sum);
 }

@@ -10,6 +10,8 @@ void avx512_add(const float *x, float *y, size_t n);
 void avx512_silu_mul(const float *gate, const float *up, float *y, size_t n);
 void avx512_gelu_mul(const float *gate, const float *up, float *y, size_t n);
 void avx512_to_f16(const float *x, uint16_t *y, size_t n);
+float avx512_largest(const float *x, size_t n);
+uint64_t avx512_sum_weights(const float *x, size_t n, float best, double scale);
 
 void avx512_attend(const attend_chunk *chunk, const float *q, size_t q_stride, size_t n_rows,
                    float scale, const uint8_t *first, const uint8_t *last, attend_state *state,

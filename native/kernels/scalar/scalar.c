@@ -105,6 +105,8 @@ const kernels kernels_scalar = {
     .silu_mul = silu_mul,
     .gelu_mul = gelu_mul,
     .to_f16 = to_f16,
+    .largest = exact_largest,
+    .sum_weights = exact_sum_weights,
     .attend = attend,
     .attend_merge = attend_merge,
 };
