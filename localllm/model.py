@@ -48,7 +48,7 @@ def load(
 
     ctx: tokens of context; None: the model's own, or the largest that fits.
     threads: None: the usable cores. budget: bytes of memory the process may use.
-    kernels: "scalar", "avx2", "avx512"; None: $LOCALLLM_KERNELS, else the best.
+    kernels: "scalar", "avx2", "avx512" …; None: $LOCALLLM_KERNELS, else the best.
     Raises: ModelNotFoundError, NetworkError, IntegrityError, DoesNotFitError, UsageError.
     """
     return open_path(

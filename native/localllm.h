@@ -141,7 +141,7 @@ typedef struct ll_engine_options {
     uint32_t n_batch;    /* rows per step; 0: 512 */
     uint32_t n_logits;   /* rows per step whose logits are kept; 0: 1 */
     uint32_t n_threads;  /* 0: usable cores */
-    const char *kernels; /* "scalar", "avx2", "avx512"; NULL: $LOCALLLM_KERNELS, else the best */
+    const char *kernels; /* a name of kernels_list; NULL: $LOCALLLM_KERNELS, else the best */
 } ll_engine_options;
 
 /* What an engine will use, before anything is allocated. The allocator reads the same numbers. */

@@ -284,6 +284,24 @@ def test_float_tail_leaves_lanes_alone(engine: Engine, name: str) -> None:
                 assert y.tobytes() == expected.tobytes(), (kernels.name, k)
 
 
+def test_bf16_where_subnormals_begin(engine: Engine) -> None:
+    """A sum just below the smallest normal number rounds up to it, and is not flushed to zero."""
+    index = QUANTS.index("BF16")
+    for k in (31, 32, 47):
+        odd = np.arange(k) % 2 == 1
+        bits = np.where(odd, 0x2000, 0x1A00).astype(np.uint16)  # 2^-63 and 2^-75
+        rows = np.tile(bits, (5, 1)).view(np.uint8)
+        x = np.where(odd, 2.0**-63, -(2.0**-75)).astype(np.float32)
+        a, _memory = place_columns(engine, ACTS_BF16, np.tile(x, (13, 1)))
+        expected = run_matmul(engine.scalar.matmul[index], rows, a, 0, 13, 5)
+        assert (expected[:, 0] >= 15 * 2.0**-126).all()
+        for kernels in engine.others:
+            if kernels.matmul[index]:
+                for n_cols in (1, 2, 13):
+                    y = run_matmul(kernels.matmul[index], rows, a, 0, n_cols, 5)
+                    assert y.tobytes() == expected[:n_cols].tobytes(), (kernels.name, k, n_cols)
+
+
 def test_long_rows_and_many_rows(engine: Engine) -> None:
     """Shapes whose tiles do not fit the caches at once."""
     rng = np.random.default_rng(7)

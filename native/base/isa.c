@@ -11,6 +11,8 @@ bool isa_has_avx2(void) {
            __builtin_cpu_supports("f16c");
 }
 
+bool isa_has_avx2_vnni(void) { return isa_has_avx2() && __builtin_cpu_supports("avxvnni"); }
+
 bool isa_has_avx512(void) {
     return isa_has_avx2() && __builtin_cpu_supports("avx512f") &&
            __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
@@ -32,6 +34,7 @@ void isa_pause(void) { _mm_pause(); }
 #elif defined(__aarch64__)
 
 bool isa_has_avx2(void) { return false; }
+bool isa_has_avx2_vnni(void) { return false; }
 bool isa_has_avx512(void) { return false; }
 
 uint64_t isa_enter_exact(void) {
@@ -50,6 +53,7 @@ void isa_pause(void) { __asm__ volatile("yield"); }
 #include <fenv.h>
 
 bool isa_has_avx2(void) { return false; }
+bool isa_has_avx2_vnni(void) { return false; }
 bool isa_has_avx512(void) { return false; }
 
 uint64_t isa_enter_exact(void) {

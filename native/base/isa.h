@@ -7,8 +7,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-bool isa_has_avx2(void);   /* with FMA and F16C */
-bool isa_has_avx512(void); /* F, BW, DQ, VL, VNNI */
+bool isa_has_avx2(void);      /* with FMA and F16C */
+bool isa_has_avx2_vnni(void); /* with AVX-VNNI too */
+bool isa_has_avx512(void);    /* F, BW, DQ, VL, VNNI */
 
 /* Round to nearest, subnormals honoured; returns the state to hand back to isa_restore. */
 uint64_t isa_enter_exact(void);

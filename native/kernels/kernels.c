@@ -5,11 +5,10 @@
 
 const kernels *const kernels_list[] = {
 #if defined(__x86_64__)
-    &kernels_avx512,
+    &kernels_avx512, &kernels_avx2_vnni, /* the processors that have it and no AVX-512 */
     &kernels_avx2,
 #endif
-    &kernels_scalar,
-    NULL,
+    &kernels_scalar, NULL,
 };
 
 const kernels *kernels_find(const char *name) {

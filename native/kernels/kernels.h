@@ -86,6 +86,7 @@ typedef struct kernels {
 extern const kernels kernels_scalar;
 #if defined(__x86_64__)
 extern const kernels kernels_avx2;
+extern const kernels kernels_avx2_vnni;
 extern const kernels kernels_avx512;
 #endif
 

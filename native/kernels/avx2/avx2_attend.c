@@ -11,7 +11,6 @@
 #include <stdbool.h>
 #include <string.h>
 
-#include "base/exact.h"
 #include "kernels/avx2/avx2_exp.h"
 #include "kernels/avx2/avx2_vector.h"
 
@@ -284,8 +283,9 @@ void avx2_attend(const attend_chunk *chunk, const float *q, size_t q_stride, siz
 
 void avx2_attend_merge(attend_state *into, const attend_state *from, size_t head_dim) {
     const float m = from->m > into->m ? from->m : into->m;
-    const float a = exact_exp(into->m - m), b = exact_exp(from->m - m);
-    const __m256 scale_into = _mm256_set1_ps(a), scale_from = _mm256_set1_ps(b);
+    const __m256 scale_into = exp_256(_mm256_set1_ps(into->m - m));
+    const __m256 scale_from = exp_256(_mm256_set1_ps(from->m - m));
+    const float a = _mm256_cvtss_f32(scale_into), b = _mm256_cvtss_f32(scale_from);
     into->m = m;
     into->l = fmaf(from->l, b, into->l * a);
     for (size_t d = 0; d < head_dim; d += 8) {

@@ -8,6 +8,7 @@ const kernels kernels_avx2 = {
     .is_available = isa_has_avx2,
     .matmul[QUANT_F32] = avx2_matmul_f32,
     .matmul[QUANT_F16] = avx2_matmul_f16,
+    .matmul[QUANT_BF16] = avx2_matmul_bf16,
     .matmul[QUANT_Q4_0] = avx2_matmul_q4_0,
     .matmul[QUANT_Q4_1] = avx2_matmul_q4_1,
     .matmul[QUANT_Q5_0] = avx2_matmul_q5_0,

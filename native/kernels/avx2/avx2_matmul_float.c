@@ -1,142 +1,378 @@
-/* avx2_matmul_float: F32 and F16 weights with f32 activations.
+/* avx2_matmul_float: F32, F16 and BF16 weights.
  *
- * The 16 lanes of a dot are two registers, so one dot has two chains of fmaf, too few to hide
- * their latency; tiles of several rows or columns run eight to twelve chains at once.
+ * All three are one walk in steps of 16 lanes, lane by lane one fmaf. A block of F32 or F16 is one
+ * step of 16 values; a block of BF16 is 32 values, the odd ones first and then the even ones, so
+ * that pair p meets lane p mod 16 as vdpbf16ps has it. Steps that a row does not fill are filled
+ * with -0 * 0, which leaves every lane as it is, also one that is -0.
+ *
+ * BF16 counts subnormals as zero, on the way in and out. Denormals-are-zero does the former, and
+ * with it the latter, since a lane is the next step's input; the last step's lanes are cleared by
+ * hand. Flush-to-zero would not do: it judges a result before it is rounded to where subnormals
+ * end.
+ *
+ * A few columns are met straight from the file. Of many columns six at a time, a span of values
+ * each, lie in L1 while the rows pass, whose values have been widened to f32 once.
  */
+#include <assert.h>
+#include <float.h>
+#include <stdbool.h>
+#include <string.h>
+
+#include "base/exact.h"
 #include "kernels/avx2/avx2_exp.h"
 #include "kernels/avx2/avx2_matmul.h"
 
-#include <stdbool.h>
+typedef enum number { F32, F16, BF16 } number;
 
 enum {
     N_LANES = 16,
-    MANY_ROWS = 2, /* a tile of 2 rows and 3 columns: 12 chains */
-    MANY_COLS = 3,
-    ONE_COL_ROWS = 4,        /* a tile of 4 rows and 1 column: 8 chains */
-    COLS_BYTES = 128 * 1024, /* of columns that stay in L2 while the rows pass */
+    FEW_COLS = 4,
+    FEW_ROWS = 64, /* whose lanes are summed up together */
+    PANEL_COLS = 6,
+    MANY_COLS = 12,  /* from here on widening the rows pays */
+    SPAN_STEPS = 32, /* of six columns: 12 KB */
+    ROWS_BYTES = 384 * 1024,
+    MOST_ROWS = 64,
 };
 
-EXP_INLINE __m256 load_weights(bool is_f16, const void *row, size_t i) {
-    if (!is_f16) return _mm256_loadu_ps((const float *)row + i);
-    return _mm256_cvtph_ps(_mm_loadu_si128((const void *)((const uint16_t *)row + i)));
+/* Where the panel's arrays lie in scratch. */
+typedef struct panel {
+    float rows[ROWS_BYTES / sizeof(float)]; /* [span][row][step][lane] */
+    float cols[SPAN_STEPS][PANEL_COLS][N_LANES];
+    float lanes[MOST_ROWS][PANEL_COLS][N_LANES];
+} panel;
+
+static_assert(sizeof(panel) <= (size_t)KERNELS_SCRATCH_BYTES, "fits scratch");
+
+/* ---- steps --------------------------------------------------------------------------------- */
+
+EXP_INLINE size_t value_bytes(number k) { return k == F32 ? sizeof(float) : sizeof(uint16_t); }
+EXP_INLINE size_t block_dim(number k) { return k == BF16 ? 2 * N_LANES : N_LANES; }
+EXP_INLINE size_t block_steps(number k) { return k == BF16 ? 2 : 1; }
+
+EXP_INLINE const void *value_at(number k, const void *values, size_t i) {
+    return (const uint8_t *)values + i * value_bytes(k);
 }
 
-EXP_INLINE float weight_at(bool is_f16, const void *row, size_t i) {
-    return is_f16 ? _cvtsh_ss(((const uint16_t *)row)[i]) : ((const float *)row)[i];
+/* Lanes 8 half to 8 half + 7 of a step of the whole block at `block`. */
+EXP_INLINE __m256 load_lanes(number k, const void *block, size_t step, size_t half) {
+    const void *at = value_at(k, block, half * block_dim(k) / 2);
+    if (k == F32) return _mm256_loadu_ps(at);
+    if (k == F16) return _mm256_cvtph_ps(_mm_loadu_si128(at));
+    __m256i pairs = _mm256_loadu_si256(at);
+    if (step) return _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16));
+    return _mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32((int)0xffff0000)));
 }
 
-/* The last n % 16 values: lanes beyond them keep their sums, bit for bit. */
-EXP_INLINE void add_tail(bool is_f16, const void *row, const float *x, size_t i, size_t n,
-                         __m256 sums[2]) {
-    float w[N_LANES] = {0}, a[N_LANES] = {0};
-    int32_t used[N_LANES] = {0};
-    for (size_t l = 0; i + l < n; l++) {
-        w[l] = weight_at(is_f16, row, i + l);
-        a[l] = x[i + l];
-        used[l] = -1;
+static float value_of(number k, const void *values, size_t i) {
+    uint16_t bits;
+    if (k == F32) return ((const float *)values)[i];
+    memcpy(&bits, value_at(k, values, i), sizeof bits);
+    return k == F16 ? exact_f16_to_f32(bits) : exact_bf16_to_f32(bits);
+}
+
+/* The steps of the block that begins with value i, of which n - i are there. */
+static void load_last(number k, const void *values, size_t i, size_t n, float fill,
+                      float steps[2][N_LANES]) {
+    for (size_t s = 0; s < block_steps(k); s++) {
+        for (size_t l = 0; l < N_LANES; l++) {
+            size_t j = k == BF16 ? i + 2 * l + (s == 0) : i + l;
+            steps[s][l] = j < n ? value_of(k, values, j) : fill;
+        }
     }
-    for (int h = 0; h < 2; h++) {
-        __m256 sum =
-            _mm256_fmadd_ps(_mm256_loadu_ps(w + 8 * h), _mm256_loadu_ps(a + 8 * h), sums[h]);
-        __m256i mask = _mm256_loadu_si256((const void *)(used + 8 * h));
-        sums[h] = _mm256_blendv_ps(sums[h], sum, _mm256_castsi256_ps(mask));
-    }
 }
 
-EXP_INLINE void dot_tile(bool is_f16, int n_rows, int n_cols, const uint8_t *rows, size_t row_bytes,
-                         const float *x, size_t n, float *y, size_t y_stride) {
-    __m256 sums[ONE_COL_ROWS][MANY_COLS][2];
+static const float row_fill = -0.0f, col_fill = 0.0f;
+
+/* ---- a few columns -------------------------------------------------------------------------- */
+
+/* Columns of activations; x_bytes apart. */
+typedef struct columns {
+    number k;
+    const uint8_t *x;
+    size_t x_bytes;
+} columns;
+
+/* lanes[row][column] of n_rows x n_cols dots over n values. `ahead` is prefetched: the rows behind
+ * these, in the order they lie in. */
+EXP_INLINE void dot_tile(number k, int n_rows, int n_cols, const uint8_t *rows, size_t row_bytes,
+                         columns x, size_t n, float (*lanes)[FEW_COLS][N_LANES]) {
+    const size_t dim = block_dim(k);
+    const uint8_t *ahead = rows + (size_t)n_rows * row_bytes;
+    __m256 sums[4][FEW_COLS][2];
 #pragma GCC unroll 4
     for (int r = 0; r < n_rows; r++) {
-#pragma GCC unroll 3
+#pragma GCC unroll 4
         for (int c = 0; c < n_cols; c++) sums[r][c][0] = sums[r][c][1] = _mm256_setzero_ps();
     }
     size_t i = 0;
-    for (; i + N_LANES <= n; i += N_LANES) {
+    for (; i + dim <= n; i += dim) {
 #pragma GCC unroll 2
-        for (size_t h = 0; h < 2; h++) {
-            __m256 a[MANY_COLS];
-#pragma GCC unroll 3
-            for (int c = 0; c < n_cols; c++) {
-                a[c] = _mm256_loadu_ps(x + (size_t)c * n + i + 8 * h);
-            }
+        for (size_t s = 0; s < block_steps(k); s++) {
+#pragma GCC unroll 2
+            for (size_t h = 0; h < 2; h++) {
+                __m256 a[FEW_COLS];
 #pragma GCC unroll 4
-            for (int r = 0; r < n_rows; r++) {
-                const uint8_t *row = rows + (size_t)r * row_bytes;
-                __m256 w = load_weights(is_f16, row, i + 8 * h);
-#pragma GCC unroll 3
-                for (int c = 0; c < n_cols; c++) {
-                    sums[r][c][h] = _mm256_fmadd_ps(w, a[c], sums[r][c][h]);
+                for (size_t c = 0; c < (size_t)n_cols; c++) {
+                    a[c] = load_lanes(x.k, value_at(x.k, x.x + c * x.x_bytes, i), s, h);
+                }
+#pragma GCC unroll 4
+                for (size_t r = 0; r < (size_t)n_rows; r++) {
+                    __m256 w = load_lanes(k, value_at(k, rows + r * row_bytes, i), s, h);
+#pragma GCC unroll 4
+                    for (int c = 0; c < n_cols; c++) {
+                        sums[r][c][h] = _mm256_fmadd_ps(w, a[c], sums[r][c][h]);
+                    }
                 }
             }
         }
-        if (n_cols == 1) { /* the next tile's rows, in the order they lie in */
-            const size_t step =
-                (size_t)n_rows * N_LANES * (is_f16 ? sizeof(uint16_t) : sizeof(float));
-            const uint8_t *ahead = rows + (size_t)n_rows * row_bytes + i / N_LANES * step;
-            for (size_t at = 0; at < step; at += 64) {
-                _mm_prefetch((const void *)(ahead + at), _MM_HINT_T0);
-            }
-        }
+        const size_t step = (size_t)n_rows * dim * value_bytes(k);
+        for (size_t at = 0; at < step; at += 64)
+            _mm_prefetch((const void *)(ahead + at), _MM_HINT_T0);
+        ahead += step;
     }
-    for (int r = 0; r < n_rows; r++) {
-        for (int c = 0; c < n_cols; c++) {
+    for (size_t r = 0; r < (size_t)n_rows; r++) {
+        for (size_t c = 0; c < (size_t)n_cols; c++) {
+            float w[2][N_LANES], a[2][N_LANES];
             if (i < n) {
-                add_tail(is_f16, rows + (size_t)r * row_bytes, x + (size_t)c * n, i, n, sums[r][c]);
+                load_last(k, rows + r * row_bytes, i, n, row_fill, w);
+                load_last(x.k, x.x + c * x.x_bytes, i, n, col_fill, a);
             }
-            y[(size_t)c * y_stride + (size_t)r] = tree_256(sums[r][c][0], sums[r][c][1]);
+            for (size_t s = 0; i < n && s < block_steps(k); s++) {
+                for (size_t h = 0; h < 2; h++) {
+                    sums[r][c][h] = _mm256_fmadd_ps(_mm256_loadu_ps(w[s] + 8 * h),
+                                                    _mm256_loadu_ps(a[s] + 8 * h), sums[r][c][h]);
+                }
+            }
+            _mm256_storeu_ps(lanes[r][c], sums[r][c][0]);
+            _mm256_storeu_ps(lanes[r][c] + 8, sums[r][c][1]);
         }
     }
 }
 
-EXP_INLINE void dot_row_pair(bool is_f16, int n_rows, size_t n_cols, const uint8_t *rows,
-                             size_t row_bytes, const float *x, size_t n, float *y,
-                             size_t y_stride) {
+/* Rows of a tile: one column's dots have two chains of fmaf each, too few to hide their latency. */
+EXP_INLINE size_t few_rows(int n_cols) { return n_cols == 1 ? 4 : n_cols == FEW_COLS ? 1 : 2; }
+
+EXP_INLINE void dot_few(number k, int n_cols, const uint8_t *rows, size_t row_bytes, size_t n_rows,
+                        columns x, size_t n, float (*lanes)[FEW_COLS][N_LANES]) {
+    const size_t tile = few_rows(n_cols);
+    size_t r = 0;
+    for (; r + tile <= n_rows; r += tile) {
+        dot_tile(k, (int)tile, n_cols, rows + r * row_bytes, row_bytes, x, n, lanes + r);
+    }
+    for (; r < n_rows; r++) {
+        dot_tile(k, 1, n_cols, rows + r * row_bytes, row_bytes, x, n, lanes + r);
+    }
+}
+
+/* ---- many columns --------------------------------------------------------------------------- */
+
+/* The steps of values [i, end) of `values`, which has n, `stride` lanes apart. */
+EXP_INLINE void widen(number k, const void *values, size_t i, size_t end, size_t n, float fill,
+                      float *to, size_t stride) {
+    for (; i < end; i += block_dim(k)) {
+        float last[2][N_LANES];
+        const bool is_whole = i + block_dim(k) <= n;
+        if (!is_whole) load_last(k, values, i, n, fill, last);
+        for (size_t s = 0; s < block_steps(k); s++, to += stride) {
+            for (size_t h = 0; h < 2; h++) {
+                __m256 x = is_whole ? load_lanes(k, value_at(k, values, i), s, h)
+                                    : _mm256_loadu_ps(last[s] + 8 * h);
+                _mm256_storeu_ps(to + 8 * h, x);
+            }
+        }
+    }
+}
+
+/* One row with six columns, n_steps. */
+EXP_INLINE void dot_span(const float *w, float (*x)[PANEL_COLS][N_LANES], size_t n_steps,
+                         float lanes[PANEL_COLS][N_LANES]) {
+    __m256 sums[PANEL_COLS][2];
+#pragma GCC unroll 6
+    for (int c = 0; c < PANEL_COLS; c++) {
+        sums[c][0] = _mm256_loadu_ps(lanes[c]);
+        sums[c][1] = _mm256_loadu_ps(lanes[c] + 8);
+    }
+    for (; n_steps; n_steps--, w += N_LANES, x++) {
+        __m256 low = _mm256_loadu_ps(w), high = _mm256_loadu_ps(w + 8);
+#pragma GCC unroll 6
+        for (int c = 0; c < PANEL_COLS; c++) {
+            sums[c][0] = _mm256_fmadd_ps(low, _mm256_loadu_ps((*x)[c]), sums[c][0]);
+            sums[c][1] = _mm256_fmadd_ps(high, _mm256_loadu_ps((*x)[c] + 8), sums[c][1]);
+        }
+    }
+#pragma GCC unroll 6
+    for (int c = 0; c < PANEL_COLS; c++) {
+        _mm256_storeu_ps(lanes[c], sums[c][0]);
+        _mm256_storeu_ps(lanes[c] + 8, sums[c][1]);
+    }
+}
+
+static size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
+
+static size_t n_steps_of(number k, size_t n) {
+    return (n + block_dim(k) - 1) / block_dim(k) * block_steps(k);
+}
+
+EXP_INLINE void widen_rows(number k, const uint8_t *rows, size_t row_bytes, size_t n_rows, size_t n,
+                           float *to) {
+    const size_t span = SPAN_STEPS / block_steps(k) * block_dim(k);
+    for (size_t i = 0; i < n; i += span) {
+        const size_t end = smaller(i + span, n);
+        for (size_t r = 0; r < n_rows; r++) {
+            widen(k, rows + r * row_bytes, i, end, n, row_fill, to, N_LANES);
+            to += n_steps_of(k, end - i) * N_LANES;
+        }
+    }
+}
+
+/* p->lanes of n_rows widened rows with six columns. */
+EXP_INLINE void dot_panel(number k, panel *p, size_t n_rows, columns x, size_t n) {
+    const size_t span = SPAN_STEPS / block_steps(k) * block_dim(k);
+    const float *w = p->rows;
+    memset(p->lanes, 0, n_rows * sizeof *p->lanes);
+    for (size_t i = 0; i < n; i += span) {
+        const size_t end = smaller(i + span, n), n_steps = n_steps_of(k, end - i);
+        for (size_t c = 0; c < PANEL_COLS; c++) {
+            widen(x.k, x.x + c * x.x_bytes, i, end, n, col_fill, p->cols[0][c],
+                  PANEL_COLS * N_LANES);
+        }
+        for (size_t r = 0; r < n_rows; r++, w += n_steps * N_LANES) {
+            dot_span(w, p->cols, n_steps, p->lanes[r]);
+        }
+    }
+}
+
+/* ---- the product ----------------------------------------------------------------------------- */
+
+/* Denormals-are-zero while a BF16 function runs; it is a call of its own, as what it computes must
+ * not be moved across the switch. */
+static unsigned enter(number k) {
+    unsigned state = _mm_getcsr();
+    if (k == BF16) _mm_setcsr(state | _MM_DENORMALS_ZERO_MASK);
+    return state;
+}
+static void leave(number k, unsigned state) {
+    if (k == BF16) _mm_setcsr(state);
+}
+
+EXP_INLINE __m256 without_subnormals(__m256 x) {
+    const __m256 sign = _mm256_set1_ps(-0.0f);
+    __m256 is_tiny = _mm256_cmp_ps(_mm256_andnot_ps(sign, x), _mm256_set1_ps(FLT_MIN), _CMP_LT_OQ);
+    return _mm256_blendv_ps(x, _mm256_and_ps(x, sign), is_tiny);
+}
+
+EXP_INLINE float sum_lanes(number k, const float lanes[N_LANES]) {
+    __m256 low = _mm256_loadu_ps(lanes), high = _mm256_loadu_ps(lanes + 8);
+    if (k == BF16) low = without_subnormals(low), high = without_subnormals(high);
+    return tree_256(low, high);
+}
+
+typedef void few_function(const uint8_t *rows, size_t row_bytes, size_t n_rows, columns x, size_t n,
+                          float (*lanes)[FEW_COLS][N_LANES]);
+typedef void panel_function(panel *p, size_t n_rows, columns x, size_t n);
+typedef void widen_function(const uint8_t *rows, size_t row_bytes, size_t n_rows, size_t n,
+                            float *to);
+
+typedef struct float_quant {
+    number k;
+    few_function *few[FEW_COLS]; /* [columns - 1] */
+    widen_function *widen;
+    panel_function *panel;
+} float_quant;
+
+static void multiply_few(const float_quant *q, const uint8_t *rows, size_t row_bytes, size_t n_rows,
+                         columns x, size_t n_cols, size_t n, float *y, size_t y_stride) {
+    float lanes[FEW_ROWS][FEW_COLS][N_LANES];
+    for (size_t row0 = 0; row0 < n_rows; row0 += FEW_ROWS) {
+        const size_t n_here = smaller(FEW_ROWS, n_rows - row0);
+        const unsigned state = enter(q->k);
+        q->few[n_cols - 1](rows + row0 * row_bytes, row_bytes, n_here, x, n, lanes);
+        leave(q->k, state);
+        for (size_t c = 0; c < n_cols; c++) {
+            for (size_t r = 0; r < n_here; r++) {
+                y[c * y_stride + row0 + r] = sum_lanes(q->k, lanes[r][c]);
+            }
+        }
+    }
+}
+
+static void multiply_many(const float_quant *q, const uint8_t *rows, size_t row_bytes,
+                          size_t n_rows, columns x, size_t n_cols, size_t n, float *y,
+                          size_t y_stride, size_t group, panel *p) {
+    for (size_t row0 = 0; row0 < n_rows; row0 += group) {
+        const size_t n_here = smaller(group, n_rows - row0);
+        q->widen(rows + row0 * row_bytes, row_bytes, n_here, n, p->rows);
+        for (size_t col = 0; col < n_cols; col += PANEL_COLS) {
+            const columns at = {x.k, x.x + col * x.x_bytes, x.x_bytes};
+            const unsigned state = enter(q->k);
+            q->panel(p, n_here, at, n);
+            leave(q->k, state);
+            for (size_t c = 0; c < PANEL_COLS; c++) {
+                float *to = y + (col + c) * y_stride + row0;
+                for (size_t r = 0; r < n_here; r++) to[r] = sum_lanes(q->k, p->lanes[r][c]);
+            }
+        }
+    }
+}
+
+static void multiply(const float_quant *q, const void *rows, size_t row_bytes, size_t n_rows,
+                     const acts *a, size_t col0, size_t n_cols, float *y, size_t y_stride,
+                     void *scratch) {
+    const number k = q->k == BF16 ? BF16 : F32;
+    const size_t x_bytes = a->n * value_bytes(k), row_floats = n_steps_of(q->k, a->n) * N_LANES;
+    const void *values = k == BF16 ? (const void *)a->bf16 : (const void *)a->f32;
+    const columns x = {k, (const uint8_t *)values + col0 * x_bytes, x_bytes};
     size_t c = 0;
-    for (; c + MANY_COLS <= n_cols; c += MANY_COLS) {
-        dot_tile(is_f16, n_rows, MANY_COLS, rows, row_bytes, x + c * n, n, y + c * y_stride,
-                 y_stride);
+    if (n_cols >= MANY_COLS && row_floats && row_floats * sizeof(float) <= ROWS_BYTES) {
+        const size_t group = smaller(MOST_ROWS, ROWS_BYTES / sizeof(float) / row_floats);
+        c = n_cols / PANEL_COLS * PANEL_COLS;
+        multiply_many(q, rows, row_bytes, n_rows, x, c, a->n, y, y_stride, group, scratch);
     }
-    for (; c < n_cols; c++) {
-        dot_tile(is_f16, n_rows, 1, rows, row_bytes, x + c * n, n, y + c * y_stride, y_stride);
-    }
-}
-
-EXP_INLINE void matmul(bool is_f16, const uint8_t *rows, size_t row_bytes, size_t n_rows,
-                       const acts *a, size_t col0, size_t n_cols, float *y, size_t y_stride) {
-    const size_t n = a->n;
-    const float *x = a->f32 + col0 * n;
-    size_t pass = COLS_BYTES / sizeof(float) / (n ? n : 1) / MANY_COLS * MANY_COLS;
-    if (pass < MANY_COLS) pass = MANY_COLS;
-    for (size_t c = 0; c < n_cols; c += pass) {
-        size_t cols = n_cols - c < pass ? n_cols - c : pass;
-        const float *xc = x + c * n;
-        float *yc = y + c * y_stride;
-        size_t r = 0;
-        if (cols == 1) {
-            for (; r + ONE_COL_ROWS <= n_rows; r += ONE_COL_ROWS) {
-                dot_tile(is_f16, ONE_COL_ROWS, 1, rows + r * row_bytes, row_bytes, xc, n, yc + r,
-                         y_stride);
-            }
-        }
-        for (; r + MANY_ROWS <= n_rows; r += MANY_ROWS) {
-            dot_row_pair(is_f16, MANY_ROWS, cols, rows + r * row_bytes, row_bytes, xc, n, yc + r,
-                         y_stride);
-        }
-        if (r < n_rows) {
-            dot_row_pair(is_f16, 1, cols, rows + r * row_bytes, row_bytes, xc, n, yc + r, y_stride);
-        }
+    for (; c < n_cols; c += FEW_COLS) {
+        const columns at = {k, x.x + c * x_bytes, x_bytes};
+        multiply_few(q, rows, row_bytes, n_rows, at, smaller(FEW_COLS, n_cols - c), a->n,
+                     y + c * y_stride, y_stride);
     }
 }
 
-void avx2_matmul_f32(const void *rows, size_t row_bytes, size_t n_rows, const acts *a, size_t col0,
-                     size_t n_cols, float *y, size_t y_stride, void *scratch) {
-    (void)scratch;
-    matmul(false, rows, row_bytes, n_rows, a, col0, n_cols, y, y_stride);
-}
+/* clang-format off */
 
-void avx2_matmul_f16(const void *rows, size_t row_bytes, size_t n_rows, const acts *a, size_t col0,
-                     size_t n_cols, float *y, size_t y_stride, void *scratch) {
-    (void)scratch;
-    matmul(true, rows, row_bytes, n_rows, a, col0, n_cols, y, y_stride);
-}
+#define FEW(stem, number, n_cols)                                                                  \
+    static __attribute__((noinline)) void stem##_few_##n_cols(                                     \
+        const uint8_t *rows, size_t row_bytes, size_t n_rows, columns x, size_t n,                 \
+        float (*lanes)[FEW_COLS][N_LANES]) {                                                       \
+        x.k = number == BF16 ? BF16 : F32;                                                         \
+        dot_few(number, n_cols, rows, row_bytes, n_rows, x, n, lanes);                             \
+    }
+#define FORMAT(stem, number)                                                                       \
+    FEW(stem, number, 1)                                                                           \
+    FEW(stem, number, 2)                                                                           \
+    FEW(stem, number, 3)                                                                           \
+    FEW(stem, number, 4)                                                                           \
+    static __attribute__((noinline)) void stem##_widen(const uint8_t *rows, size_t row_bytes,      \
+                                                       size_t n_rows, size_t n, float *to) {       \
+        widen_rows(number, rows, row_bytes, n_rows, n, to);                                        \
+    }                                                                                              \
+    static __attribute__((noinline)) void stem##_panel(panel *p, size_t n_rows, columns x,         \
+                                                       size_t n) {                                 \
+        x.k = number == BF16 ? BF16 : F32;                                                         \
+        dot_panel(number, p, n_rows, x, n);                                                        \
+    }                                                                                              \
+    void avx2_matmul_##stem(const void *rows, size_t row_bytes, size_t n_rows, const acts *a,      \
+                            size_t col0, size_t n_cols, float *y, size_t y_stride,                 \
+                            void *scratch) {                                                       \
+        static const float_quant q = {                                                             \
+            number,                                                                                \
+            {stem##_few_1, stem##_few_2, stem##_few_3, stem##_few_4},                              \
+            stem##_widen,                                                                          \
+            stem##_panel,                                                                          \
+        };                                                                                         \
+        multiply(&q, rows, row_bytes, n_rows, a, col0, n_cols, y, y_stride, scratch);              \
+    }
+
+/* clang-format on */
+
+FORMAT(f32, F32)
+FORMAT(f16, F16)
+FORMAT(bf16, BF16)

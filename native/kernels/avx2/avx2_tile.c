@@ -1,9 +1,9 @@
 /* avx2_tile: walks a matrix product slab by slab; the same loops for every quant.
  *
  * Few columns: each slab is streamed from memory, tiles never leave registers and L1. Many columns:
- * rows are unpacked into scratch, a group of slabs and a span of blocks at a time; the group's
- * tiles stay in L2, those of two slabs in L1, while the columns pass four at a time. Sums rest in
- * y between spans.
+ * a span of values at a time is copied from a pass of columns and unpacked from a group of slabs,
+ * whose tiles lie in L1 while the columns pass. The sums of the pass lie in scratch, close
+ * together, until all spans are in them.
  */
 #include "kernels/avx2/avx2_tile.h"
 
@@ -12,14 +12,17 @@
 #include "kernels/kernels.h"
 
 enum {
-    FEW_COLS = 2 * TILE_COLS, /* up to here unpacking twice is cheaper than storing tiles */
-    PAIR_ROWS = TILE_SLABS * TILE_ROWS,
-    SPAN_BYTES = 12 * 1024,   /* of one slab's tiles: two and the columns' values fit L1 */
-    GROUP_BYTES = 160 * 1024, /* of a group's tiles: a part of L2 */
-    COLS_BYTES = 64 * 1024,   /* of the columns' values that pass before the next two slabs */
+    PASS_COLS = 256, /* their spans and sums are a part of L2 */
+    PASS_ROWS = 64,
+    COL_BYTES = 576,       /* of a column's span, at most */
+    SLAB_BYTES = 5 * 1024, /* of a slab's span, at most */
+    COLS_AT = PASS_ROWS * PASS_COLS * (int)sizeof(float),
+    SLABS_AT = COLS_AT + PASS_COLS * COL_BYTES,
+    COPY_AT = SLABS_AT + PANEL_SLABS * SLAB_BYTES,
+    COPY_BYTES = 4 * 1024, /* of a span of 8 rows as they lie in the file, at most */
 };
 
-static_assert((int)GROUP_BYTES <= (int)KERNELS_SCRATCH_BYTES, "a group fits scratch");
+static_assert((int)COPY_AT + (int)COPY_BYTES <= (int)KERNELS_SCRATCH_BYTES, "fits scratch");
 
 /* One matrix product on its way through tile_matmul. */
 typedef struct walk {
@@ -30,97 +33,73 @@ typedef struct walk {
     size_t col0, n_cols;
     float *y; /* [n_cols][y_stride] */
     size_t y_stride;
-    uint8_t *tiles;    /* [slab][span_blocks] */
-    size_t slab_bytes; /* of a span of one slab */
+    uint8_t *scratch; /* sums [PASS_COLS][PASS_ROWS], columns' spans, slabs, a copy of rows */
 } walk;
 
 static size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
 
-static size_t ceil_div(size_t a, size_t b) { return (a + b - 1) / b; }
-
-/* The 8 rows from row0 at their block0; rows that are not there repeat the last one. */
-static void find_rows(const walk *k, size_t row0, size_t block0, const uint8_t *row[TILE_ROWS]) {
-    for (size_t r = 0; r < TILE_ROWS; r++) {
-        size_t i = smaller(row0 + r, k->n_rows - 1);
-        row[r] = k->rows + i * k->row_bytes + block0 * k->q->block_bytes;
-    }
-}
-
-/* Two slabs with up to TILE_COLS columns. The dot adds to y in place where all its rows are there,
- * else to a copy. */
-static void dot_tiles(const walk *k, const void *const tiles[TILE_SLABS], size_t row0, size_t col,
-                      size_t n_cols, size_t block0, size_t n_blocks) {
-    tile_dot *dot = k->q->dot[n_cols - 1];
-    size_t n_rows = smaller(PAIR_ROWS, k->n_rows - row0);
-    float *y = k->y + col * k->y_stride + row0;
-    if (n_rows == PAIR_ROWS) {
-        dot(tiles, block0, n_blocks, k->a, k->col0 + col, y, k->y_stride);
-        return;
-    }
-    float copy[TILE_COLS][PAIR_ROWS] = {{0}};
-    for (size_t c = 0; c < n_cols; c++) {
-        memcpy(copy[c], y + c * k->y_stride, n_rows * sizeof(float));
-    }
-    dot(tiles, block0, n_blocks, k->a, k->col0 + col, copy[0], PAIR_ROWS);
-    for (size_t c = 0; c < n_cols; c++) {
-        memcpy(y + c * k->y_stride, copy[c], n_rows * sizeof(float));
-    }
-}
-
-/* A span of one group of rows with columns [col, end). */
-static void dot_group(const walk *k, size_t row0, size_t n_rows, size_t col, size_t end,
-                      size_t block0, size_t n_blocks) {
-    for (size_t r = 0; r < n_rows; r += PAIR_ROWS) {
-        const uint8_t *first = k->tiles + r / TILE_ROWS * k->slab_bytes;
-        const void *const tiles[TILE_SLABS] = {first, first + k->slab_bytes};
-        for (size_t c = col; c < end; c += TILE_COLS) {
-            dot_tiles(k, tiles, row0 + r, c, smaller(TILE_COLS, end - c), block0, n_blocks);
+/* Unpacks n_blocks blocks from block0 on of the 8 rows from row0. Where there are fewer, a copy of
+ * them is read, the last row repeated. */
+static void unpack_slab(const walk *k, size_t row0, size_t block0, size_t n_blocks, void *slab) {
+    const tile_quant *q = k->q;
+    tile_rows rows = {k->rows + row0 * k->row_bytes + block0 * q->block_bytes, k->row_bytes};
+    if (row0 + TILE_ROWS > k->n_rows) {
+        uint8_t *copy = k->scratch + COPY_AT;
+        size_t n_bytes = n_blocks * q->block_bytes, last = k->n_rows - 1;
+        for (size_t r = 0; r < TILE_ROWS; r++) {
+            const uint8_t *row = k->rows + smaller(row0 + r, last) * k->row_bytes;
+            memcpy(copy + r * n_bytes, row + block0 * q->block_bytes, n_bytes);
         }
+        rows = (tile_rows){copy, n_bytes};
+    }
+    q->unpack(rows, n_blocks, slab);
+}
+
+/* Rows [row0, row0 + n_rows) with columns [col, col + n_cols): PASS_ROWS and PASS_COLS at most. */
+static void walk_pass(const walk *k, size_t row0, size_t n_rows, size_t col, size_t n_cols) {
+    const tile_quant *q = k->q;
+    const size_t n_blocks = k->a->n / q->block_dim, span = PANEL_DIM / q->block_dim;
+    float *sums = (float *)(void *)k->scratch;
+    uint8_t *cols = k->scratch + COLS_AT, *slabs = k->scratch + SLABS_AT;
+    memset(sums, 0, n_cols * PASS_ROWS * sizeof *sums);
+    for (size_t b = 0; b < n_blocks; b += span) {
+        size_t n = smaller(span, n_blocks - b);
+        q->pack(k->a, k->col0 + col, n_cols, b, n, cols);
+        for (size_t r = 0; r < n_rows; r += PANEL_ROWS) {
+            for (size_t h = 0; h < PANEL_SLABS; h++) {
+                unpack_slab(k, row0 + r + h * TILE_ROWS, b, n, slabs + h * q->slab_bytes);
+            }
+            q->dot(slabs, cols, n_cols, n, sums + r, PASS_ROWS);
+        }
+    }
+    for (size_t c = 0; c < n_cols; c++) {
+        memcpy(k->y + (col + c) * k->y_stride + row0, sums + c * PASS_ROWS, n_rows * sizeof *sums);
     }
 }
 
 static void walk_few_columns(const walk *k) {
-    for (size_t row0 = 0; row0 < k->n_rows; row0 += TILE_ROWS) {
-        const uint8_t *row[TILE_ROWS];
-        size_t n_rows = smaller(TILE_ROWS, k->n_rows - row0);
-        find_rows(k, row0, 0, row);
+    size_t row0 = 0;
+    for (; row0 + TILE_ROWS <= k->n_rows; row0 += TILE_ROWS) {
+        tile_rows rows = {k->rows + row0 * k->row_bytes, k->row_bytes};
         /* The next slab's bytes are fetched in the order they lie in, not row by row. */
-        const uint8_t *ahead = row[0] + TILE_ROWS * k->row_bytes;
+        const uint8_t *ahead = rows.first + TILE_ROWS * k->row_bytes;
         for (size_t col = 0; col < k->n_cols; col += TILE_COLS) {
             size_t n_cols = smaller(TILE_COLS, k->n_cols - col);
             float out[TILE_COLS][TILE_ROWS];
-            k->q->stream[n_cols - 1](row, ahead, k->a, k->col0 + col, out);
+            k->q->stream[n_cols - 1](rows, ahead, k->a, k->col0 + col, out);
             for (size_t c = 0; c < n_cols; c++) {
-                float *y = k->y + (col + c) * k->y_stride + row0;
-                memcpy(y, out[c], n_rows * sizeof(float));
+                memcpy(k->y + (col + c) * k->y_stride + row0, out[c], sizeof out[c]);
             }
         }
     }
+    if (row0 < k->n_rows) walk_pass(k, row0, k->n_rows - row0, 0, k->n_cols);
 }
 
-static void walk_many_columns(walk *k) {
-    size_t n_blocks = k->a->n / k->q->block_dim;
-    size_t n_spans = ceil_div(n_blocks, SPAN_BYTES / k->q->tile_bytes);
-    size_t span = ceil_div(n_blocks, n_spans);
-    k->slab_bytes = span * k->q->tile_bytes;
-    size_t group = GROUP_BYTES / k->slab_bytes / TILE_SLABS * PAIR_ROWS;
-    size_t pass = COLS_BYTES / (span * k->q->block_dim) / TILE_COLS * TILE_COLS;
-    for (size_t c = 0; c < k->n_cols; c++) {
-        memset(k->y + c * k->y_stride, 0, k->n_rows * sizeof *k->y);
-    }
-    for (size_t row0 = 0; row0 < k->n_rows; row0 += group) {
-        size_t n_rows = smaller(group, k->n_rows - row0);
-        for (size_t b = 0; b < n_blocks; b += span) {
-            size_t n = smaller(span, n_blocks - b);
-            size_t n_slabs = ceil_div(n_rows, PAIR_ROWS) * TILE_SLABS;
-            for (size_t slab = 0; slab < n_slabs; slab++) {
-                const uint8_t *row[TILE_ROWS];
-                find_rows(k, row0 + slab * TILE_ROWS, b, row);
-                k->q->unpack(row, n, k->tiles + slab * k->slab_bytes);
-            }
-            for (size_t c = 0; c < k->n_cols; c += pass) {
-                dot_group(k, row0, n_rows, c, smaller(c + pass, k->n_cols), b, n);
-            }
+static void walk_many_columns(const walk *k) {
+    for (size_t row0 = 0; row0 < k->n_rows; row0 += PASS_ROWS) {
+        size_t n_rows = smaller(PASS_ROWS, k->n_rows - row0);
+        for (size_t col = 0; col < k->n_cols; col += PASS_COLS) {
+            walk_pass(k, row0, n_rows, col, smaller(PASS_COLS, k->n_cols - col));
         }
     }
 }
@@ -137,10 +116,11 @@ void tile_matmul(const tile_quant *q, const void *rows, size_t row_bytes, size_t
               .n_cols = n_cols,
               .y = y,
               .y_stride = y_stride,
-              .tiles = scratch};
+              .scratch = scratch};
     assert(a->n >= q->block_dim && a->n % q->block_dim == 0);
+    assert(q->col_bytes <= COL_BYTES && q->slab_bytes <= SLAB_BYTES);
     if (!n_rows || !n_cols) return;
-    if (n_cols <= FEW_COLS) {
+    if (n_cols <= q->few_cols) {
         walk_few_columns(&k);
     } else {
         walk_many_columns(&k);

@@ -18,44 +18,64 @@
 #define TILE_INLINE static inline __attribute__((always_inline))
 
 enum {
-    TILE_ROWS = 8,  /* rows of a slab */
-    TILE_SLABS = 2, /* slabs of a dot; two share each broadcast */
-    TILE_COLS = 4,  /* columns a dot takes at most: 2 x 4 sums, 2 weights and a broadcast fit 16 */
+    TILE_ROWS = 8, /* rows of a slab */
+    TILE_COLS = 4, /* columns that are streamed at once */
+    /* The panel product goes by spans of 256 values (fewer at a row's end) and groups of slabs:
+     * their tiles and the columns that pass lie in L1, and a broadcast serves all slabs. */
+    PANEL_DIM = 256,
+    PANEL_SLABS = 4,
+    PANEL_ROWS = PANEL_SLABS * TILE_ROWS,
 };
+
+/* Where a block of 8 rows lies: row r's is at first + r * stride. A stride instead of 8 pointers
+ * lets every load compute its address from four registers. */
+typedef struct tile_rows {
+    const uint8_t *first;
+    size_t stride;
+} tile_rows;
 
 /* A block of 32. */
 typedef struct tile32 {
-    __m256i w[8]; /* [value / 4][row][value % 4] bytes */
-    __m256 d, m;  /* [row]; m only where the format has a minimum */
+    __m256i w[8];     /* [value / 4][row][value % 4] bytes */
+    __m256i start[2]; /* [run] of a panel's sums, see avx2_panel.h */
+    __m256 d, m;      /* [row]; m only where the format has a minimum */
 } tile32;
 
-/* A superblock of 256. A dword of `scale` holds one row's scale twice as int16; a dword of `bias`
- * two int16, which the sums of the activations' groups 2g and 2g + 1 are multiplied with. */
+/* A superblock of 256. A dword of `bias` holds two int16, which the sums of the activations' groups
+ * 2g and 2g + 1 are multiplied with. */
 typedef struct tile256 {
     __m256i w[64];     /* [value / 4][row][value % 4] bytes */
-    __m256i scale[16]; /* [sub-block][row]; sub-blocks of 32 use the first 8 */
-    __m256i bias[8];   /* [pair of groups of 16][row] */
+    __m256i start[16]; /* [run] as tile32's */
+    __m256i scale[16]; /* [sub-block][row], see avx2_step.h; sub-blocks of 32 use the first 8 */
+    __m256i bias[8];   /* [pair of groups of 16, or of 32][row] */
     __m256 d, dmin;    /* [row] */
 } tile256;
 
-/* Unpacks n_blocks blocks of 8 rows into as many tiles; row[r] points at the first block. */
-typedef void tile_unpack(const uint8_t *const row[TILE_ROWS], size_t n_blocks, void *tiles);
-
 /* out[c][r] = the whole dots of 8 rows with columns col, col + 1 …, straight from memory.
  * `ahead` is prefetched meanwhile, as many bytes as the 8 rows have. */
-typedef void tile_stream(const uint8_t *const row[TILE_ROWS], const uint8_t *ahead, const acts *a,
-                         size_t col, float out[TILE_COLS][TILE_ROWS]);
+typedef void tile_stream(tile_rows rows, const uint8_t *ahead, const acts *a, size_t col,
+                         float out[TILE_COLS][TILE_ROWS]);
 
-/* Adds blocks [block0, block0 + n_blocks) of the dots of two slabs with columns col, col + 1 …:
- * out[c * out_stride + 8 * slab + r]. tiles[slab] points at the tile of block0. */
-typedef void tile_dot(const void *const tiles[TILE_SLABS], size_t block0, size_t n_blocks,
-                      const acts *a, size_t col, float *out, size_t out_stride);
+/* Unpacks n_blocks blocks of 8 rows, a span, into a slab. */
+typedef void panel_unpack(tile_rows rows, size_t n_blocks, void *slab);
+
+/* Copies a span, n_blocks blocks from block0 on, of columns [col, col + n_cols). */
+typedef void panel_pack(const acts *a, size_t col, size_t n_cols, size_t block0, size_t n_blocks,
+                        void *cols);
+
+/* Adds a span of the dots of PANEL_SLABS slabs with n_cols columns: sums[c * stride + 8 slab + r].
+ */
+typedef void panel_dot(const void *slabs, const void *cols, size_t n_cols, size_t n_blocks,
+                       float *sums, size_t stride);
 
 typedef struct tile_quant {
-    size_t block_dim, block_bytes, tile_bytes;
-    tile_unpack *unpack;
+    size_t block_dim, block_bytes;
+    size_t few_cols;              /* up to here streaming once more is cheaper than storing tiles */
+    size_t slab_bytes, col_bytes; /* of a span */
     tile_stream *stream[TILE_COLS]; /* [columns - 1] */
-    tile_dot *dot[TILE_COLS];       /* [columns - 1] */
+    panel_unpack *unpack;
+    panel_pack *pack;
+    panel_dot *dot;
 } tile_quant;
 
 /* The matmul of kernels.h for a quant that has tiles. */
@@ -66,13 +86,14 @@ void tile_matmul(const tile_quant *q, const void *rows, size_t row_bytes, size_t
 /* ---- what unpacking is made of -------------------------------------------------------------- */
 
 /* 16 bytes of 8 rows, transposed: t[i] holds bytes 4i to 4i + 3 of every row. */
-TILE_INLINE void tile_transpose(const uint8_t *const row[TILE_ROWS], size_t offset, __m256i t[4]) {
+TILE_INLINE void tile_transpose(tile_rows rows, size_t offset, __m256i t[4]) {
     __m256i pair[4]; /* rows i and i + 4 in the halves; a broadcast and a blend, as inserting a half
                         from memory takes the one shuffle port twice */
 #pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) {
-        __m128i low = _mm_loadu_si128((const void *)(row[i] + offset));
-        __m128i high = _mm_loadu_si128((const void *)(row[i + 4] + offset));
+    for (size_t i = 0; i < 4; i++) {
+        const uint8_t *p = rows.first + offset + i * rows.stride;
+        __m128i low = _mm_loadu_si128((const void *)p);
+        __m128i high = _mm_loadu_si128((const void *)(p + 4 * rows.stride));
         pair[i] = _mm256_blend_epi32(_mm256_castsi128_si256(low), _mm256_broadcastsi128_si256(high),
                                      0xf0);
     }
@@ -95,15 +116,16 @@ TILE_INLINE __m256i tile_broadcast(const void *p) {
 
 /* Four bytes of every row. A broadcast is only a load and a blend finds a port easily, whereas the
  * shuffles that inserting takes are what transposing is short of. */
-TILE_INLINE __m256i tile_gather32(const uint8_t *const row[TILE_ROWS], size_t offset) {
-    __m256i x = tile_broadcast(row[0] + offset);
-    x = _mm256_blend_epi32(x, tile_broadcast(row[1] + offset), 1 << 1);
-    x = _mm256_blend_epi32(x, tile_broadcast(row[2] + offset), 1 << 2);
-    x = _mm256_blend_epi32(x, tile_broadcast(row[3] + offset), 1 << 3);
-    x = _mm256_blend_epi32(x, tile_broadcast(row[4] + offset), 1 << 4);
-    x = _mm256_blend_epi32(x, tile_broadcast(row[5] + offset), 1 << 5);
-    x = _mm256_blend_epi32(x, tile_broadcast(row[6] + offset), 1 << 6);
-    return _mm256_blend_epi32(x, tile_broadcast(row[7] + offset), 1 << 7);
+TILE_INLINE __m256i tile_gather32(tile_rows rows, size_t offset) {
+    const uint8_t *p = rows.first + offset;
+    __m256i x = tile_broadcast(p);
+    x = _mm256_blend_epi32(x, tile_broadcast(p + 1 * rows.stride), 1 << 1);
+    x = _mm256_blend_epi32(x, tile_broadcast(p + 2 * rows.stride), 1 << 2);
+    x = _mm256_blend_epi32(x, tile_broadcast(p + 3 * rows.stride), 1 << 3);
+    x = _mm256_blend_epi32(x, tile_broadcast(p + 4 * rows.stride), 1 << 4);
+    x = _mm256_blend_epi32(x, tile_broadcast(p + 5 * rows.stride), 1 << 5);
+    x = _mm256_blend_epi32(x, tile_broadcast(p + 6 * rows.stride), 1 << 6);
+    return _mm256_blend_epi32(x, tile_broadcast(p + 7 * rows.stride), 1 << 7);
 }
 
 /* f16 in dwords below 2^16, as f32. */
@@ -123,6 +145,11 @@ TILE_INLINE __m256 tile_high_f16(__m256i pairs) {
 /* The low and the high four bits of every byte. */
 TILE_INLINE __m256i tile_low4(__m256i x) { return _mm256_and_si256(x, _mm256_set1_epi8(15)); }
 TILE_INLINE __m256i tile_high4(__m256i x) { return tile_low4(_mm256_srli_epi16(x, 4)); }
+
+/* A table of 16 bytes, for looking up by vpshufb. */
+TILE_INLINE __m256i tile_table(const int8_t values[16]) {
+    return _mm256_broadcastsi128_si256(_mm_loadu_si128((const void *)values));
+}
 
 TILE_INLINE void tile_prefetch(const uint8_t *p, size_t n_bytes) {
     for (size_t i = 0; i < n_bytes; i += 64) _mm_prefetch((const void *)(p + i), _MM_HINT_T0);
