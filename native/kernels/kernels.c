@@ -7,6 +7,10 @@ const kernels *const kernels_list[] = {
 #if defined(__x86_64__)
     &kernels_avx512,
     &kernels_avx2,
+#elif defined(__aarch64__)
+    &kernels_neon_i8mm,
+    &kernels_neon_dotprod,
+    &kernels_neon,
 #endif
     &kernels_scalar,
     NULL,
