@@ -1,16 +1,66 @@
-/* skeleton */
-#include "base/isa.h"
-#include "kernels/neon/neon_vector.h"
+/* neon_base: kernels for every aarch64 (Cortex-A53, A72 and whatever else lacks SDOT).
+ *
+ * SMLAL multiplies four values of two rows with the same four activations into int16, where
+ * products of one value rest for as many steps as provably cannot overflow (|a| <= 127): 8 of codes
+ * within -32 to 31 (32,512), 2 of any code (also 32,512). SADALP and ADDP then add a row's up. Two
+ * columns at a time, as the sums in int16 take twice the registers.
+ */
+#include <stdbool.h>
 
-const kernels kernels_neon = {
-    .name = "neon",
-    .is_available = isa_has_neon,
-    .quantize = neon_quantize,
-    .rms_norm = neon_rms_norm,
-    .add = neon_add,
-    .silu_mul = neon_silu_mul,
-    .gelu_mul = neon_gelu_mul,
-    .to_f16 = neon_to_f16,
-    .attend = neon_attend,
-    .attend_merge = neon_attend_merge,
-};
+#include "kernels/neon/neon_kernels.h"
+#include "kernels/neon/neon_lanes.h"
+
+/* pairs[g][h] += products of step s; the halves are rows 0 and 1, 2 and 3 of a group. */
+#define STEP(s)                                                                                    \
+    {                                                                                              \
+        int8x16_t x = vreinterpretq_s8_s32(vdupq_laneq_s32(vreinterpretq_s32_s8(a), s));           \
+        for (int g = 0; g < TILE_GROUPS; g++) {                                                    \
+            int8x16_t v = vreinterpretq_s8_u8(w->w[g][s]);                                         \
+            pairs[g][0] = vmlal_s8(pairs[g][0], vget_low_s8(v), vget_low_s8(x));                   \
+            pairs[g][1] = vmlal_high_s8(pairs[g][1], v, x);                                        \
+        }                                                                                          \
+    }
+
+/* sums[g][h] += the pairs, which begin anew. */
+TILE_INLINE void widen(int16x8_t pairs[TILE_GROUPS][2], int32x4_t sums[TILE_GROUPS][2]) {
+#pragma GCC unroll 2
+    for (int g = 0; g < TILE_GROUPS; g++) {
+#pragma GCC unroll 2
+        for (int h = 0; h < 2; h++) {
+            sums[g][h] = vpadalq_s16(sums[g][h], pairs[g][h]);
+            pairs[g][h] = vdupq_n_s16(0);
+        }
+    }
+}
+
+TILE_INLINE void dot_values(int n, bool is_wide, int n_cols, const tile16 *weights, const int8_t *q,
+                            size_t col_bytes, int32x4_t dots[TILE_GROUPS][TILE_COLS]) {
+#pragma GCC unroll 4
+    for (size_t c = 0; c < (size_t)n_cols; c++) {
+        int32x4_t sums[TILE_GROUPS][2];
+        int16x8_t pairs[TILE_GROUPS][2];
+#pragma GCC unroll 2
+        for (int g = 0; g < TILE_GROUPS; g++) {
+            sums[g][0] = sums[g][1] = vdupq_n_s32(0);
+            pairs[g][0] = pairs[g][1] = vdupq_n_s16(0);
+        }
+#pragma GCC unroll 2
+        for (int k = 0; k < n; k++) {
+            const tile16 *w = weights + k;
+            int8x16_t a = vld1q_s8(q + c * col_bytes + 16 * k);
+            STEP(0)
+            STEP(1)
+            if (is_wide) widen(pairs, sums);
+            STEP(2)
+            STEP(3)
+            if (is_wide || k == n - 1) widen(pairs, sums);
+        }
+#pragma GCC unroll 2
+        for (int g = 0; g < TILE_GROUPS; g++) dots[g][c] = vpaddq_s32(sums[g][0], sums[g][1]);
+    }
+}
+
+#include "kernels/neon/neon_matmul_k.h"
+#include "kernels/neon/neon_matmul_legacy.h"
+
+NEON_KERNELS(neon);
