@@ -158,6 +158,10 @@ TILE_INLINE void dot_store(int n_cols, float *out, size_t stride,
     }
 }
 
+/* Superblocks are unpacked by a call, those of 32 in line. */
+#define DOT_UNPACK_256 static __attribute__((noinline))
+#define DOT_UNPACK_32  TILE_INLINE
+
 /* One line for each number of columns. */
 /* clang-format off */
 
@@ -166,8 +170,8 @@ TILE_INLINE void dot_store(int n_cols, float *out, size_t stride,
  * group g of the tile.
  */
 #define DOT_FORMAT(name, dim, ...)                                                                 \
-    TILE_INLINE void name##_unpack_block(const uint8_t *const row[TILE_ROWS], size_t b,            \
-                                         tile##dim *t) {                                           \
+    DOT_UNPACK_##dim void name##_unpack_block(const uint8_t *const row[TILE_ROWS], size_t b,       \
+                                              tile##dim *t) {                                      \
         const uint8_t *at[TILE_ROWS];                                                              \
         for (int r = 0; r < TILE_ROWS; r++) at[r] = row[r] + b * sizeof(block_##name);             \
         for (int g = 0; g < TILE_GROUPS; g++) name##_unpack(at + 4 * g, g, t);                     \

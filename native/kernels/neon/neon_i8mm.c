@@ -59,12 +59,12 @@ TILE_INLINE void dot_values(int n, bool is_wide, int n_cols, const tile16 *w, co
             int8x16_t low = vreinterpretq_s8_u8(zip_low(x, y));
             int8x16_t high = vreinterpretq_s8_u8(zip_high(x, y));
 #pragma GCC unroll 2
-            for (int g = 0; g < TILE_GROUPS; g++) {
-#pragma GCC unroll 2
-                for (int h = 0; h < 2; h++) { /* rows 0 and 1, 2 and 3 */
-                    int32x4_t *sum = &dots[g][c + h];
-                    *sum = vmmlaq_s32(*sum, vreinterpretq_s8_u8(w[k].w[g][2 * h]), low);
-                    *sum = vmmlaq_s32(*sum, vreinterpretq_s8_u8(w[k].w[g][2 * h + 1]), high);
+            for (int part = 0; part < 2; part++) { /* values 0 to 7, 8 to 15 */
+#pragma GCC unroll 4
+                for (int r = 0; r < 4; r++) { /* pairs of rows */
+                    int32x4_t *sum = &dots[r / 2][c + r % 2];
+                    int8x16_t v = vreinterpretq_s8_u8(w[k].w[r / 2][2 * (r % 2) + part]);
+                    *sum = vmmlaq_s32(*sum, v, part ? high : low);
                 }
             }
         }

@@ -47,7 +47,7 @@ TILE_INLINE void unpack_header(const uint8_t *const row[4], int g, tile256 *t) {
 
 TILE_INLINE void q4_k_unpack(const uint8_t *const row[4], int g, tile256 *t) {
     unpack_header(row, g, t);
-#pragma GCC unroll 1
+#pragma GCC unroll 8
     for (int i = 0; i < 8; i++) { /* 16 bytes: half of two sub-blocks */
         uint8x16_t x[4];
         load_arranged(row, offsetof(block_q4_k, qs) + (size_t)i * 16, x);
@@ -62,7 +62,7 @@ TILE_INLINE void q4_k_unpack(const uint8_t *const row[4], int g, tile256 *t) {
 
 TILE_INLINE void q5_k_unpack(const uint8_t *const row[4], int g, tile256 *t) {
     unpack_header(row, g, t);
-#pragma GCC unroll 1
+#pragma GCC unroll 2
     for (int half = 0; half < 2; half++) { /* 16 values of each sub-block */
         uint8x16_t top[4];
         load_arranged(row, offsetof(block_q5_k, qh) + (size_t)half * 16, top);
@@ -91,7 +91,7 @@ TILE_INLINE void q6_k_unpack(const uint8_t *const row[4], int g, tile256 *t) {
     tile_header(row, offsetof(block_q6_k, scales), sc);
 #pragma GCC unroll 4
     for (int i = 0; i < 4; i++) spread_scales(sc[i], g, t->scale + 4 * i);
-#pragma GCC unroll 1
+#pragma GCC unroll 4
     for (int i = 0; i < 4; i++) { /* 16 values of each plane of a half */
         const size_t half = (size_t)i / 2, l = (size_t)i % 2 * 16;
         uint8x16_t low[4], high[4], top[4];
@@ -121,7 +121,7 @@ TILE_INLINE void q2_k_unpack(const uint8_t *const row[4], int g, tile256 *t) {
         spread_scales(tile_low4(packed[i]), g, t->scale + 4 * i);
         spread_mins(tile_high4(packed[i]), g, t->min + 4 * i);
     }
-#pragma GCC unroll 1
+#pragma GCC unroll 4
     for (int i = 0; i < 4; i++) { /* 16 values of each plane of a half */
         uint8x16_t x[4];
         load_arranged(row, offsetof(block_q2_k, qs) + (size_t)i * 16, x);
@@ -180,7 +180,7 @@ TILE_INLINE void iq4_xs_unpack(const uint8_t *const row[4], int g, tile256 *t) {
     }
     for (int j = 0; j < 8; j++) t->scale[j][g] = vld1q_s32(sc[j]);
     t->d[g] = tile_gather_f16(row, offsetof(block_iq4_xs, d));
-#pragma GCC unroll 1
+#pragma GCC unroll 8
     for (int i = 0; i < 8; i++) {
         uint8x16_t x[4];
         load_arranged(row, offsetof(block_iq4_xs, qs) + (size_t)i * 16, x);
