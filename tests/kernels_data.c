@@ -85,13 +85,11 @@ static void draw_float_weight(quant q, data_kind kind, uint8_t *to) {
           [TINY] = {-24, -20}
     };
     float x = draw_scaled(exponents[kind][0], exponents[kind][1]);
-    uint16_t half = exact_f32_to_f16(x);
-    if (q == QUANT_BF16) {
-        if (kind == ENDS) x = draw_scaled(-140, 60);
-        if (kind == TINY) x = draw_scaled(-133, -60);
-        half = exact_f32_to_bf16(x);
-    }
+    if (q == QUANT_BF16 && kind == ENDS) x = draw_scaled(-140, 60);
+    if (q == QUANT_BF16 && kind == TINY) x = draw_scaled(-133, -60);
     if (q == QUANT_F32 && kind == ENDS) x = draw_scaled(-100, 50);
+    if (kind == TINY) x = fabsf(x); /* so that a column of one sign has products of one sign */
+    uint16_t half = q == QUANT_BF16 ? exact_f32_to_bf16(x) : exact_f32_to_f16(x);
     if (q == QUANT_F32) {
         memcpy(to, &x, sizeof x);
     } else {
@@ -150,7 +148,9 @@ acts draw_acts(acts_kind acts_as, data_kind kind, size_t n, size_t n_cols) {
             for (size_t i = 0; i < n; i++) x[i] = c % 2 ? -0x1p-147f : x[i];
         }
         if (kind == TINY && acts_as == ACTS_BF16) {
-            for (size_t i = 0; i < n; i++) x[i] = draw_scaled(-133, -50);
+            for (size_t i = 0; i < n; i++) {
+                x[i] = c % 2 ? -fabsf(draw_scaled(-133, -120)) : draw_scaled(-133, -50);
+            }
         }
         if (kind == ENDS) {
             const float one = c ? -0.37f : 0.37f;

@@ -8,9 +8,9 @@ const kernels *const kernels_list[] = {
     &kernels_avx512,
     &kernels_avx2,
 #elif defined(__aarch64__)
-    &kernels_neon_i8mm,
-    &kernels_neon_dotprod,
-    &kernels_neon,
+    &kernels_neon_i8mm,    /* SMMLA */
+    &kernels_neon_dotprod, /* SDOT */
+    &kernels_neon,         /* all others */
 #endif
     &kernels_scalar,
     NULL,

@@ -2,8 +2,8 @@
  *
  * SMLAL multiplies four values of two rows with the same four activations into int16, where
  * products of one value rest for as many steps as provably cannot overflow (|a| <= 127): 8 of codes
- * within -32 to 31 (32,512), 2 of any code (also 32,512). SADALP and ADDP then add a row's up. Two
- * columns at a time, as the sums in int16 take twice the registers.
+ * within -32 to 31 (32,512), 2 of any code (also 32,512). SADALP and ADDP then add a row's up. One
+ * column at a time, as the sums in int16 take twice the registers.
  */
 #include <stdbool.h>
 
@@ -51,8 +51,7 @@ TILE_INLINE void dot_values(int n, bool is_wide, int n_cols, const tile16 *weigh
 #pragma GCC unroll 2
         for (int g = 0; g < TILE_GROUPS; g++) {
             dots[g][c] = vpaddq_s32(sums[g][0], sums[g][1]);
-            /* Nothing of the next column before this: gcc would begin all and run out of registers.
-             */
+            /* Nothing of the next column comes before: gcc would begin all and spill their sums. */
             __asm__ volatile("" : "+w"(dots[g][c]));
         }
     }

@@ -2,10 +2,11 @@
  * makes a matmul_kernel of a format. Compiled once for each set of NEON kernels, whose file defines
  * beforehand how it multiplies:
  *
- *   dot_arrange   four rows' 16 bytes -> the four registers of a group in a tile16
- *   dot_values    dots of n tile16 with the values of up to four columns, in lanes of its own
- *   dot_spread    a row's factor in each lane -> the same for dot_values' even and odd registers
- *   dot_rows      dot_values' registers -> one register a column, a row in each lane
+ *   dot_arrange       four rows' 16 bytes -> the four registers of a group in a tile16
+ *   dot_arrange_bits  32 bits of each of four rows -> bytes of ones or zeros, arranged alike
+ *   dot_values        dots of n tile16 with the values of up to four columns, in lanes of its own
+ *   dot_spread        a row's factor in each lane -> the same for dot_values' even and odd
+ * registers dot_rows          dot_values' registers -> one register a column, a row in each lane
  *
  * All of it is integer arithmetic, and exact, so only the last lines of each function, one per
  * block, have an order, and there every row and column is its own chain. Codes may be a power of

@@ -27,6 +27,18 @@ TILE_INLINE void dot_arrange(const uint8x16_t x[4], uint8x16_t w[4]) {
     w[3] = zip_high(x[2], x[3]);
 }
 
+TILE_INLINE void dot_arrange_bits(uint32x4_t bits, uint8x16_t w[2][4]) {
+    static const uint8_t first[16] = {0, 0, 0, 0, 0, 0, 0, 0, 4, 4, 4, 4, 4, 4, 4, 4};
+    const uint8x16_t bit = vreinterpretq_u8_u64(vdupq_n_u64(UINT64_C(0x8040201008040201)));
+#pragma GCC unroll 8
+    for (int i = 0; i < 8;
+         i++) { /* byte 2 (i / 4) + i % 2 of the dwords of two rows, eight times */
+        const int at = i / 4 * 2 + i % 2 + i % 4 / 2 * 8;
+        uint8x16_t byte = vaddq_u8(vld1q_u8(first), vdupq_n_u8((uint8_t)at));
+        w[i / 4][i % 4] = vtstq_u8(vqtbl1q_u8(vreinterpretq_u8_u32(bits), byte), bit);
+    }
+}
+
 TILE_INLINE void dot_spread(int32x4_t factor, int32x4_t spread[2]) {
     spread[0] = vzip1q_s32(factor, factor);
     spread[1] = vzip2q_s32(factor, factor);

@@ -116,7 +116,9 @@ EXP_INLINE void dot_tile(kind k, int n_rows, int n_cols, const uint8_t *rows, si
             for (size_t at = 0; at < n_ahead; at += 64) __builtin_prefetch(ahead + at, 0, 3);
         }
     }
+#pragma GCC unroll 4
     for (int r = 0; r < n_rows; r++) {
+#pragma GCC unroll 3
         for (int c = 0; c < n_cols; c++) {
             if (i < n) {
                 add_tail(k, rows + (size_t)r * row_bytes + i * weight_bytes(k),

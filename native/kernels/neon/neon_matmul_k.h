@@ -151,20 +151,25 @@ TILE_INLINE void q3_k_unpack(const uint8_t *const row[4], int g, tile256 *t) {
         uint8x16_t sc = vsubq_u8(vsliq_n_u8(low, high, 4), vdupq_n_u8(32));
         spread_scales(sc, g, t->scale + 4 * i);
     }
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) { /* 16 values of each plane of a half */
-        const int half = i / 2, l = i % 2;
-        uint8x16_t x[4], top[4];
-        load_arranged(row, offsetof(block_q3_k, qs) + (size_t)i * 16, x);
+#pragma GCC unroll 2
+    for (int l = 0; l < 2; l++) { /* 16 values of each plane */
+        uint8x16_t top[4];
         load_arranged(row, offsetof(block_q3_k, hmask) + (size_t)l * 16, top);
 #pragma GCC unroll 4
-        for (int p = 0; p < 4; p++) {
-            tile16 *w = t->w + half * 8 + p * 2 + l;
+        for (int s = 0; s < 4; s++) top[s] = vmvnq_u8(top[s]);
+#pragma GCC unroll 2
+        for (int half = 0; half < 2; half++) {
+            uint8x16_t x[4];
+            load_arranged(row, offsetof(block_q3_k, qs) + (size_t)(half * 32 + l * 16), x);
 #pragma GCC unroll 4
-            for (int s = 0; s < 4; s++) {
-                uint8x16_t is_less = tile_test(vmvnq_u8(top[s]), 1 << (4 * half + p));
-                uint8x16_t two = tile_and(tile_shift(x[s], -2 * p), 3);
-                w->w[g][s] = vsliq_n_u8(two, is_less, 2);
+            for (int p = 0; p < 4; p++) {
+                tile16 *w = t->w + half * 8 + p * 2 + l;
+#pragma GCC unroll 4
+                for (int s = 0; s < 4; s++) {
+                    uint8x16_t is_less = tile_test(top[s], 1 << (4 * half + p));
+                    uint8x16_t two = tile_and(tile_shift(x[s], -2 * p), 3);
+                    w->w[g][s] = vsliq_n_u8(two, is_less, 2);
+                }
             }
         }
     }

@@ -22,49 +22,29 @@ TILE_INLINE void unpack_nibbles(const uint8_t *const row[4], size_t offset, int 
     }
 }
 
-/* Ones in the bytes of values whose fifth bit, bit j of the dword at `offset` for value j, is set
- * after exchanging those in `flip`. */
-TILE_INLINE void load_fifth_bits(const uint8_t *const row[4], size_t offset, uint32_t flip,
-                                 uint8x16_t low[4], uint8x16_t high[4]) {
-    const uint8x16_t bit = vreinterpretq_u8_u64(vdupq_n_u64(UINT64_C(0x8040201008040201)));
-    uint8x16_t x[2][4];
-#pragma GCC unroll 4
-    for (int r = 0; r < 4; r++) { /* each of four bytes eight times, one bit left in each */
-        uint8x8_t bits = vreinterpret_u8_u32(vdup_n_u32(tile_u32(row[r] + offset) ^ flip));
-        uint8x16_t first = vcombine_u8(vdup_lane_u8(bits, 0), vdup_lane_u8(bits, 1));
-        uint8x16_t second = vcombine_u8(vdup_lane_u8(bits, 2), vdup_lane_u8(bits, 3));
-        x[0][r] = vtstq_u8(first, bit);
-        x[1][r] = vtstq_u8(second, bit);
-    }
-    dot_arrange(x[0], low);
-    dot_arrange(x[1], high);
-}
-
-/* Codes of four bits with the fifth set apart; less 16, which are the upper bits of those without
- * it all ones. */
+/* Codes of four bits and their fifth bit, of value j in bit j of the dword at `bits`; less 16,
+ * which are the upper bits of those without it all ones. */
 TILE_INLINE void unpack_5_bits_signed(const uint8_t *const row[4], size_t bits, size_t nibbles,
                                       int g, tile16 w[2]) {
-    uint8x16_t top[2][4];
-    load_fifth_bits(row, bits, UINT32_C(0xffffffff), top[0], top[1]);
+    uint8x16_t is_less[2][4];
+    dot_arrange_bits(vmvnq_u32(tile_gather32(row, bits)), is_less);
     unpack_nibbles(row, nibbles, g, w);
-#pragma GCC unroll 2
-    for (int h = 0; h < 2; h++) {
-#pragma GCC unroll 4
-        for (int i = 0; i < 4; i++) w[h].w[g][i] = vsliq_n_u8(w[h].w[g][i], top[h][i], 4);
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) {
+        uint8x16_t *v = &w[i / 4].w[g][i % 4];
+        *v = vsliq_n_u8(*v, is_less[i / 4][i % 4], 4);
     }
 }
 
 TILE_INLINE void unpack_5_bits(const uint8_t *const row[4], size_t bits, size_t nibbles, int g,
                                tile16 w[2]) {
-    uint8x16_t top[2][4];
-    load_fifth_bits(row, bits, 0, top[0], top[1]);
+    uint8x16_t is_more[2][4];
+    dot_arrange_bits(tile_gather32(row, bits), is_more);
     unpack_nibbles(row, nibbles, g, w);
-#pragma GCC unroll 2
-    for (int h = 0; h < 2; h++) {
-#pragma GCC unroll 4
-        for (int i = 0; i < 4; i++) {
-            w[h].w[g][i] = vbslq_u8(vdupq_n_u8(16), top[h][i], w[h].w[g][i]);
-        }
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) {
+        uint8x16_t *v = &w[i / 4].w[g][i % 4];
+        *v = vbslq_u8(vdupq_n_u8(16), is_more[i / 4][i % 4], *v);
     }
 }
 
