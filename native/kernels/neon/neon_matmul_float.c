@@ -42,12 +42,16 @@ typedef struct lanes {
     float32x4_t v[2];
 } lanes;
 
+/* Where the exponent is zero only the sign is kept. */
 EXP_INLINE lanes load_bf16_pairs(const void *from, size_t i) {
-    uint32x4_t pairs = vreinterpretq_u32_u16(vld1q_u16((const uint16_t *)from + i));
+    uint16x8_t x = vld1q_u16((const uint16_t *)from + i);
+    uint16x8_t is_normal = vtstq_u16(x, vdupq_n_u16(0x7f80));
+    x = vandq_u16(x, vorrq_u16(is_normal, vdupq_n_u16(0x8000)));
+    uint32x4_t pairs = vreinterpretq_u32_u16(x);
     float32x4_t even = vreinterpretq_f32_u32(vshlq_n_u32(pairs, 16));
     float32x4_t odd = vreinterpretq_f32_u32(vandq_u32(pairs, vdupq_n_u32(0xffff0000)));
     return (lanes){
-        {without_subnormals(even), without_subnormals(odd)}
+        {even, odd}
     };
 }
 
