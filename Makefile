@@ -13,9 +13,10 @@ ON_SANITIZED = LD_PRELOAD="$$(cc -print-file-name=libasan.so) $$(cc -print-file-
     ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 \
     LOCALLLM_INTERNALS=$(BUILD)/asan/liblocalllm_internals.so \
     PYTHONPATH=$(BUILD)/asan/site:$$(echo $(VENV)/lib/python3.*/site-packages) $(BIN)/python -SP
+ON_ARM    = qemu-aarch64 -L /usr/aarch64-linux-gnu
 C_FILES   = $(shell find native tests bench -name '*.[ch]' -not -name 'unicode_tables.h')
 
-.PHONY: help run test lint format asan bench clean
+.PHONY: help run test lint format asan neon bench clean
 .DEFAULT_GOAL := help
 
 help: ## list these targets
@@ -52,6 +53,16 @@ asan: $(VENV)/installed ## the reader fuzzed and the engine tested under the san
 	$(ON_SANITIZED) tests/fuzz/model_fuzz.py
 	$(ON_SANITIZED) -m pytest $(SANITIZED:%=tests/test_%.py) \
 	    -k 'not real and not memory and not interrupt'
+
+neon: $(VENV)/installed ## cross-compile for ARM and compare its kernels under an emulator
+	$(BIN)/cmake -S . -B $(BUILD)/neon -DCMAKE_TOOLCHAIN_FILE=cmake/aarch64-linux-gnu.cmake \
+	    -DLOCALLLM_MODULE=OFF -DLOCALLLM_INTERNALS=ON -DLOCALLLM_WERROR=ON >/dev/null
+	$(BIN)/cmake --build $(BUILD)/neon -j $(JOBS) -- --no-print-directory
+	$(ON_ARM) -cpu max $(BUILD)/neon/kernels_equal neon_i8mm neon_dotprod neon
+	$(ON_ARM) -cpu cortex-a53 $(BUILD)/neon/kernels_equal
+	for pair in cortex-a53:neon cortex-a76:neon_dotprod max:neon_i8mm; do \
+	    test "$$($(ON_ARM) -cpu $${pair%:*} $(BUILD)/neon/kernels_equal --best)" = $${pair#*:} \
+	    || exit 1; done
 
 bench: $(VENV)/installed ## ours and llama-cpp-python, interleaved (BENCH=--quick …); see bench/README.md
 	$(BIN)/python bench/run.py $(BENCH)

@@ -1,5 +1,5 @@
-/* isa: CPUID through the compiler's own check (which also asks the operating system, XGETBV), and
- * the floating-point control word. */
+/* isa: CPUID through the compiler's own check (which also asks the operating system, XGETBV), what
+ * the operating system says of an ARM processor, and the floating-point control word. */
 #include "base/isa.h"
 
 #if defined(__x86_64__)
@@ -33,9 +33,15 @@ void isa_pause(void) { _mm_pause(); }
 
 #elif defined(__aarch64__)
 
+#include "base/system.h"
+
 bool isa_has_avx2(void) { return false; }
 bool isa_has_avx2_vnni(void) { return false; }
 bool isa_has_avx512(void) { return false; }
+
+bool isa_has_neon(void) { return true; }
+bool isa_has_neon_dotprod(void) { return system_has_arm(ARM_DOTPROD); }
+bool isa_has_neon_i8mm(void) { return isa_has_neon_dotprod() && system_has_arm(ARM_I8MM); }
 
 uint64_t isa_enter_exact(void) {
     uint64_t state, exact = 0; /* FPCR 0: round to nearest, no flush to zero */

@@ -11,6 +11,12 @@ bool isa_has_avx2(void);      /* with FMA and F16C */
 bool isa_has_avx2_vnni(void); /* with AVX-VNNI too */
 bool isa_has_avx512(void);    /* F, BW, DQ, VL, VNNI */
 
+#if defined(__aarch64__)
+bool isa_has_neon(void); /* a part of every aarch64 */
+bool isa_has_neon_dotprod(void);
+bool isa_has_neon_i8mm(void); /* with dotprod */
+#endif
+
 /* Round to nearest, subnormals honoured; returns the state to hand back to isa_restore. */
 uint64_t isa_enter_exact(void);
 void isa_restore(uint64_t state);

@@ -30,4 +30,10 @@ void system_wake_all(const uint32_t *word);
 
 double system_seconds(void); /* monotonic */
 
+#if defined(__aarch64__)
+/* Whether programs may use an optional part of the ARM architecture; only the system can say. */
+typedef enum arm_extension { ARM_DOTPROD, ARM_I8MM } arm_extension;
+bool system_has_arm(arm_extension e);
+#endif
+
 #endif

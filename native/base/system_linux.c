@@ -1,4 +1,5 @@
-/* system_linux: what only Linux answers so: sleeping on a word, usable cores. */
+/* system_linux: what only Linux answers so: sleeping on a word, usable cores, the
+ * processor's extensions. */
 #include "base/system.h"
 
 #include <linux/futex.h>
@@ -6,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/auxv.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -117,3 +119,15 @@ void system_wait(const uint32_t *word, uint32_t value) {
 void system_wake_all(const uint32_t *word) {
     (void)syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, 0x7fffffff, NULL, NULL, 0);
 }
+
+#if defined(__aarch64__)
+bool system_has_arm(arm_extension e) {
+    switch (e) {
+    case ARM_DOTPROD:
+        return getauxval(AT_HWCAP) & HWCAP_ASIMDDP;
+    case ARM_I8MM:
+        return getauxval(AT_HWCAP2) & HWCAP2_I8MM;
+    }
+    return false;
+}
+#endif

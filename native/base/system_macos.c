@@ -22,3 +22,15 @@ void system_wait(const uint32_t *word, uint32_t value) {
 }
 
 void system_wake_all(const uint32_t *word) { (void)word; }
+
+#if defined(__aarch64__)
+bool system_has_arm(arm_extension e) {
+    static const char *const keys[] = {
+        [ARM_DOTPROD] = "hw.optional.arm.FEAT_DotProd",
+        [ARM_I8MM] = "hw.optional.arm.FEAT_I8MM",
+    };
+    int has = 0;
+    size_t n = sizeof has;
+    return sysctlbyname(keys[e], &has, &n, NULL, 0) == 0 && has;
+}
+#endif

@@ -7,6 +7,10 @@ const kernels *const kernels_list[] = {
 #if defined(__x86_64__)
     &kernels_avx512, &kernels_avx2_vnni, /* the processors that have it and no AVX-512 */
     &kernels_avx2,
+#elif defined(__aarch64__)
+    &kernels_neon_i8mm,    /* SMMLA */
+    &kernels_neon_dotprod, /* SDOT */
+    &kernels_neon,         /* all others */
 #endif
     &kernels_scalar, NULL,
 };

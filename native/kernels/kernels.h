@@ -88,6 +88,10 @@ extern const kernels kernels_scalar;
 extern const kernels kernels_avx2;
 extern const kernels kernels_avx2_vnni;
 extern const kernels kernels_avx512;
+#elif defined(__aarch64__)
+extern const kernels kernels_neon;
+extern const kernels kernels_neon_dotprod;
+extern const kernels kernels_neon_i8mm;
 #endif
 
 /* The kernels of that name, or NULL where the name is unknown or the processor lacks the

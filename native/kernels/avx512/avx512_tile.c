@@ -102,16 +102,15 @@ static void dot_group(const walk *k, size_t row0, size_t n_rows, size_t col, siz
     }
 }
 
-/* How many rows apart the lanes of a slab of short rows are: so many that each walks through pages
- * of its own, which is what the processor's own prefetching follows, and not so that they meet in a
- * cache set. 1 where there are too few rows for that. */
+/* How many rows apart the lanes of a slab are: so many that each walks through pages of its own,
+ * which is what the processor's own prefetching follows, and where possible not so that they meet
+ * in a cache set. 1 where there are too few rows for that. */
 static size_t lanes_apart(size_t row_bytes, size_t n_rows) {
     enum { NEAR = 256 };
-    size_t apart = (PAGE_BYTES + row_bytes - 1) / row_bytes;
-    while (apart * row_bytes % PAGE_BYTES < NEAR ||
-           apart * row_bytes % PAGE_BYTES > PAGE_BYTES - NEAR) {
-        apart++;
-    }
+    const size_t least = (PAGE_BYTES + row_bytes - 1) / row_bytes;
+    size_t apart = least;
+    while (apart < 2 * least && (apart * row_bytes + NEAR) % PAGE_BYTES < 2 * NEAR) apart++;
+    if (apart == 2 * least) apart = least;
     return apart * TILE_ROWS <= n_rows ? apart : 1;
 }
 
