@@ -179,6 +179,7 @@ EXP_INLINE void dot_span(size_t n_cols, const float *rows, const float *cols, si
 #pragma GCC unroll 8
         for (size_t r = 0; r < TILE_ROWS; r++) {
             __m512 w = _mm512_loadu_ps(rows + r * N_LANES);
+            __asm__("" : "+v"(w)); /* one load for all columns */
 #pragma GCC unroll 3
             for (size_t c = 0; c < n_cols; c++) sums[c][r] = _mm512_fmadd_ps(w, a[c], sums[c][r]);
         }
@@ -291,11 +292,17 @@ static void multiply_column(const walk *w) {
     store_sums(w);
 }
 
+static void fetch(const uint8_t *at, size_t n_bytes) {
+    for (size_t i = 0; i < n_bytes; i += 64) _mm_prefetch((const void *)(at + i), _MM_HINT_T1);
+}
+
 static void widen_cols(const walk *w, size_t i, size_t end) {
     const size_t n_steps = n_steps_of(w->q->k, end - i), part = even_part(w->n_cols, TILE_COLS);
+    const size_t x_value = value_bytes(acts_number(w->q->k));
     for (size_t c0 = 0; c0 < w->n_cols; c0 += part) {
         const size_t n = smaller(part, w->n_cols - c0);
         for (size_t c = 0; c < n; c++) {
+            fetch(w->x + (c0 + c + 1) * w->x_bytes + i * x_value, (end - i) * x_value);
             w->q->widen_acts(w->x + (c0 + c) * w->x_bytes, i, end, w->n, col_fill,
                              w->cols + (c0 * n_steps + c) * N_LANES, n * N_LANES);
         }
@@ -307,10 +314,7 @@ static void widen_tile(const walk *w, tile at, size_t i, size_t end) {
     const size_t n_bytes = (end - i) * value_bytes(w->q->k);
     for (size_t r = 0; r < TILE_ROWS; r++) {
         const uint8_t *row = w->rows + (at.first + r * at.apart) * w->row_bytes;
-        const uint8_t *ahead = row + end * value_bytes(w->q->k);
-        for (size_t b = 0; b < n_bytes; b += 64) {
-            _mm_prefetch((const void *)(ahead + b), _MM_HINT_T1);
-        }
+        fetch(row + end * value_bytes(w->q->k), n_bytes);
         w->q->widen(row, i, end, w->n, row_fill, w->span + r * N_LANES, TILE_ROWS * N_LANES);
     }
 }
