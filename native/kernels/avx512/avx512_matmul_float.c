@@ -252,7 +252,8 @@ typedef struct walk {
     size_t row_bytes, n_rows;
     const uint8_t *x; /* [n_cols][x_bytes] */
     size_t x_bytes, n_cols;
-    size_t n; /* values of a row */
+    size_t n;      /* values of a row */
+    bool is_whole; /* the columns fit scratch: a tile's lanes are done with before the next's */
     float *y; /* [n_cols][y_stride] */
     size_t y_stride;
     float *span;              /* [step][row of a tile][lane] */
@@ -272,24 +273,24 @@ static void leave(number k, unsigned state) {
     if (k == BF16) _mm_setcsr(state);
 }
 
-static void store_sums(const walk *w) {
-    for (size_t t = 0; t < n_tiles_of(w->n_rows); t++) {
-        const tile at = tile_at(t, w->n_rows);
-        for (size_t c = 0; c < w->n_cols; c++) {
-            w->q->sum(w->sums[t * w->n_cols + c][0], w->y + c * w->y_stride + at.first, at.apart);
-        }
+static void store_sums(const walk *w, tile at, lanes (*sums)[TILE_ROWS]) {
+    for (size_t c = 0; c < w->n_cols; c++) {
+        w->q->sum(sums[c][0], w->y + c * w->y_stride + at.first, at.apart);
     }
 }
 
+static const uint8_t *row_at(const walk *w, tile at, size_t r) {
+    return w->rows + (at.first + r * at.apart) * w->row_bytes;
+}
+
 static void multiply_column(const walk *w) {
-    const unsigned state = enter(w->q->k);
     for (size_t t = 0; t < n_tiles_of(w->n_rows); t++) {
         const tile at = tile_at(t, w->n_rows);
-        w->q->column(w->rows + at.first * w->row_bytes, at.apart * w->row_bytes, w->x, w->n,
-                     w->sums[t]);
+        const unsigned state = enter(w->q->k);
+        w->q->column(row_at(w, at, 0), at.apart * w->row_bytes, w->x, w->n, w->sums[0]);
+        leave(w->q->k, state);
+        store_sums(w, at, w->sums);
     }
-    leave(w->q->k, state);
-    store_sums(w);
 }
 
 static void fetch(const uint8_t *at, size_t n_bytes) {
@@ -309,54 +310,64 @@ static void widen_cols(const walk *w, size_t i, size_t end) {
     }
 }
 
-/* Widens values [i, end) of a tile and has the next ones fetched. */
-static void widen_tile(const walk *w, tile at, size_t i, size_t end) {
-    const size_t n_bytes = (end - i) * value_bytes(w->q->k);
+static span_function *const dot_spans[TILE_COLS];
+
+/* Values [i, end) of a tile with all columns, which are widened from value i0 on, n_steps. The next
+ * values of the rows are fetched meanwhile, some with each step of the columns. */
+static void dot_tile(const walk *w, tile at, size_t i0, size_t n_steps, size_t i, size_t end,
+                     lanes (*sums)[TILE_ROWS]) {
+    const number k = w->q->k;
+    const size_t step = n_steps_of(k, i - i0), n_here = n_steps_of(k, end - i);
+    const size_t part = even_part(w->n_cols, TILE_COLS), n_parts = (w->n_cols + part - 1) / part;
     for (size_t r = 0; r < TILE_ROWS; r++) {
-        const uint8_t *row = w->rows + (at.first + r * at.apart) * w->row_bytes;
-        fetch(row + end * value_bytes(w->q->k), n_bytes);
-        w->q->widen(row, i, end, w->n, row_fill, w->span + r * N_LANES, TILE_ROWS * N_LANES);
+        w->q->widen(row_at(w, at, r), i, end, w->n, row_fill, w->span + r * N_LANES,
+                    TILE_ROWS * N_LANES);
+    }
+    for (size_t g = 0, c = 0; c < w->n_cols; g++, c += part) {
+        const size_t n = smaller(part, w->n_cols - c);
+        for (size_t r = g; r < TILE_ROWS; r += n_parts) {
+            fetch(row_at(w, at, r) + end * value_bytes(k), (end - i) * value_bytes(k));
+        }
+        dot_spans[n - 1](w->span, w->cols + (c * n_steps + step * n) * N_LANES, n_here, sums + c);
     }
 }
 
-static span_function *const dot_spans[TILE_COLS];
-
-/* Values [i, end) of all rows, `span` at a time, with all columns, of which n_steps are widened. */
+/* Values [i0, end0) of all rows, `span` at a time, with all columns. */
 static void dot_chunk(const walk *w, size_t i0, size_t end0, size_t span) {
-    const size_t n_steps = n_steps_of(w->q->k, end0 - i0), part = even_part(w->n_cols, TILE_COLS);
+    const size_t n_steps = n_steps_of(w->q->k, end0 - i0);
+    widen_cols(w, i0, end0);
     for (size_t t = 0; t < n_tiles_of(w->n_rows); t++) {
+        lanes(*const sums)[TILE_ROWS] = w->sums + (w->is_whole ? 0 : t * w->n_cols);
+        const tile at = tile_at(t, w->n_rows);
+        if (i0 == 0) memset(sums, 0, w->n_cols * sizeof *sums);
+        const unsigned state = enter(w->q->k);
         for (size_t i = i0; i < end0; i += span) {
-            const size_t end = smaller(i + span, end0);
-            const size_t step = n_steps_of(w->q->k, i - i0), n_here = n_steps_of(w->q->k, end - i);
-            widen_tile(w, tile_at(t, w->n_rows), i, end);
-            for (size_t c = 0; c < w->n_cols; c += part) {
-                const size_t n = smaller(part, w->n_cols - c);
-                dot_spans[n - 1](w->span, w->cols + (c * n_steps + step * n) * N_LANES, n_here,
-                                 w->sums + t * w->n_cols + c);
-            }
+            dot_tile(w, at, i0, n_steps, i, smaller(i + span, end0), sums);
         }
+        leave(w->q->k, state);
+        if (end0 == w->n) store_sums(w, at, sums);
     }
 }
 
 static void multiply_panel(const walk *w) {
     const number k = w->q->k;
-    const size_t n_sums = n_tiles_of(w->n_rows) * w->n_cols;
+    const size_t n_sums = (w->is_whole ? 1 : n_tiles_of(w->n_rows)) * w->n_cols;
     const size_t n_blocks = n_steps_of(k, w->n) / block_steps(k);
     const size_t span_blocks = even_part(n_blocks, SPAN_STEPS / block_steps(k));
     const size_t span = span_blocks * block_dim(k);
     const size_t room = SCRATCH_FLOATS - TILE_FLOATS - n_sums * TILE_ROWS * N_LANES;
     const size_t span_floats = span_blocks * block_steps(k) * w->n_cols * N_LANES;
-    const size_t chunk = span_floats ? room / span_floats * span : 1;
+    const size_t chunk = w->is_whole ? w->n : room / span_floats * span;
     walk here = *w;
     here.cols = (float *)(w->sums + n_sums);
-    memset(w->sums, 0, n_sums * sizeof *w->sums);
-    const unsigned state = enter(k);
     for (size_t i = 0; i < w->n; i += chunk) {
-        widen_cols(&here, i, smaller(i + chunk, w->n));
         dot_chunk(&here, i, smaller(i + chunk, w->n), span);
     }
-    leave(k, state);
-    store_sums(w);
+}
+
+/* Columns that fit scratch whole, with the lanes of one tile. */
+static size_t n_whole_cols(number k, size_t n) {
+    return (SCRATCH_FLOATS - TILE_FLOATS) / ((n_steps_of(k, n) + TILE_ROWS) * N_LANES);
 }
 
 static void multiply(const float_quant *q, const void *rows, size_t row_bytes, size_t n_rows,
@@ -364,11 +375,15 @@ static void multiply(const float_quant *q, const void *rows, size_t row_bytes, s
                      void *scratch) {
     const size_t x_bytes = a->n * value_bytes(acts_number(q->k));
     const void *x = q->k == BF16 ? (const void *)a->bf16 : (const void *)a->f32;
-    const size_t rows_part = even_part(n_rows, MOST_ROWS), cols_part = even_part(n_cols, MOST_COLS);
+    const size_t n_whole = n_whole_cols(q->k, a->n);
+    const bool is_whole = n_whole >= smaller(n_cols, MOST_COLS / 2);
+    const size_t most_cols = is_whole ? smaller(n_whole, MOST_COLS) : MOST_COLS;
+    const size_t rows_part = even_part(n_rows, MOST_ROWS), cols_part = even_part(n_cols, most_cols);
     walk w = {.q = q,
               .row_bytes = row_bytes,
               .x_bytes = x_bytes,
               .n = a->n,
+              .is_whole = is_whole,
               .y_stride = y_stride,
               .span = scratch,
               .sums = (void *)((float *)scratch + TILE_FLOATS)};
