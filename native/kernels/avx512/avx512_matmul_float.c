@@ -59,7 +59,7 @@ EXP_INLINE size_t block_steps(number k) { return k == BF16 ? 2 : 1; }
 EXP_INLINE number acts_number(number k) { return k == BF16 ? BF16 : F32; }
 
 static size_t n_steps_of(number k, size_t n) {
-    return (n + block_dim(k) - 1) / block_dim(k) * block_steps(k);
+    return k == BF16 ? (n + 31) / 32 * 2 : (n + 15) / 16; /* no division by a variable */
 }
 
 EXP_INLINE __m512 half_of_pairs(__m512i pairs, size_t step) {
@@ -251,7 +251,10 @@ typedef struct walk {
     const uint8_t *rows;
     size_t row_bytes, n_rows;
     const uint8_t *x; /* [n_cols][x_bytes] */
+    const uint8_t *next_x; /* what columns come after them; NULL: none */
+    size_t next_bytes;     /* of them for each part of a tile's span */
     size_t x_bytes, n_cols;
+    size_t part, n_parts; /* the columns that meet a tile at the same time, how often that is */
     size_t n;      /* values of a row */
     bool is_whole; /* the columns fit scratch: a tile's lanes are done with before the next's */
     float *y; /* [n_cols][y_stride] */
@@ -298,12 +301,10 @@ static void fetch(const uint8_t *at, size_t n_bytes) {
 }
 
 static void widen_cols(const walk *w, size_t i, size_t end) {
-    const size_t n_steps = n_steps_of(w->q->k, end - i), part = even_part(w->n_cols, TILE_COLS);
-    const size_t x_value = value_bytes(acts_number(w->q->k));
+    const size_t n_steps = n_steps_of(w->q->k, end - i), part = w->part;
     for (size_t c0 = 0; c0 < w->n_cols; c0 += part) {
         const size_t n = smaller(part, w->n_cols - c0);
         for (size_t c = 0; c < n; c++) {
-            fetch(w->x + (c0 + c + 1) * w->x_bytes + i * x_value, (end - i) * x_value);
             w->q->widen_acts(w->x + (c0 + c) * w->x_bytes, i, end, w->n, col_fill,
                              w->cols + (c0 * n_steps + c) * N_LANES, n * N_LANES);
         }
@@ -312,28 +313,36 @@ static void widen_cols(const walk *w, size_t i, size_t end) {
 
 static span_function *const dot_spans[TILE_COLS];
 
-/* Values [i, end) of a tile with all columns, which are widened from value i0 on, n_steps. The next
- * values of the rows are fetched meanwhile, some with each step of the columns. */
-static void dot_tile(const walk *w, tile at, size_t i0, size_t n_steps, size_t i, size_t end,
+/* What memory is asked for while part g of a tile's columns is met: the rows' next values where
+ * they are read but once, else a share of the columns that come next. */
+static void fetch_ahead(walk *w, tile at, size_t i, size_t end, size_t g) {
+    if (w->next_x) {
+        fetch(w->next_x, w->next_bytes);
+        w->next_x += w->next_bytes;
+        return;
+    }
+    for (size_t r = g; r < TILE_ROWS; r += w->n_parts) {
+        fetch(row_at(w, at, r) + end * value_bytes(w->q->k), (end - i) * value_bytes(w->q->k));
+    }
+}
+
+/* Values [i, end) of a tile with all columns, which are widened from value i0 on, n_steps. */
+static void dot_tile(walk *w, tile at, size_t i0, size_t n_steps, size_t i, size_t end,
                      lanes (*sums)[TILE_ROWS]) {
-    const number k = w->q->k;
-    const size_t step = n_steps_of(k, i - i0), n_here = n_steps_of(k, end - i);
-    const size_t part = even_part(w->n_cols, TILE_COLS), n_parts = (w->n_cols + part - 1) / part;
+    const size_t step = n_steps_of(w->q->k, i - i0), n_here = n_steps_of(w->q->k, end - i);
     for (size_t r = 0; r < TILE_ROWS; r++) {
         w->q->widen(row_at(w, at, r), i, end, w->n, row_fill, w->span + r * N_LANES,
                     TILE_ROWS * N_LANES);
     }
-    for (size_t g = 0, c = 0; c < w->n_cols; g++, c += part) {
-        const size_t n = smaller(part, w->n_cols - c);
-        for (size_t r = g; r < TILE_ROWS; r += n_parts) {
-            fetch(row_at(w, at, r) + end * value_bytes(k), (end - i) * value_bytes(k));
-        }
+    for (size_t g = 0, c = 0; c < w->n_cols; g++, c += w->part) {
+        const size_t n = smaller(w->part, w->n_cols - c);
+        fetch_ahead(w, at, i, end, g);
         dot_spans[n - 1](w->span, w->cols + (c * n_steps + step * n) * N_LANES, n_here, sums + c);
     }
 }
 
 /* Values [i0, end0) of all rows, `span` at a time, with all columns. */
-static void dot_chunk(const walk *w, size_t i0, size_t end0, size_t span) {
+static void dot_chunk(walk *w, size_t i0, size_t end0, size_t span) {
     const size_t n_steps = n_steps_of(w->q->k, end0 - i0);
     widen_cols(w, i0, end0);
     for (size_t t = 0; t < n_tiles_of(w->n_rows); t++) {
@@ -360,6 +369,10 @@ static void multiply_panel(const walk *w) {
     const size_t chunk = w->is_whole ? w->n : room / span_floats * span;
     walk here = *w;
     here.cols = (float *)(w->sums + n_sums);
+    here.part = even_part(w->n_cols, TILE_COLS);
+    here.n_parts = (w->n_cols + here.part - 1) / here.part;
+    here.next_bytes = w->n_cols * w->x_bytes / (n_tiles_of(w->n_rows) * here.n_parts) /
+                      ((n_blocks + span_blocks - 1) / span_blocks);
     for (size_t i = 0; i < w->n; i += chunk) {
         dot_chunk(&here, i, smaller(i + chunk, w->n), span);
     }
@@ -393,6 +406,8 @@ static void multiply(const float_quant *q, const void *rows, size_t row_bytes, s
         for (size_t c = 0; c < n_cols; c += cols_part) {
             w.x = (const uint8_t *)x + (col0 + c) * x_bytes;
             w.n_cols = smaller(cols_part, n_cols - c);
+            const size_t next = c + cols_part < n_cols ? c + cols_part : 0; /* 0: another task's */
+            w.next_x = cols_part < n_cols ? (const uint8_t *)x + (col0 + next) * x_bytes : NULL;
             w.y = y + c * y_stride + r;
             (w.n_cols == 1 ? multiply_column : multiply_panel)(&w);
         }
