@@ -9,7 +9,7 @@
  * latter too, as a lane goes into the next step; the last step's lanes are cleared by hand.
  * (Flush-to-zero judges a result before it is rounded, which is not the same at the edge.)
  *
- * A tile is eight rows, which meet one column straight from memory. For more columns a span of the
+ * A tile is eight rows, which meet few columns straight from memory. For more columns a span of the
  * tile is widened to f32 once and stays in L1 while the columns, widened once per call, stream past
  * from L2, three at a time; lanes rest in scratch between spans.
  */
@@ -27,6 +27,8 @@ enum {
     N_LANES = 16,
     TILE_ROWS = 8, /* 8 x 3 chains hide the latency of fmaf, and need 11 loads per 24 */
     TILE_COLS = 3,
+    FEW_COLS = 16,     /* up to here weights are not stored again */
+    FEW_TILE_COLS = 6, /* with half a tile */
     MOST_ROWS = 128, /* whose lanes rest in scratch at the same time … */
     MOST_COLS = 36,  /* … for that many columns */
     SPAN_STEPS = 40, /* of a tile: 20 KB */
@@ -124,43 +126,71 @@ static tile tile_at(size_t t, size_t n_rows) {
     return (tile){n_rows - TILE_ROWS, 1};
 }
 
-/* sums[row] += one block of a tile with a column; n values of it are there. */
-EXP_INLINE void add_block(number k, const uint8_t *rows, size_t stride, const uint8_t *x, size_t i,
-                          size_t n, __m512 sums[TILE_ROWS]) {
+/* Columns of activations, x_bytes apart. */
+typedef struct columns {
+    const uint8_t *x;
+    size_t x_bytes;
+} columns;
+
+/* sums[row][column] += one block, which begins with value i; n values of it are there. */
+EXP_INLINE void add_block(number k, size_t n_rows, size_t n_cols, const uint8_t *rows,
+                          size_t stride, columns x, size_t i, size_t n,
+                          __m512 sums[TILE_ROWS][FEW_TILE_COLS]) {
     const number kx = acts_number(k);
     const bool is_whole = n >= block_dim(k);
-    x += i * value_bytes(kx);
+    x.x += i * value_bytes(kx);
     rows += i * value_bytes(k);
 #pragma GCC unroll 2
     for (size_t s = 0; s < block_steps(k); s++) {
-        __m512 a = is_whole ? load_step(kx, x, s) : load_last(kx, x, s, n, col_fill);
+        __m512 a[FEW_TILE_COLS];
+#pragma GCC unroll 6
+        for (size_t c = 0; c < n_cols; c++) {
+            const uint8_t *at = x.x + c * x.x_bytes;
+            a[c] = is_whole ? load_step(kx, at, s) : load_last(kx, at, s, n, col_fill);
+        }
 #pragma GCC unroll 8
-        for (size_t r = 0; r < TILE_ROWS; r++) {
+        for (size_t r = 0; r < n_rows; r++) {
             const uint8_t *row = rows + r * stride;
             __m512 w = is_whole ? load_step(k, row, s) : load_last(k, row, s, n, row_fill);
-            sums[r] = _mm512_fmadd_ps(w, a, sums[r]);
+#pragma GCC unroll 6
+            for (size_t c = 0; c < n_cols; c++) sums[r][c] = _mm512_fmadd_ps(w, a[c], sums[r][c]);
         }
     }
 }
 
-/* out[row] = the dots of the tile at `rows` with one column, straight from memory. */
-EXP_INLINE void dot_column(number k, const uint8_t *rows, size_t stride, const uint8_t *x, size_t n,
-                           lanes out[TILE_ROWS]) {
-    __m512 sums[TILE_ROWS];
+/* out[column][row] = the dots of n_rows rows of a tile with some columns, straight from memory. */
+EXP_INLINE void dot_rows(number k, size_t n_rows, size_t n_cols, const uint8_t *rows, size_t stride,
+                         columns x, size_t n, lanes (*out)[TILE_ROWS], size_t r0) {
+    __m512 sums[TILE_ROWS][FEW_TILE_COLS];
 #pragma GCC unroll 8
-    for (int r = 0; r < TILE_ROWS; r++) sums[r] = _mm512_setzero_ps();
+    for (size_t r = 0; r < n_rows; r++) {
+#pragma GCC unroll 6
+        for (size_t c = 0; c < n_cols; c++) sums[r][c] = _mm512_setzero_ps();
+    }
     size_t i = 0;
     for (; i + block_dim(k) <= n; i += block_dim(k)) {
-        add_block(k, rows, stride, x, i, block_dim(k), sums);
+        add_block(k, n_rows, n_cols, rows, stride, x, i, block_dim(k), sums);
         const uint8_t *ahead = rows + i * value_bytes(k) + AHEAD_BYTES;
 #pragma GCC unroll 8
-        for (size_t r = 0; r < TILE_ROWS; r++) {
+        for (size_t r = 0; r < n_rows; r++) {
             _mm_prefetch((const void *)(ahead + r * stride), _MM_HINT_T0);
         }
     }
-    if (i < n) add_block(k, rows, stride, x, i, n - i, sums);
+    if (i < n) add_block(k, n_rows, n_cols, rows, stride, x, i, n - i, sums);
 #pragma GCC unroll 8
-    for (int r = 0; r < TILE_ROWS; r++) _mm512_storeu_ps(out[r], sums[r]);
+    for (size_t r = 0; r < n_rows; r++) {
+#pragma GCC unroll 6
+        for (size_t c = 0; c < n_cols; c++) _mm512_storeu_ps(out[c][r0 + r], sums[r][c]);
+    }
+}
+
+/* A whole tile with 1 to FEW_TILE_COLS columns: 4 x 6 chains, or eight of one column. */
+EXP_INLINE void dot_few(number k, size_t n_cols, const uint8_t *rows, size_t stride, columns x,
+                        size_t n, lanes (*out)[TILE_ROWS]) {
+    const size_t n_rows = n_cols == 1 ? TILE_ROWS : TILE_ROWS / 2;
+    for (size_t r = 0; r < TILE_ROWS; r += n_rows) {
+        dot_rows(k, n_rows, n_cols, rows + r * stride, stride, x, n, out, r);
+    }
 }
 
 /* out[column][row] += a span of a widened tile with some columns. */
@@ -232,8 +262,8 @@ EXP_INLINE void sum_rows(number k, const float *from, float *y, size_t apart) {
 
 typedef void widen_function(const uint8_t *values, size_t i, size_t end, size_t n, float fill,
                             float *to, size_t stride);
-typedef void column_function(const uint8_t *rows, size_t stride, const uint8_t *x, size_t n,
-                             lanes *out);
+typedef void few_function(const uint8_t *rows, size_t stride, columns x, size_t n,
+                          lanes (*out)[TILE_ROWS]);
 typedef void span_function(const float *rows, const float *cols, size_t n_steps,
                            lanes (*out)[TILE_ROWS]);
 typedef void sum_function(const float *from, float *y, size_t apart);
@@ -241,8 +271,8 @@ typedef void sum_function(const float *from, float *y, size_t apart);
 typedef struct float_quant {
     number k;
     widen_function *widen, *widen_acts;
-    column_function *column;
     sum_function *sum;
+    few_function *few[FEW_TILE_COLS]; /* [columns - 1] */
 } float_quant;
 
 /* A group of rows and some columns on their way through a product. */
@@ -286,11 +316,16 @@ static const uint8_t *row_at(const walk *w, tile at, size_t r) {
     return w->rows + (at.first + r * at.apart) * w->row_bytes;
 }
 
-static void multiply_column(const walk *w) {
+static void multiply_few(const walk *w) {
+    const size_t part = even_part(w->n_cols, FEW_TILE_COLS);
     for (size_t t = 0; t < n_tiles_of(w->n_rows); t++) {
         const tile at = tile_at(t, w->n_rows);
         const unsigned state = enter(w->q->k);
-        w->q->column(row_at(w, at, 0), at.apart * w->row_bytes, w->x, w->n, w->sums[0]);
+        for (size_t c = 0; c < w->n_cols; c += part) {
+            const columns x = {w->x + c * w->x_bytes, w->x_bytes};
+            w->q->few[smaller(part, w->n_cols - c) - 1](
+                row_at(w, at, 0), at.apart * w->row_bytes, x, w->n, w->sums + c);
+        }
         leave(w->q->k, state);
         store_sums(w, at, w->sums);
     }
@@ -409,7 +444,7 @@ static void multiply(const float_quant *q, const void *rows, size_t row_bytes, s
             const size_t next = c + cols_part < n_cols ? c + cols_part : 0; /* 0: another task's */
             w.next_x = cols_part < n_cols ? (const uint8_t *)x + (col0 + next) * x_bytes : NULL;
             w.y = y + c * y_stride + r;
-            (w.n_cols == 1 ? multiply_column : multiply_panel)(&w);
+            (w.n_cols <= FEW_COLS ? multiply_few : multiply_panel)(&w);
         }
     }
 }
@@ -421,16 +456,23 @@ static void multiply(const float_quant *q, const void *rows, size_t row_bytes, s
         const float *rows, const float *cols, size_t n_steps, lanes (*out)[TILE_ROWS]) {           \
         dot_span(n_cols, rows, cols, n_steps, out);                                                \
     }
+#define FEW(stem, number, n_cols)                                                                  \
+    static __attribute__((noinline)) void dot_few_##stem##_##n_cols(                               \
+        const uint8_t *rows, size_t stride, columns x, size_t n, lanes (*out)[TILE_ROWS]) {        \
+        dot_few(number, n_cols, rows, stride, x, n, out);                                          \
+    }
 #define FORMAT(stem, number, acts_stem)                                                            \
     static __attribute__((noinline)) void widen_##stem(                                            \
         const uint8_t *values, size_t i, size_t end, size_t n, float fill, float *to,              \
         size_t stride) {                                                                           \
         widen(number, values, i, end, n, fill, to, stride);                                        \
     }                                                                                              \
-    static __attribute__((noinline)) void dot_column_##stem(                                       \
-        const uint8_t *rows, size_t stride, const uint8_t *x, size_t n, lanes *out) {              \
-        dot_column(number, rows, stride, x, n, out);                                               \
-    }                                                                                              \
+    FEW(stem, number, 1)                                                                           \
+    FEW(stem, number, 2)                                                                           \
+    FEW(stem, number, 3)                                                                           \
+    FEW(stem, number, 4)                                                                           \
+    FEW(stem, number, 5)                                                                           \
+    FEW(stem, number, 6)                                                                           \
     static __attribute__((noinline)) void sum_rows_##stem(const float *from, float *y,             \
                                                           size_t apart) {                          \
         sum_rows(number, from, y, apart);                                                          \
@@ -438,8 +480,14 @@ static void multiply(const float_quant *q, const void *rows, size_t row_bytes, s
     void avx512_matmul_##stem(const void *rows, size_t row_bytes, size_t n_rows, const acts *a,    \
                               size_t col0, size_t n_cols, float *y, size_t y_stride,               \
                               void *scratch) {                                                     \
-        static const float_quant q = {number, widen_##stem, widen_##acts_stem, dot_column_##stem,  \
-                                      sum_rows_##stem};                                            \
+        static const float_quant q = {                                                             \
+            number,                                                                                \
+            widen_##stem,                                                                          \
+            widen_##acts_stem,                                                                     \
+            sum_rows_##stem,                                                                       \
+            {dot_few_##stem##_1, dot_few_##stem##_2, dot_few_##stem##_3, dot_few_##stem##_4,       \
+             dot_few_##stem##_5, dot_few_##stem##_6},                                              \
+        };                                                                                         \
         multiply(&q, rows, row_bytes, n_rows, a, col0, n_cols, y, y_stride, scratch);              \
     }
 
