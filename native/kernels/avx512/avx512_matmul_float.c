@@ -29,9 +29,9 @@ enum {
     TILE_COLS = 3,
     FEW_COLS = 16,     /* up to here weights are not stored again */
     FEW_TILE_COLS = 6, /* with half a tile */
-    MOST_ROWS = 128, /* whose lanes rest in scratch at the same time … */
-    MOST_COLS = 36,  /* … for that many columns */
-    SPAN_STEPS = 40, /* of a tile: 20 KB */
+    MOST_ROWS = 128,   /* whose lanes rest in scratch at the same time … */
+    MOST_COLS = 36,    /* … for that many columns */
+    SPAN_STEPS = 40,   /* of a tile: 20 KB */
     AHEAD_BYTES = 1024,
 };
 
@@ -227,8 +227,8 @@ EXP_INLINE __m512 load_lanes(number k, const float *from) {
     const __m512 x = _mm512_loadu_ps(from);
     if (k != BF16) return x;
     const __m512 sign = _mm512_set1_ps(-0.0f);
-    __mmask16 is_tiny = _mm512_cmp_ps_mask(_mm512_andnot_ps(sign, x), _mm512_set1_ps(FLT_MIN),
-                                           _CMP_LT_OQ);
+    __mmask16 is_tiny =
+        _mm512_cmp_ps_mask(_mm512_andnot_ps(sign, x), _mm512_set1_ps(FLT_MIN), _CMP_LT_OQ);
     return _mm512_mask_and_ps(x, is_tiny, x, sign);
 }
 
@@ -280,14 +280,14 @@ typedef struct walk {
     const float_quant *q;
     const uint8_t *rows;
     size_t row_bytes, n_rows;
-    const uint8_t *x; /* [n_cols][x_bytes] */
+    const uint8_t *x;      /* [n_cols][x_bytes] */
     const uint8_t *next_x; /* what columns come after them; NULL: none */
     size_t next_bytes;     /* of them for each part of a tile's span */
     size_t x_bytes, n_cols;
     size_t part, n_parts; /* the columns that meet a tile at the same time, how often that is */
-    size_t n;      /* values of a row */
+    size_t n;             /* values of a row */
     bool is_whole; /* the columns fit scratch: a tile's lanes are done with before the next's */
-    float *y; /* [n_cols][y_stride] */
+    float *y;      /* [n_cols][y_stride] */
     size_t y_stride;
     float *span;              /* [step][row of a tile][lane] */
     lanes (*sums)[TILE_ROWS]; /* [tile][column][row][lane] */
@@ -323,8 +323,8 @@ static void multiply_few(const walk *w) {
         const unsigned state = enter(w->q->k);
         for (size_t c = 0; c < w->n_cols; c += part) {
             const columns x = {w->x + c * w->x_bytes, w->x_bytes};
-            w->q->few[smaller(part, w->n_cols - c) - 1](
-                row_at(w, at, 0), at.apart * w->row_bytes, x, w->n, w->sums + c);
+            w->q->few[smaller(part, w->n_cols - c) - 1](row_at(w, at, 0), at.apart * w->row_bytes,
+                                                        x, w->n, w->sums + c);
         }
         leave(w->q->k, state);
         store_sums(w, at, w->sums);
