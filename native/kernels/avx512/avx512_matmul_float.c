@@ -78,16 +78,18 @@ EXP_INLINE __m512 load_step(number k, const uint8_t *block, size_t step) {
 
 /* Likewise where only n values of the block are there: the others are `fill`. */
 EXP_INLINE __m512 load_last(number k, const uint8_t *block, size_t step, size_t n, float fill) {
-    const __m512 filled = _mm512_set1_ps(fill);
     const __mmask16 m = lanes_below(k == BF16 ? (n + step) / 2 : n);
-    if (k == F32) return _mm512_mask_loadu_ps(filled, m, block);
-    if (k == F16) {
-        __m512 x = _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(m, block));
-        return _mm512_mask_mov_ps(filled, m, x);
+    __m512 x;
+    if (k == F32) {
+        x = _mm512_maskz_loadu_ps(m, block);
+    } else if (k == F16) {
+        x = _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(m, block));
+    } else {
+        uint16_t values[2 * N_LANES] = {0};
+        memcpy(values, block, n * sizeof *values);
+        x = half_of_pairs(_mm512_loadu_si512(values), step);
     }
-    uint16_t values[2 * N_LANES] = {0};
-    memcpy(values, block, n * sizeof *values);
-    return _mm512_mask_mov_ps(filled, m, half_of_pairs(_mm512_loadu_si512(values), step));
+    return _mm512_mask_mov_ps(_mm512_set1_ps(fill), m, x);
 }
 
 static const float row_fill = -0.0f, col_fill = 0.0f;
@@ -252,7 +254,7 @@ EXP_INLINE __m512 fold_eight(number k, const float *from) {
 EXP_INLINE void sum_rows(number k, const float *from, float *y, size_t apart) {
     const __m512i in_order = _mm512_setr_epi32(0, 4, 8, 12, 2, 6, 10, 14, 0, 0, 0, 0, 0, 0, 0, 0);
     __m512 pairs = fold_eight(k, from);
-    __m512 sums = _mm512_add_ps(pairs, _mm512_movehdup_ps(pairs));
+    __m512 sums = _mm512_add_ps(pairs, _mm512_shuffle_ps(pairs, pairs, 0xf5));
     float out[TILE_ROWS];
     _mm256_storeu_ps(out, _mm512_castps512_ps256(_mm512_permutexvar_ps(in_order, sums)));
     for (size_t r = 0; r < TILE_ROWS; r++) y[r * apart] = out[r];
