@@ -7,7 +7,6 @@
 #define TESTS_EMULATED_IMMINTRIN_H
 
 #include <assert.h>
-#include <math.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -59,17 +58,6 @@ static inline __m512i emulated_cvtepi8_epi32(__m128i x) {
 #define emulated_cvtps_ph(x, rounding)                                                             \
     _mm256_setr_m128i(_mm256_cvtps_ph(_mm512_castps512_ps256(x), rounding),                        \
                       _mm256_cvtps_ph(_mm512_extractf32x8_ps(x, 1), rounding))
-
-/* VFMADD231PS under a merge mask: a * b + c where the mask has a bit, else c. */
-static inline __m512 emulated_mask3_fmadd_ps(__m512 a, __m512 b, __m512 c, __mmask16 m) {
-    ELEMENTS(float, 16, a);
-    ELEMENTS(float, 16, b);
-    ELEMENTS(float, 16, c);
-    for (int i = 0; i < 16; i++) {
-        if (m >> i & 1) c_[i] = fmaf(a_[i], b_[i], c_[i]);
-    }
-    RETURN_ELEMENTS(__m512, c_);
-}
 
 static inline int32_t emulated_reduce_add_epi32(__m512i x) {
     ELEMENTS(uint32_t, 16, x);
@@ -130,7 +118,6 @@ static inline void emulated_mask_storeu_epi16(void *to, __mmask16 m, __m256i x) 
 #define _mm512_cvtepi32_epi8     emulated_cvtepi32_epi8
 #define _mm512_cvtepi8_epi32     emulated_cvtepi8_epi32
 #define _mm512_cvtps_ph          emulated_cvtps_ph
-#define _mm512_mask3_fmadd_ps    emulated_mask3_fmadd_ps
 #define _mm512_reduce_add_epi32  emulated_reduce_add_epi32
 #define _mm512_zextsi256_si512   emulated_zextsi256_si512
 

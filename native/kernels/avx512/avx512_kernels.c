@@ -10,6 +10,7 @@ const kernels kernels_avx512 = {
         {
                  [QUANT_F32] = avx512_matmul_f32,
                  [QUANT_F16] = avx512_matmul_f16,
+                 [QUANT_BF16] = avx512_matmul_bf16,
                  [QUANT_Q4_0] = avx512_matmul_q4_0,
                  [QUANT_Q4_1] = avx512_matmul_q4_1,
                  [QUANT_Q5_0] = avx512_matmul_q5_0,
