@@ -1,5 +1,5 @@
 /* avx512_stream: what a format's unpacking is used for: tiles for many columns, and the stream of
- * one to four columns, in which codes meet the activations in the registers they are unpacked in.
+ * one to eight columns, in which codes meet the activations in the registers they are unpacked in.
  */
 #ifndef LL_KERNELS_AVX512_STREAM_H
 #define LL_KERNELS_AVX512_STREAM_H
@@ -83,6 +83,10 @@ TILE_INLINE void stream_fetch_next(tile_rows rows, size_t block_bytes) {
     STREAM_K_COLUMNS(stem, class, n_parts, n_groups, which, 2)                                     \
     STREAM_K_COLUMNS(stem, class, n_parts, n_groups, which, 3)                                     \
     STREAM_K_COLUMNS(stem, class, n_parts, n_groups, which, 4)                                     \
+    STREAM_K_COLUMNS(stem, class, n_parts, n_groups, which, 5)                                     \
+    STREAM_K_COLUMNS(stem, class, n_parts, n_groups, which, 6)                                     \
+    STREAM_K_COLUMNS(stem, class, n_parts, n_groups, which, 7)                                     \
+    STREAM_K_COLUMNS(stem, class, n_parts, n_groups, which, 8)                                     \
     STREAM_MATMUL(stem, class, 256, tile256, 0)
 
 #define STREAM_K_COLUMNS(stem, class, n_parts, n_groups, which, N)                                 \
@@ -108,13 +112,13 @@ TILE_INLINE void stream_fetch_next(tile_rows rows, size_t block_bytes) {
                 _Pragma("GCC unroll 4") for (int g = 0; g < (n_groups); g++) {                     \
                     const int at = which(i, g);                                                    \
                     const __m512i scale = t.scale[at * f.n_sub / STREAM_GROUPS];                   \
-                    _Pragma("GCC unroll 4") for (int c = 0; c < (N); c++) {                        \
+                    _Pragma("GCC unroll 8") for (int c = 0; c < (N); c++) {                        \
                         sums[c] = stream_group(f.is_half, w + 4 * g, scale, q + c * 256 + 16 * at, \
                                                sums[c]);                                           \
                     }                                                                              \
                 }                                                                                  \
             }                                                                                      \
-            _Pragma("GCC unroll 4") for (int c = 0; c < (N); c++) {                                \
+            _Pragma("GCC unroll 8") for (int c = 0; c < (N); c++) {                                \
                 __m512i bias = stream_bias(f.n_sub, &t, groups + c * STREAM_GROUPS);               \
                 acc[c] = stream_finish(f, &t, sums[c], bias, d_a[c], acc[c]);                      \
             }                                                                                      \
@@ -152,6 +156,10 @@ TILE_INLINE __m512 stream_block(bool has_min, float zero, const tile32 *t, const
     STREAM_LEGACY_COLUMNS(stem, class, zero_point, 2)                                              \
     STREAM_LEGACY_COLUMNS(stem, class, zero_point, 3)                                              \
     STREAM_LEGACY_COLUMNS(stem, class, zero_point, 4)                                              \
+    STREAM_LEGACY_COLUMNS(stem, class, zero_point, 5)                                              \
+    STREAM_LEGACY_COLUMNS(stem, class, zero_point, 6)                                              \
+    STREAM_LEGACY_COLUMNS(stem, class, zero_point, 7)                                              \
+    STREAM_LEGACY_COLUMNS(stem, class, zero_point, 8)                                              \
     STREAM_MATMUL(stem, class, 32, tile32, zero_point)
 
 #define STREAM_LEGACY_COLUMNS(stem, class, zero_point, N)                                          \
@@ -166,7 +174,7 @@ TILE_INLINE __m512 stream_block(bool has_min, float zero, const tile32 *t, const
             tile32 t;                                                                              \
             if (ahead) tile_prefetch(ahead + b * n_bytes, n_bytes);                                \
             stem##_block(rows, &t);                                                                \
-            _Pragma("GCC unroll 4") for (int c = 0; c < (N); c++) {                                \
+            _Pragma("GCC unroll 8") for (int c = 0; c < (N); c++) {                                \
                 acc[c] = stream_block(class##_has_min, zero_point, &t, q + c * 32, d_a[c],         \
                                       sum_a[c], acc[c]);                                           \
             }                                                                                      \
@@ -186,7 +194,8 @@ TILE_INLINE __m512 stream_block(bool has_min, float zero, const tile32 *t, const
             .tile_bytes = sizeof(tile),                                                            \
             .zero = zero_point,                                                                    \
             .unpack = stem##_unpack,                                                               \
-            .stream = {stem##_stream_1, stem##_stream_2, stem##_stream_3, stem##_stream_4},        \
+            .stream = {stem##_stream_1, stem##_stream_2, stem##_stream_3, stem##_stream_4,         \
+                       stem##_stream_5, stem##_stream_6, stem##_stream_7, stem##_stream_8},        \
             .dots = &avx512_##class,                                                               \
         };                                                                                         \
         avx512_tile_matmul(&quant, rows, row_bytes, n_rows, a, col0, n_cols, y, y_stride,          \

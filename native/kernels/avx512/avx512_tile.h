@@ -24,7 +24,7 @@ enum {
     TILE_ROWS = 16,       /* rows of a slab */
     TILE_SLABS = 2,       /* slabs a dot takes at most; two share each broadcast */
     TILE_COLS = 6,        /* columns a dot takes at most: 2 x 6 sums, twice, fit 32 registers */
-    TILE_STREAM_COLS = 4, /* columns up to which unpacking again is cheaper than storing tiles */
+    TILE_STREAM_COLS = 8, /* columns up to which unpacking again is cheaper than storing tiles */
     TILE_SPAN_BYTES = 12 * 1024, /* of one slab's tiles: two spans and some columns fit L1 */
 };
 
