@@ -2,13 +2,20 @@
 
 `--version` is answered before anything else is imported; everything else goes to cli/app.py, whose
 return value is the exit code.
+A command line lives for one command: what it imports and makes stays until the end. So the search
+for unreachable cycles is put off while it starts, and left out when it ends; what must be tidied
+up is closed by whoever opened it, and reference counts do the rest.
 """
 
 from __future__ import annotations
 
+import gc
 import sys
 
 from localllm import __version__
+
+# New objects before a search: more than starting makes, few enough for a long conversation.
+OBJECTS_PER_SEARCH = 100_000
 
 
 def main() -> int:
@@ -16,9 +23,13 @@ def main() -> int:
     if arguments == ["--version"]:
         print(f"localllm {__version__}")
         return 0
+    gc.set_threshold(OBJECTS_PER_SEARCH)
     from localllm.cli import app
 
-    return app.main(arguments)
+    try:
+        return app.main(arguments)
+    finally:
+        gc.freeze()
 
 
 if __name__ == "__main__":

@@ -443,3 +443,44 @@ def test_a_real_model_answers_through_a_pipe(call: Any, real_models: dict[str, P
     ran = call(arguments, b"What is the capital of France?", XDG_DATA_HOME=store)
     assert (ran.stderr, ran.returncode) == (b"", 0)
     assert ran.stdout == b"The capital of France is Paris.\n"
+
+
+# ---- what starting costs -----------------------------------------------------------------------
+
+
+def test_an_answer_imports_nothing_it_does_not_need(
+    environment: dict[str, str], scripts: dict[str, Path]
+) -> None:
+    code = (
+        "import sys; from localllm.__main__ import main; main();"
+        "print('\\n', *sys.modules, file=sys.stderr)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code, "run", str(scripts["paris"]), "q", "-n", "1"],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=True,
+    )
+    imported = set(ended.stderr.split())
+    heavy = {"rich", "numpy", "huggingface_hub", "httpx2", "pydantic", "prompt_toolkit", "asyncio"}
+    assert "localllm.model" in imported and not imported & heavy
+
+
+def test_a_command_puts_off_the_search_for_cycles_and_ends_without_one(
+    environment: dict[str, str],
+) -> None:
+    code = (
+        "import gc; from localllm.__main__ import OBJECTS_PER_SEARCH, main; main();"
+        "assert gc.isenabled() and gc.get_threshold()[0] == OBJECTS_PER_SEARCH;"
+        "assert gc.get_freeze_count() > 0"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code, "--help"],
+        env=environment,
+        capture_output=True,
+        timeout=PATIENCE,
+        check=True,
+    )
