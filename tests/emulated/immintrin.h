@@ -103,6 +103,64 @@ static inline void emulated_mask_storeu_epi16(void *to, __mmask16 m, __m256i x) 
     }
 }
 
+/* VCVTTPD2QQ and VCVTTPD2UQQ: doubles to integers, towards zero; VCVTQQ2PD: back. */
+static inline __m512i emulated_cvttpd_epi64(__m512d x) {
+    ELEMENTS(double, 8, x);
+    int64_t y[8];
+    for (int i = 0; i < 8; i++) y[i] = (int64_t)x_[i];
+    RETURN_ELEMENTS(__m512i, y);
+}
+
+static inline __m512i emulated_cvttpd_epu64(__m512d x) {
+    ELEMENTS(double, 8, x);
+    uint64_t y[8];
+    for (int i = 0; i < 8; i++) y[i] = (uint64_t)x_[i];
+    RETURN_ELEMENTS(__m512i, y);
+}
+
+static inline __m512d emulated_cvtepi64_pd(__m512i x) {
+    ELEMENTS(int64_t, 8, x);
+    double y[8];
+    for (int i = 0; i < 8; i++) y[i] = (double)x_[i];
+    RETURN_ELEMENTS(__m512d, y);
+}
+
+/* VCVTPS2PD: floats to doubles. */
+static inline __m512d emulated_cvtps_pd(__m256 x) {
+    ELEMENTS(float, 8, x);
+    double y[8];
+    for (int i = 0; i < 8; i++) y[i] = (double)x_[i];
+    RETURN_ELEMENTS(__m512d, y);
+}
+
+static inline int64_t emulated_reduce_add_epi64(__m512i x) {
+    ELEMENTS(uint64_t, 8, x);
+    uint64_t sum = 0;
+    for (int i = 0; i < 8; i++) sum += x_[i];
+    return (int64_t)sum;
+}
+
+/* VCMPPD for the one predicate the kernels use. */
+static inline __mmask8 emulated_mask_cmp_pd_mask(__mmask8 m, __m512d a, __m512d b, int predicate) {
+    assert(predicate == _CMP_GT_OQ);
+    ELEMENTS(double, 8, a);
+    ELEMENTS(double, 8, b);
+    for (int i = 0; i < 8; i++) {
+        if (!(a_[i] > b_[i])) m &= (__mmask8) ~(1u << i);
+    }
+    return m;
+}
+
+/* VPSRLVQ: each qword shifted by its own count, to 0 from 64 on. */
+static inline __m512i emulated_maskz_srlv_epi64(__mmask8 m, __m512i x, __m512i count) {
+    ELEMENTS(uint64_t, 8, x);
+    ELEMENTS(uint64_t, 8, count);
+    for (int i = 0; i < 8; i++) {
+        x_[i] = (m >> i & 1) && count_[i] < 64 ? x_[i] >> count_[i] : 0;
+    }
+    RETURN_ELEMENTS(__m512i, x_);
+}
+
 /* Those that SIMDe has under the same name. */
 #undef _mm512_maskz_loadu_ps
 #undef _mm512_mask_storeu_ps
@@ -120,6 +178,13 @@ static inline void emulated_mask_storeu_epi16(void *to, __mmask16 m, __m256i x) 
 #define _mm512_cvtps_ph          emulated_cvtps_ph
 #define _mm512_reduce_add_epi32  emulated_reduce_add_epi32
 #define _mm512_zextsi256_si512   emulated_zextsi256_si512
+#define _mm512_cvtps_pd          emulated_cvtps_pd
+#define _mm512_reduce_add_epi64  emulated_reduce_add_epi64
+#define _mm512_cvttpd_epi64      emulated_cvttpd_epi64
+#define _mm512_cvttpd_epu64      emulated_cvttpd_epu64
+#define _mm512_cvtepi64_pd       emulated_cvtepi64_pd
+#define _mm512_mask_cmp_pd_mask  emulated_mask_cmp_pd_mask
+#define _mm512_maskz_srlv_epi64  emulated_maskz_srlv_epi64
 
 /* The kernels' inline assembly is empty and only keeps a value in a 512-bit register. */
 #define __asm__(...) ((void)0)

@@ -296,7 +296,8 @@ void avx512_attend_merge(attend_state *into, const attend_state *from, size_t he
     const float m = from->m > into->m ? from->m : into->m;
     const __m512 scale_into = exp_512(_mm512_set1_ps(into->m - m));
     const __m512 scale_from = exp_512(_mm512_set1_ps(from->m - m));
-    const float a = _mm512_cvtss_f32(scale_into), b = _mm512_cvtss_f32(scale_from);
+    const float a = _mm_cvtss_f32(_mm512_castps512_ps128(scale_into));
+    const float b = _mm_cvtss_f32(_mm512_castps512_ps128(scale_from));
     into->m = m;
     into->l = fmaf(from->l, b, into->l * a);
     for (size_t d = 0; d < head_dim; d += N_LANES) {
