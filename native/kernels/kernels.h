@@ -81,6 +81,9 @@ typedef struct kernels {
      *   m' = max(m, m_c), a = exp(m - m'), b = exp(m_c - m'), l = fmaf(l_c, b, l * a),
      *   o[d] = fmaf(o_c[d], b, o[d] * a) */
     void (*attend_merge)(attend_state *into, const attend_state *from, size_t head_dim);
+
+    /* Multiply-adds that take some milliseconds: no task keeps a thread longer from a cancel. */
+    size_t task_macs;
 } kernels;
 
 extern const kernels kernels_scalar;

@@ -15,7 +15,7 @@ extern const device_kind device_cpu;
 
 enum {
     ROWS_PER_TASK = 8, /* of the phases that go row by row */
-    MATMUL_ROWS = 64,  /* most weight rows of one matmul task of many columns */
+    MATMUL_ROWS = 128, /* most weight rows of one matmul task of many columns */
     TILE_TOKENS = 16,  /* rows of one attention task */
 };
 

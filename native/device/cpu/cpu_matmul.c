@@ -40,21 +40,22 @@ static uint32_t rows_for_few(const weight *w, uint32_t most, uint32_t n_threads)
     return best;
 }
 
-/* Many columns: a panel of MATMUL_ROWS, or of half as many where that gives the threads more equal
- * parts or where even the scalar kernels should return for a cancel within 200 ms. */
-static uint32_t rows_for_many(const weight *w, uint32_t n_columns, uint32_t n_threads) {
-    enum { TASK_MACS = 16 << 20 };
-    bool too_much = (size_t)w->n * n_columns * MATMUL_ROWS > TASK_MACS;
-    bool uneven = uneven_rows(w->n_rows, FEWEST_ROWS, n_threads) <
-                  uneven_rows(w->n_rows, MATMUL_ROWS, n_threads);
-    return too_much || uneven ? FEWEST_ROWS : MATMUL_ROWS;
+/* Many columns: a panel of MATMUL_ROWS, or of a half or a quarter where that gives the threads more
+ * equal parts or where these kernels would notice a cancel too late. */
+static uint32_t rows_for_many(const cpu *d, const weight *w, uint32_t n_columns) {
+    uint32_t n_threads = d->options.n_threads, rows = MATMUL_ROWS;
+    uint32_t least_uneven = uneven_rows(w->n_rows, FEWEST_ROWS, n_threads);
+    for (; rows > FEWEST_ROWS; rows /= 2) {
+        bool too_much = (size_t)w->n * n_columns * rows > d->kernels->task_macs;
+        if (!too_much && uneven_rows(w->n_rows, rows, n_threads) <= least_uneven) break;
+    }
+    return rows;
 }
 
 static uint32_t tile_rows(const cpu *d, const weight *w, uint32_t n_columns) {
     enum { FEW_COLUMNS = 8 };
-    uint32_t n_threads = d->options.n_threads;
-    if (n_columns > FEW_COLUMNS) return rows_for_many(w, n_columns, n_threads);
-    return rows_for_few(w, (uint32_t)(d->tile_floats / n_columns), n_threads);
+    if (n_columns > FEW_COLUMNS) return rows_for_many(d, w, n_columns);
+    return rows_for_few(w, (uint32_t)(d->tile_floats / n_columns), d->options.n_threads);
 }
 
 uint32_t cpu_count_tiles(cpu *d, const phase *p) {

@@ -6,6 +6,7 @@
 const kernels kernels_avx2 = {
     .name = "avx2",
     .is_available = isa_has_avx2,
+    .task_macs = 256 << 20,
     .matmul[QUANT_F32] = avx2_matmul_f32,
     .matmul[QUANT_F16] = avx2_matmul_f16,
     .matmul[QUANT_BF16] = avx2_matmul_bf16,

@@ -8,6 +8,7 @@
 const kernels kernels_avx2_vnni = {
     .name = "avx2_vnni",
     .is_available = isa_has_avx2_vnni,
+    .task_macs = 256 << 20,
     .matmul[QUANT_F32] = avx2_matmul_f32,
     .matmul[QUANT_F16] = avx2_matmul_f16,
     .matmul[QUANT_BF16] = avx2_matmul_bf16,

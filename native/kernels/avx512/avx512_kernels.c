@@ -6,6 +6,7 @@
 const kernels kernels_avx512 = {
     .name = "avx512",
     .is_available = isa_has_avx512,
+    .task_macs = 256 << 20,
     .matmul =
         {
                  [QUANT_F32] = avx512_matmul_f32,

@@ -11,6 +11,7 @@
     const kernels kernels_##set = {                                                                \
         .name = #set,                                                                              \
         .is_available = isa_has_##set,                                                             \
+        .task_macs = 64 << 20,                                                                     \
         .matmul[QUANT_F32] = neon_matmul_f32,                                                      \
         .matmul[QUANT_F16] = neon_matmul_f16,                                                      \
         .matmul[QUANT_BF16] = neon_matmul_bf16,                                                    \

@@ -98,6 +98,7 @@ static void attend_merge(attend_state *into, const attend_state *from, size_t he
 const kernels kernels_scalar = {
     .name = "scalar",
     .is_available = is_available,
+    .task_macs = 16 << 20,
     .matmul = {QUANT_FORMATS(X)},
     .quantize = acts_quantize,
     .rms_norm = exact_rms_norm,
