@@ -16,7 +16,7 @@ from pathlib import Path
 
 CONTEXT = 2048
 N_ANSWER = 16
-PROMPT = b"What is the capital of France?"
+PROMPT = b"The capital of France is"  # no model ends its answer before the first word
 
 
 @dataclass(frozen=True)
