@@ -8,7 +8,7 @@
 
 enum { STREAM_GROUPS = 16 }; /* groups of 16 values in a superblock */
 
-/* -M of one superblock: the biases times the sums of the activations. */
+/* M of one superblock: the biases times the sums of the activations. */
 TILE_INLINE __m512i stream_bias(int n_sub, const tile256 *t, const int16_t *groups) {
     __m512i bias = _mm512_setzero_si512();
     int16_t halves[STREAM_GROUPS / 2];

@@ -3,7 +3,7 @@
  * The tiles of one or two slabs and a short span of blocks stay in L1 while all columns pass them;
  * the columns' blocks stream past from L2, where the next rows of a group find them again. Sums
  * rest in scratch, column by column, until the last span. With few columns all is about memory:
- * rows are read where the processor's own prefetching is at its best, up to four columns meet the
+ * rows are read where the processor's own prefetching is at its best, up to eight columns meet the
  * codes in the registers they are unpacked in, and more go by way of tiles.
  */
 #include "kernels/avx512/avx512_tile.h"
@@ -118,8 +118,7 @@ static size_t lanes_apart(size_t row_bytes, size_t n_rows) {
  * apart …; with rows that lie side by side (apart is 1) it takes those from first + 16 s on. */
 typedef struct slab_group {
     size_t first, n_slabs, apart;
-    bool is_fetched; /* short rows side by side: the next ones are fetched in the order they lie in
-                      */
+    bool is_fetched; /* short rows side by side: the next are fetched in the order they lie in */
 } slab_group;
 
 static size_t first_row(slab_group g, size_t s) {
