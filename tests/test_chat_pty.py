@@ -82,6 +82,16 @@ def leave(child: pexpect.spawn[str]) -> int | None:
     return child.exitstatus
 
 
+def open_for_its_reader(fifo: Path) -> int:
+    """The writing end, once somebody waits at the other."""
+    for _ in range(100 * PATIENCE):
+        try:
+            return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError:
+            time.sleep(0.01)
+    raise AssertionError(f"nobody reads {fifo}")
+
+
 def used(child: pexpect.spawn[str]) -> int:
     found = re.search(r"(\d+) of \d+ tokens used", ask(child, "/ctx"))
     assert found
@@ -141,6 +151,18 @@ def test_sigterm_leaves_the_prompt(talk: Open) -> None:
     child = talk("paris")
     child.kill(signal.SIGTERM)
     assert leave(child) == 143
+
+
+def test_sigterm_while_the_history_is_read_leaves_too(talk: Open, tmp_path: Path) -> None:
+    history = tmp_path / "state" / "localllm" / "history"
+    history.parent.mkdir(parents=True)
+    os.mkfifo(history)
+    child = talk("paris")
+    writer = open_for_its_reader(history)
+    child.kill(signal.SIGTERM)
+    os.close(writer)
+    assert leave(child) == 143
+    assert "Traceback" not in (child.before or "")
 
 
 def test_several_lines_between_quotes_and_in_a_paste(talk: Open) -> None:

@@ -11,12 +11,14 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from localllm.cli import console
@@ -122,14 +124,41 @@ def make_completer() -> Any:
 
 def read_turn(session: PromptSession[str]) -> Turn:
     """One line, or several between triple quotes."""
-    line = session.prompt(">>> ")
+    line = read_line(session, ">>> ")
     if not line.lstrip().startswith(QUOTE):
         return Turn(line)
     lines = [line.lstrip()[len(QUOTE) :]]
     while QUOTE not in lines[-1]:
-        lines.append(session.prompt("... "))
+        lines.append(read_line(session, "... "))
     text, _, rest = "\n".join(lines).partition(QUOTE)
     return Turn((text + rest).strip("\n"), is_quoted=True)
+
+
+def read_line(session: PromptSession[str], prompt: str) -> str:
+    """One line. A SIGTERM ends the prompt as a key would and leaves from here: raised inside the
+    prompt's event loop, it might land in a task that shows it and goes on."""
+    app = session.app
+    received: list[int] = []
+
+    def end_prompt() -> None:
+        if app.is_running and not app.is_done:
+            app.exit(result="")
+
+    def receive(number: int, frame: FrameType | None) -> None:
+        if app.loop is None:
+            leave_on_sigterm(number, frame)
+        else:
+            received.append(number)
+            app.loop.call_soon_threadsafe(end_prompt)
+
+    leave_on_sigterm: Any = signal.signal(signal.SIGTERM, receive)
+    try:
+        line = session.prompt(prompt)
+    finally:
+        signal.signal(signal.SIGTERM, leave_on_sigterm)
+    if received:
+        leave_on_sigterm(received[0], None)
+    return line
 
 
 # ---- the conversation ------------------------------------------------------------------------
