@@ -1,0 +1,55 @@
+/* module: what the files of localllm._native share: the module's state, the exceptions, and the
+ * objects that borrow from one another.
+ *
+ * What an object borrows from another it keeps alive by a reference, and a close is put off until
+ * the last borrower is gone, so no order of closing or collecting can leave a dangling pointer. The
+ * GIL is released around whatever takes time, and its thread looks for Python signals meanwhile.
+ */
+#ifndef LOCALLLM_PYTHON_MODULE_H
+#define LOCALLLM_PYTHON_MODULE_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include "localllm.h"
+
+/* Python's slots hold functions as void pointers, which ISO C alone would not allow. */
+#define SLOT(function) (__extension__(void *)(function))
+
+enum {
+    N_ERRORS = 0
+#define X(name, text) +1
+    LL_ERRORS(X)
+#undef X
+};
+
+typedef struct module_state {
+    PyObject *error;                /* the base class */
+    PyObject *errors[N_ERRORS + 1]; /* by ll_error_code */
+    PyObject *model_type, *engine_type, *session_type;
+} module_state;
+
+module_state *module_state_of(PyObject *self);
+
+/* The one place where an ll_error becomes an exception. Always returns NULL. */
+PyObject *module_raise(const module_state *st, const ll_error *err);
+PyObject *module_raise_argument(const module_state *st, const char *message);
+
+typedef struct model_object {
+    PyObject_HEAD ll_model *model; /* NULL once closed */
+    size_t n_engines;
+    bool is_closed; /* asked for; done when n_engines is 0 */
+    PyObject *info;
+} model_object;
+
+/* NULL with an exception where it is closed. */
+ll_model *model_get_open(PyObject *self);
+/* Closes the model if that was asked for and no engine borrows from it. */
+void model_release(model_object *m);
+
+/* The fields of ll_engine_options as keyword arguments, in the order of "IIIIIz". */
+#define OPTION_NAMES "n_ctx", "n_sessions", "n_batch", "n_logits", "n_threads", "kernels", NULL
+
+extern PyType_Spec model_spec, engine_spec, session_spec;
+
+#endif
