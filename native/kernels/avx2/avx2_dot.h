@@ -124,11 +124,27 @@ TILE_INLINE int dot_sub_block(int n_sub, int quarter, int i) {
     return n_sub == 8 ? 2 * quarter + i : quarter / 2 * 8 + 2 * i + quarter % 2;
 }
 
-/* One superblock, whose codes never leave the registers if they fit. The n_ahead bytes at `ahead`
- * are prefetched a little at a time: all at once they would hold up the loads behind them. */
+/* A quarter of what is fetched while a superblock of 8 rows is computed, as all at once would hold
+ * up the loads behind it: that many bytes of the next slab and, where long ones only go to L2, the
+ * next superblock of two rows from there. */
+TILE_INLINE void fetch_quarter(bool is_long, tile_rows rows, size_t at, int quarter,
+                               const uint8_t *ahead, size_t block_bytes) {
+    enum { N = TILE_ROWS / DOT_QUARTERS };
+    const size_t row = (size_t)quarter * N;
+    if (!is_long) {
+        tile_prefetch(ahead + row * block_bytes, N * block_bytes);
+        return;
+    }
+    tile_prefetch_l2(ahead + row * block_bytes, N * block_bytes);
+    for (size_t r = row; r < row + N; r++) {
+        tile_prefetch(rows.first + r * rows.stride + at + block_bytes, block_bytes);
+    }
+}
+
+/* One superblock, whose codes never leave the registers if they fit. */
 TILE_INLINE void dot256(dot_traits f, int n_cols, dot_header *header, dot_codes *codes,
-                        tile_rows rows, size_t at, const uint8_t *ahead, size_t n_ahead,
-                        dot_columns a, float out[TILE_COLS][TILE_ROWS]) {
+                        tile_rows rows, size_t at, bool is_long, const uint8_t *ahead,
+                        size_t block_bytes, dot_columns a, float out[TILE_COLS][TILE_ROWS]) {
     const int n_steps = 64 / f.n_sub;
     tile256 tile;
     __m256i sums[TILE_COLS], bias[TILE_COLS];
@@ -153,8 +169,7 @@ TILE_INLINE void dot256(dot_traits f, int n_cols, dot_header *header, dot_codes 
     for (int quarter = 0; quarter < DOT_QUARTERS; quarter++) {
         __m256i w[16];
         codes(rows, at, quarter, w);
-        tile_prefetch(ahead, n_ahead / DOT_QUARTERS);
-        ahead += n_ahead / DOT_QUARTERS;
+        fetch_quarter(is_long, rows, at, quarter, ahead, block_bytes);
 #pragma GCC unroll 4
         for (int i = 0; i < f.n_sub / DOT_QUARTERS; i++) {
             const int j = dot_sub_block(f.n_sub, quarter, i);

@@ -367,6 +367,10 @@ TILE_INLINE void panel_dot_any256(dot_traits f, const void *slabs, const void *c
     }
 }
 
+/* The largest slab that is streamed by way of L1: with the activations it must fit twice.
+ * Superblocks come from L2 in time, so theirs may go there earlier. */
+enum { PANEL_L1_SLAB_32 = 16 * 1024, PANEL_L1_SLAB_256 = 12 * 1024 };
+
 /* ---- a format ------------------------------------------------------------------------------- */
 
 /* clang-format off */
@@ -378,12 +382,17 @@ TILE_INLINE void panel_dot_any256(dot_traits f, const void *slabs, const void *c
     static void name##_unpack_slab(tile_rows rows, size_t n_blocks, void *slab) {                  \
         panel_unpack32(name##_unpack, sizeof(block_##name), name##_traits, rows, n_blocks, slab);  \
     }                                                                                              \
-    TILE_INLINE void name##_dot_block(int n_cols, tile_rows rows, size_t at, const uint8_t *ahead, \
-                                      dot_columns a, float sums[TILE_COLS][TILE_ROWS]) {           \
+    TILE_INLINE void name##_dot_block(int n_cols, tile_rows rows, size_t at, bool is_long,         \
+                                      const uint8_t *ahead, dot_columns a,                         \
+                                      float sums[TILE_COLS][TILE_ROWS]) {                          \
         tile32 t;                                                                                  \
         name##_unpack(rows, at, &t);                                                               \
         dot32(name##_traits, n_cols, &t, a, sums);                                                 \
-        tile_prefetch(ahead, TILE_ROWS * sizeof(block_##name));                                    \
+        if (is_long) {                                                                             \
+            tile_prefetch_l2(ahead, TILE_ROWS * sizeof(block_##name));                             \
+        } else {                                                                                   \
+            tile_prefetch(ahead, TILE_ROWS * sizeof(block_##name));                                \
+        }                                                                                          \
     }                                                                                              \
     PANEL_STREAMS(name, 32)
 
@@ -395,17 +404,19 @@ TILE_INLINE void panel_dot_any256(dot_traits f, const void *slabs, const void *c
         (void)n_blocks;                                                                            \
         panel_unpack256(name##_header, name##_codes, name##_traits, rows, slab);                   \
     }                                                                                              \
-    TILE_INLINE void name##_dot_block(int n_cols, tile_rows rows, size_t at, const uint8_t *ahead, \
-                                      dot_columns a, float sums[TILE_COLS][TILE_ROWS]) {           \
-        dot256(name##_traits, n_cols, name##_header, name##_codes, rows, at, ahead,                \
-               TILE_ROWS * sizeof(block_##name), a, sums);                                         \
+    TILE_INLINE void name##_dot_block(int n_cols, tile_rows rows, size_t at, bool is_long,         \
+                                      const uint8_t *ahead, dot_columns a,                         \
+                                      float sums[TILE_COLS][TILE_ROWS]) {                          \
+        dot256(name##_traits, n_cols, name##_header, name##_codes, rows, at, is_long, ahead,       \
+               sizeof(block_##name), a, sums);                                                     \
     }                                                                                              \
     PANEL_STREAMS(name, 256)
 
 /* What both kinds of blocks have; tile.c's view of a format. */
 #define PANEL_FORMAT(name, dim, ...)                                                               \
     static const dot_traits name##_traits = {__VA_ARGS__};                                         \
-    static tile_stream name##_stream_1, name##_stream_2, name##_stream_3, name##_stream_4;         \
+    static tile_stream name##_stream_1, name##_stream_2, name##_stream_3, name##_stream_4,         \
+        name##_stream_long;                                                                        \
     static panel_unpack name##_unpack_slab;                                                        \
     static void name##_pack(const acts *a, size_t col, size_t n_cols, size_t block0,               \
                             size_t n_blocks, void *cols) {                                         \
@@ -425,6 +436,8 @@ TILE_INLINE void panel_dot_any256(dot_traits f, const void *slabs, const void *c
             .slab_bytes = in_int16 ? sizeof(tile_int16) : PANEL_DIM / dim * sizeof(tile##dim),     \
             .col_bytes = in_int16 ? sizeof(col_int16) : sizeof(col##dim),                          \
             .stream = {name##_stream_1, name##_stream_2, name##_stream_3, name##_stream_4},        \
+            .stream_long = name##_stream_long,                                                     \
+            .l1_slab = dim == 32 ? PANEL_L1_SLAB_32 : PANEL_L1_SLAB_256,                           \
             .unpack = name##_unpack_slab,                                                          \
             .pack = name##_pack,                                                                   \
             .dot = name##_dot,                                                                     \
@@ -432,23 +445,24 @@ TILE_INLINE void panel_dot_any256(dot_traits f, const void *slabs, const void *c
         tile_matmul(&q, rows, row_bytes, n_rows, a, col0, n_cols, y, y_stride, scratch);           \
     }
 
-#define PANEL_STREAM(name, dim, n_cols)                                                            \
-    static void name##_stream_##n_cols(tile_rows rows, const uint8_t *ahead, const acts *a,        \
+#define PANEL_STREAM(name, dim, suffix, n_cols, is_long)                                           \
+    static void name##_stream_##suffix(tile_rows rows, const uint8_t *ahead, const acts *a,        \
                                        size_t col, float out[TILE_COLS][TILE_ROWS]) {              \
         const acts copy = *a; /* which no store through a float pointer can change */              \
         float sums[TILE_COLS][TILE_ROWS] = {{0}};                                                  \
         for (size_t b = 0; b < copy.n / dim; b++) {                                                \
             const size_t at = b * sizeof(block_##name);                                            \
-            name##_dot_block(n_cols, rows, at, ahead + at * TILE_ROWS,                             \
+            name##_dot_block(n_cols, rows, at, is_long, ahead + at * TILE_ROWS,                    \
                              dot_columns_at(&copy, dim, col, b), sums);                            \
         }                                                                                          \
         memcpy(out, sums, sizeof sums);                                                            \
     }
 #define PANEL_STREAMS(name, dim)                                                                   \
-    PANEL_STREAM(name, dim, 1)                                                                     \
-    PANEL_STREAM(name, dim, 2)                                                                     \
-    PANEL_STREAM(name, dim, 3)                                                                     \
-    PANEL_STREAM(name, dim, 4)
+    PANEL_STREAM(name, dim, 1, 1, false)                                                           \
+    PANEL_STREAM(name, dim, 2, 2, false)                                                           \
+    PANEL_STREAM(name, dim, 3, 3, false)                                                           \
+    PANEL_STREAM(name, dim, 4, 4, false)                                                           \
+    PANEL_STREAM(name, dim, long, 1, true)
 
 /* clang-format on */
 

@@ -8,6 +8,7 @@
 #include "kernels/avx2/avx2_tile.h"
 
 #include <assert.h>
+#include <stdbool.h>
 
 #include "kernels/kernels.h"
 
@@ -86,7 +87,9 @@ static void walk_few_columns(const walk *k) {
         for (size_t col = 0; col < k->n_cols; col += TILE_COLS) {
             size_t n_cols = smaller(TILE_COLS, k->n_cols - col);
             float out[TILE_COLS][TILE_ROWS];
-            k->q->stream[n_cols - 1](rows, ahead, k->a, k->col0 + col, out);
+            bool is_long = k->n_cols == 1 && TILE_ROWS * k->row_bytes > k->q->l1_slab;
+            tile_stream *stream = is_long ? k->q->stream_long : k->q->stream[n_cols - 1];
+            stream(rows, ahead, k->a, k->col0 + col, out);
             for (size_t c = 0; c < n_cols; c++) {
                 memcpy(k->y + (col + c) * k->y_stride + row0, out[c], sizeof out[c]);
             }

@@ -52,7 +52,9 @@ typedef struct tile256 {
 } tile256;
 
 /* out[c][r] = the whole dots of 8 rows with columns col, col + 1 …, straight from memory.
- * `ahead` is prefetched meanwhile, as many bytes as the 8 rows have. */
+ * `ahead` is prefetched meanwhile, as many bytes as the 8 rows have: in the order they lie in,
+ * which memory likes best, and into L1. Where long rows would drive each other out of it, a stream
+ * of their own prefetches them into L2. */
 typedef void tile_stream(tile_rows rows, const uint8_t *ahead, const acts *a, size_t col,
                          float out[TILE_COLS][TILE_ROWS]);
 
@@ -73,6 +75,8 @@ typedef struct tile_quant {
     size_t few_cols;              /* up to here streaming once more is cheaper than storing tiles */
     size_t slab_bytes, col_bytes; /* of a span */
     tile_stream *stream[TILE_COLS]; /* [columns - 1] */
+    tile_stream *stream_long;       /* one column, rows of more than l1_slab bytes in all */
+    size_t l1_slab;
     panel_unpack *unpack;
     panel_pack *pack;
     panel_dot *dot;
@@ -153,6 +157,9 @@ TILE_INLINE __m256i tile_table(const int8_t values[16]) {
 
 TILE_INLINE void tile_prefetch(const uint8_t *p, size_t n_bytes) {
     for (size_t i = 0; i < n_bytes; i += 64) _mm_prefetch((const void *)(p + i), _MM_HINT_T0);
+}
+TILE_INLINE void tile_prefetch_l2(const uint8_t *p, size_t n_bytes) {
+    for (size_t i = 0; i < n_bytes; i += 64) _mm_prefetch((const void *)(p + i), _MM_HINT_T1);
 }
 
 #endif
