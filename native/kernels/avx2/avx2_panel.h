@@ -369,7 +369,7 @@ TILE_INLINE void panel_dot_any256(dot_traits f, const void *slabs, const void *c
 
 /* The largest slab that is streamed by way of L1: with the activations it must fit twice.
  * Superblocks come from L2 in time, so theirs may go there earlier. */
-enum { PANEL_L1_SLAB_32 = 16 * 1024, PANEL_L1_SLAB_256 = 12 * 1024 };
+enum { PANEL_L1_SLAB_32 = 12 * 1024, PANEL_L1_SLAB_256 = 8 * 1024 };
 
 /* ---- a format ------------------------------------------------------------------------------- */
 
