@@ -56,7 +56,7 @@ def layer_tensors(model: _native.Model) -> list[tuple[str, int]]:
     the head is needed for the last token only."""
     return [
         (quant, shape[0] * shape[1])
-        for name, quant, shape, _ in model.tensors()
+        for name, quant, shape, *_ in model.tensors()
         if name.startswith("blk.") and len(shape) == 2
     ]
 

@@ -3,11 +3,15 @@
 from collections.abc import Sequence
 from typing import Any, final
 
+from _typeshed import ReadableBuffer
+
 class Error(Exception):
-    """Base of the engine's errors; `code` names an ll_error_code, `offset` is one in a file."""
+    """Base of the engine's errors; `code` names an ll_error_code, `offset` is one in a file,
+    `errno` is the system's where it refused something."""
 
     code: str
     offset: int
+    errno: int
 
 # One class per row of LL_ERRORS in localllm.h.
 class ArgumentError(Error): ...
@@ -32,8 +36,10 @@ class Model:
         """The value of one metadata key (str, int, float, bool or list), None where absent."""
     def meta_keys(self) -> list[tuple[str, str, int]]:
         """Every key with its type's name ("u32", "string", "array[string]" …) and element count."""
-    def tensors(self) -> list[tuple[str, str, tuple[int, ...], int]]:
-        """Every tensor: name, quant, shape in GGUF order, bytes."""
+    def meta_bytes(self) -> dict[str, bytes]:
+        """Every key with its value as it lies in the file, from its type on."""
+    def tensors(self) -> list[tuple[str, str, tuple[int, ...], int, int]]:
+        """Every tensor: name, quant, shape in GGUF order, bytes, offset in the file."""
     def tokenize(self, text: bytes, control: bool = False, add_special: bool = False) -> list[int]:
         """control: text may become control tokens. add_special: BOS/EOS as the model asks."""
     def token_bytes(self, id: int, control: bool = False) -> bytes: ...
@@ -119,6 +125,39 @@ class Session:
     def truncate(self, n_tokens: int) -> int:
         """Drops tokens from the end; returns the number left, which may be lower than asked."""
     def close(self) -> None: ...
+
+@final
+class Quantizer:
+    """Threads that write tensors of one file into another."""
+
+    def __init__(self, *, n_threads: int = 0) -> None: ...
+    def write(
+        self,
+        *,
+        src_fd: int,
+        src_offset: int,
+        src_type: str,
+        n_rows: int,
+        row_dim: int,
+        quant: str,
+        out_fd: int,
+        out_offset: int,
+        row_order: ReadableBuffer | None = None,
+        scales: ReadableBuffer | None = None,
+        scale_rows: int = 0,
+        scale_cols: int = 0,
+        importance: ReadableBuffer | None = None,
+        measure: bool = False,
+    ) -> tuple[float, float]:
+        """Reads, quantizes and writes one tensor.
+
+        src_type: a quant, or F8_E4M3 with f32 `scales` for every scale_rows x scale_cols values.
+        row_order: u32 [n_rows], which of the file's rows each one is. importance: f32 [row_dim].
+        Returns the sums of importance * (x - x')^2 and of importance * x^2 where `measure`.
+        """
+
+def quants() -> dict[str, tuple[int, int, int]]:
+    """The formats of weights: ggml's number, values a block, bytes a block."""
 
 def machine() -> dict[str, Any]:
     """n_cores (usable: affinity and cgroup quota) and kernels (names, best first)."""

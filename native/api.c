@@ -80,8 +80,20 @@ uint64_t ll_model_n_tensors(const ll_model *m) { return gguf_n_tensors(m->model.
 void ll_model_get_tensor(const ll_model *m, uint64_t i, ll_tensor_info *out) {
     const gguf_tensor *t = &gguf_tensors(m->model.file)[i];
     *out = (ll_tensor_info){
-        .name = t->name, .quant = t->quant->name, .n_dims = t->n_dims, .n_bytes = t->n_bytes};
+        .name = t->name,
+        .quant = t->quant->name,
+        .n_dims = t->n_dims,
+        .n_bytes = t->n_bytes,
+        .offset = t->offset,
+    };
     for (int d = 0; d < 4; d++) out->shape[d] = t->shape[d];
+}
+
+bool ll_quant_get_info(uint32_t i, ll_quant_info *out) {
+    if (i >= QUANT_COUNT) return false;
+    const quant_traits *q = &quant_table[i];
+    *out = (ll_quant_info){q->name, q->ggml_id, q->block_dim, q->block_bytes};
+    return true;
 }
 
 bool ll_tokenize(const ll_model *m, const char *text, size_t n_bytes, ll_parse parse,

@@ -39,6 +39,7 @@ typedef struct ll_error {
     ll_error_code code;
     uint64_t offset; /* byte offset in the file for FORMAT errors of a file, else 0 */
     char message[512];
+    int system; /* errno where a system call failed, else 0 */
 } ll_error;
 
 const char *ll_error_name(ll_error_code code);
@@ -101,12 +102,22 @@ typedef struct ll_tensor_info {
     uint32_t n_dims;
     uint64_t shape[4]; /* GGUF order: shape[0] is the row length */
     uint64_t n_bytes;
+    uint64_t offset; /* in the file */
 } ll_tensor_info;
 
 uint64_t ll_model_n_meta(const ll_model *m);
 void ll_model_get_meta(const ll_model *m, uint64_t i, ll_meta *out);
 uint64_t ll_model_n_tensors(const ll_model *m);
 void ll_model_get_tensor(const ll_model *m, uint64_t i, ll_tensor_info *out);
+
+/* The stored formats of weights. */
+typedef struct ll_quant_info {
+    const char *name;
+    uint32_t ggml_id, block_dim, block_bytes;
+} ll_quant_info;
+
+/* False where i is none of them. */
+bool ll_quant_get_info(uint32_t i, ll_quant_info *out);
 
 /* ---- text ---------------------------------------------------------------------------------- */
 
@@ -255,6 +266,44 @@ bool ll_sample(const ll_sampling *s, const float *logits, const float *peaks, ui
                const int32_t *recent, size_t n_recent, uint64_t position, void *scratch,
                int32_t *id, ll_error *err);
 size_t ll_sample_scratch_bytes(uint32_t n_vocab);
+
+/* ---- quantizer ----------------------------------------------------------------------------- */
+
+typedef struct ll_quantizer ll_quantizer;
+
+/* Rows of a tensor in a file. */
+typedef struct ll_tensor_source {
+    int fd;
+    uint64_t offset;
+    const char *type; /* a quant's name, or F8_E4M3 */
+    uint64_t n_rows, row_dim;
+    const uint32_t *row_order; /* [n_rows]: row i is the file's row_order[i]; NULL: as they lie */
+    /* Of F8_E4M3, one for scale_rows x scale_cols values; NULL: all are 1. */
+    const float *scales; /* [ceil(n_rows / scale_rows)][ceil(row_dim / scale_cols)] */
+    uint32_t scale_rows, scale_cols;
+} ll_tensor_source;
+
+typedef struct ll_tensor_target {
+    int fd;
+    uint64_t offset;
+    const char *quant;
+    const float *importance; /* [row_dim] how much a column's squared errors count; NULL: all 1 */
+} ll_tensor_target;
+
+/* The sums over a tensor of importance * (x - x')^2 and importance * x^2. */
+typedef struct ll_loss {
+    double error, total;
+} ll_loss;
+
+ll_quantizer *ll_quantizer_open(uint32_t n_threads, ll_error *err); /* 0: usable cores */
+void ll_quantizer_close(ll_quantizer *q);
+/* Reads, quantizes and writes one tensor. poll(arg) is called by the calling thread some tens of
+ * milliseconds apart; true ends it with CANCELLED. `loss` NULL: not measured. NUMERIC where a value
+ * is not finite or out of the quant's range, IO where a file is too short or cannot be written;
+ * part of the target may be written then. */
+bool ll_quantizer_write(ll_quantizer *q, const ll_tensor_source *source,
+                        const ll_tensor_target *target, ll_poll *poll, void *arg, ll_loss *loss,
+                        ll_error *err);
 
 /* ---- machine ------------------------------------------------------------------------------- */
 

@@ -19,6 +19,7 @@ class ErrorStruct(ctypes.Structure):
         ("code", ctypes.c_int),
         ("offset", ctypes.c_uint64),
         ("message", ctypes.c_char * 512),
+        ("system", ctypes.c_int),
     )
 
 

@@ -32,6 +32,7 @@ COMMANDS = {
     "show": Command("show", "Describe one model"),
     "rm": Command("rm", "Delete a model"),
     "tokenize": Command("tokenize", "Turn text into token ids"),
+    "quantize": Command("quantize", "Write a model with other quants"),
     "doctor": Command("doctor", "Say what this machine and this installation can do"),
     "bench": Command("bench", "Measure the speed of a model on this machine"),
 }

@@ -75,7 +75,7 @@ def describe(stored: store.Stored, file: ModelFile) -> dict[str, Any]:
         ],
         "tensors": [
             {"name": name, "quant": quant, "shape": list(shape), "n_bytes": n_bytes}
-            for name, quant, shape, n_bytes in file.tensors()
+            for name, quant, shape, n_bytes, _ in file.tensors()
         ],
     }
 
@@ -90,7 +90,7 @@ def short_value(file: ModelFile, key: str, n_elements: int) -> Any:
 def print_summary(stored: store.Stored, file: ModelFile) -> None:
     info = file.info
     quants: dict[str, int] = {}
-    for _, quant, _, n_bytes in file.tensors():
+    for _, quant, _, n_bytes, _ in file.tensors():
         quants[quant] = quants.get(quant, 0) + n_bytes
     shares = sorted(quants.items(), key=lambda item: -item[1])
     template = file.meta("tokenizer.chat_template")
@@ -131,6 +131,6 @@ def print_tensors(file: ModelFile) -> None:
     console.out("")
     rows = [
         (name, quant, " x ".join(map(str, shape)), format_bytes(n_bytes))
-        for name, quant, shape, n_bytes in file.tensors()
+        for name, quant, shape, n_bytes, _ in file.tensors()
     ]
     console.out_table(("TENSOR", "QUANT", "SHAPE", "SIZE"), rows)

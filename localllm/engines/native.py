@@ -139,7 +139,11 @@ class NativeModel:
         return self.model.meta_keys()
 
     @translated
-    def tensors(self) -> list[tuple[str, str, tuple[int, ...], int]]:
+    def meta_bytes(self) -> dict[str, bytes]:
+        return self.model.meta_bytes()
+
+    @translated
+    def tensors(self) -> list[tuple[str, str, tuple[int, ...], int, int]]:
         return self.model.tensors()
 
     @translated

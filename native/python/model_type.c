@@ -139,6 +139,35 @@ static PyObject *text_of(ll_string s) {
     return PyUnicode_DecodeUTF8(s.data, (Py_ssize_t)s.n_bytes, "replace");
 }
 
+/* As it lies in the file, without the key: type, element type and number for an array, value. */
+static PyObject *model_meta_bytes(PyObject *self, PyObject *unused) {
+    (void)unused;
+    ll_model *m = model_get_open(self);
+    PyObject *dict = m == NULL ? NULL : PyDict_New();
+    for (uint64_t i = 0; dict != NULL && i < ll_model_n_meta(m); i++) {
+        ll_meta meta;
+        ll_model_get_meta(m, i, &meta);
+        char head[2 * sizeof(uint32_t) + sizeof(uint64_t)];
+        uint32_t type = (uint32_t)meta.type, element = (uint32_t)meta.element_type;
+        size_t n_head = meta.type == LL_VALUE_ARRAY ? sizeof head : sizeof type;
+        memcpy(head, &type, sizeof type);
+        memcpy(head + sizeof type, &element, sizeof element);
+        memcpy(head + sizeof type + sizeof element, &meta.n_elements, sizeof meta.n_elements);
+        PyObject *key = text_of(meta.key);
+        PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(n_head + meta.n_bytes));
+        bool ok = key != NULL && bytes != NULL;
+        if (ok) {
+            memcpy(PyBytes_AsString(bytes), head, n_head);
+            memcpy(PyBytes_AsString(bytes) + n_head, meta.data, meta.n_bytes);
+            ok = PyDict_SetItem(dict, key, bytes) == 0;
+        }
+        Py_XDECREF(key);
+        Py_XDECREF(bytes);
+        if (!ok) Py_CLEAR(dict);
+    }
+    return dict;
+}
+
 static PyObject *model_meta_keys(PyObject *self, PyObject *unused) {
     (void)unused;
     ll_model *m = model_get_open(self);
@@ -169,7 +198,8 @@ static PyObject *model_tensors(PyObject *self, PyObject *unused) {
             if (PyTuple_SetItem(shape, (Py_ssize_t)d, PyLong_FromUnsignedLongLong(t.shape[d])) != 0)
                 Py_CLEAR(shape);
         PyObject *row =
-            Py_BuildValue("NsNK", text_of(t.name), t.quant, shape, (unsigned long long)t.n_bytes);
+            Py_BuildValue("NsNKK", text_of(t.name), t.quant, shape, (unsigned long long)t.n_bytes,
+                          (unsigned long long)t.offset);
         if (row == NULL || PyList_Append(list, row) != 0) Py_CLEAR(list);
         Py_XDECREF(row);
     }
@@ -290,7 +320,8 @@ static PyObject *model_get_info(PyObject *self, void *unused) {
 static PyMethodDef model_methods[] = {
     {"meta", model_meta, METH_O, "The value of one metadata key, None where absent."},
     {"meta_keys", model_meta_keys, METH_NOARGS, "Every key with its type and element count."},
-    {"tensors", model_tensors, METH_NOARGS, "Every tensor: name, quant, shape, bytes."},
+    {"meta_bytes", model_meta_bytes, METH_NOARGS, "Every key with its value as in the file."},
+    {"tensors", model_tensors, METH_NOARGS, "Every tensor: name, quant, shape, bytes, offset."},
     {"tokenize", (PyCFunction)(void (*)(void))model_tokenize, METH_VARARGS | METH_KEYWORDS,
      "The ids of a text."},
     {"token_bytes", (PyCFunction)(void (*)(void))model_token_bytes, METH_VARARGS | METH_KEYWORDS,

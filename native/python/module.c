@@ -17,13 +17,16 @@ PyObject *module_raise(const module_state *st, const ll_error *err) {
     Py_XDECREF(message);
     PyObject *code = PyUnicode_FromString(ll_error_name(err->code));
     PyObject *offset = PyLong_FromUnsignedLongLong(err->offset);
-    if (error != NULL && code != NULL && offset != NULL &&
+    PyObject *number = PyLong_FromLong(err->system);
+    if (error != NULL && code != NULL && offset != NULL && number != NULL &&
         PyObject_SetAttrString(error, "code", code) == 0 &&
-        PyObject_SetAttrString(error, "offset", offset) == 0)
+        PyObject_SetAttrString(error, "offset", offset) == 0 &&
+        PyObject_SetAttrString(error, "errno", number) == 0)
         PyErr_SetObject(st->errors[err->code], error);
     Py_XDECREF(error);
     Py_XDECREF(code);
     Py_XDECREF(offset);
+    Py_XDECREF(number);
     return NULL;
 }
 
@@ -73,7 +76,20 @@ static PyObject *peak(PyObject *self, PyObject *args) {
     Py_END_ALLOW_THREADS return PyFloat_FromDouble(rate);
 }
 
+static PyObject *quants(PyObject *self, PyObject *unused) {
+    (void)self, (void)unused;
+    PyObject *dict = PyDict_New();
+    ll_quant_info q;
+    for (uint32_t i = 0; dict != NULL && ll_quant_get_info(i, &q); i++) {
+        PyObject *row = Py_BuildValue("(III)", q.ggml_id, q.block_dim, q.block_bytes);
+        if (row == NULL || PyDict_SetItemString(dict, q.name, row) != 0) Py_CLEAR(dict);
+        Py_XDECREF(row);
+    }
+    return dict;
+}
+
 static PyMethodDef module_methods[] = {
+    {"quants", quants, METH_NOARGS, "The formats of weights: ggml's id, block's values, bytes."},
     {"machine", machine, METH_NOARGS, "Usable cores and available kernels."},
     {"read_rate", read_rate, METH_VARARGS, "Bytes per second read from memory."},
     {"peak", peak, METH_VARARGS, "Multiply-adds per second of threads that do nothing else."},
@@ -105,7 +121,8 @@ static int module_exec(PyObject *module) {
     }
     if (add_type(module, &model_spec, "Model", &st->model_type) != 0 ||
         add_type(module, &engine_spec, "Engine", &st->engine_type) != 0 ||
-        add_type(module, &session_spec, "Session", &st->session_type) != 0)
+        add_type(module, &session_spec, "Session", &st->session_type) != 0 ||
+        add_type(module, &quantizer_spec, "Quantizer", &st->quantizer_type) != 0)
         return -1;
     return 0;
 }

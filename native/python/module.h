@@ -26,7 +26,7 @@ enum {
 typedef struct module_state {
     PyObject *error;                /* the base class */
     PyObject *errors[N_ERRORS + 1]; /* by ll_error_code */
-    PyObject *model_type, *engine_type, *session_type;
+    PyObject *model_type, *engine_type, *session_type, *quantizer_type;
 } module_state;
 
 module_state *module_state_of(PyObject *self);
@@ -50,6 +50,6 @@ void model_release(model_object *m);
 /* The fields of ll_engine_options as keyword arguments, in the order of "IIIIIz". */
 #define OPTION_NAMES "n_ctx", "n_sessions", "n_batch", "n_logits", "n_threads", "kernels", NULL
 
-extern PyType_Spec model_spec, engine_spec, session_spec;
+extern PyType_Spec model_spec, engine_spec, session_spec, quantizer_spec;
 
 #endif

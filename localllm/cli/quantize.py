@@ -1,0 +1,188 @@
+"""`localllm quantize`: a GGUF file with other quants; stdout is its path and nothing else."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from localllm.cli import console
+from localllm.cli.flags import Json, Quiet
+from localllm.errors import UsageError
+from localllm.units import format_bytes, parse_count
+
+if TYPE_CHECKING:
+    from localllm.convert.requantize import Choice
+    from localllm.engines.quantizer import Loss
+
+
+def command(
+    source: Annotated[Path, typer.Argument(metavar="IN.gguf", help="The file to start from.")],
+    quant: Annotated[
+        str, typer.Argument(metavar="QUANT", help="A mix, as Q4_K_M, Q8_0 or IQ4_XS.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", metavar="OUT.gguf", help="Default: beside IN, named by QUANT."),
+    ] = None,
+    tensor: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--tensor", metavar="PATTERN=QUANT", help="Another quant for these; repeatable."
+        ),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            "-t", "--threads", parser=parse_count, metavar="N", help="Default: usable cores."
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace OUT if it is there.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be written, and write nothing.")
+    ] = False,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Measure what each tensor loses.")
+    ] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a model with other quants."""
+    from localllm import engines
+    from localllm.convert import mixes, requantize
+
+    mix = mixes.find_mix(quant)
+    overrides = [parse_override(text) for text in tensor or []]
+    destination = out or source.with_name(f"{source.stem}-{mix}.gguf")
+    if not dry_run:
+        check_destination(source, destination, force)
+    file = engines.open_model(source)
+    try:
+        choices = requantize.choose(file, mix, overrides)
+        check_overrides(overrides, choices)
+        losses: Sequence[Loss] = ()
+        if not dry_run:
+            note_requantizing(choices, quiet)
+            losses = requantize.requantize(
+                file,
+                choices,
+                mix,
+                destination,
+                threads=threads or 0,
+                measure=measure,
+                progress=meter(quiet),
+            )
+    finally:
+        file.close()
+    if json:
+        console.out_json(report(mix, None if dry_run else destination, choices, losses, measure))
+        return
+    if dry_run or measure:
+        show(choices, losses if measure else ())
+    if not dry_run:
+        console.out(str(destination))
+
+
+def parse_override(text: str) -> tuple[str, str]:
+    from localllm.convert.mixes import QUANTS
+
+    pattern, separator, quant = text.rpartition("=")
+    if not separator or not pattern or quant.upper() not in QUANTS:
+        raise UsageError(
+            f"--tensor {text!r} is not PATTERN=QUANT", "--tensor 'blk.*.ffn_down.weight=Q6_K'"
+        )
+    return pattern, quant.upper()
+
+
+def check_overrides(overrides: Sequence[tuple[str, str]], choices: Sequence[Choice]) -> None:
+    """A pattern that meets no tensor is a mistake, never ignored."""
+    from fnmatch import fnmatchcase
+
+    for pattern, _ in overrides:
+        if not any(fnmatchcase(choice.name, pattern) for choice in choices):
+            raise UsageError(f"--tensor {pattern!r} is the name of no tensor", "--dry-run")
+
+
+def check_destination(source: Path, destination: Path, force: bool) -> None:
+    if destination.exists():
+        if source.exists() and destination.samefile(source):
+            raise UsageError("IN and OUT are the same file")
+        if not force:
+            raise UsageError(f"{str(destination)!r} is there already", "--force, or another -o")
+    if not destination.parent.is_dir():
+        raise UsageError(f"there is no folder {str(destination.parent)!r}")
+
+
+def note_requantizing(choices: Sequence[Choice], quiet: bool) -> None:
+    lossy = [c for c in choices if c.before not in ("F32", "F16", "BF16") and c.after != c.before]
+    if lossy and not quiet:
+        n = len(lossy)
+        console.note(f"{n} tensors were quantized before, and lose a second time")
+
+
+def meter(quiet: bool) -> Callable[[int, int], None] | None:
+    """A line with rate and remaining time, on a terminal."""
+    import sys
+
+    if quiet or not console.is_terminal(sys.stderr):
+        return None
+    started = time.monotonic()
+
+    def draw(done: int, total: int) -> None:
+        seconds = max(time.monotonic() - started, 1e-3)
+        left = (total - done) * seconds / done
+        text = (
+            f"{100 * done // total:3d} %  {done / seconds / 1e6:.0f} M weights/s  {left:.0f} s left"
+        )
+        console.status(text if done < total else "")
+
+    return draw
+
+
+def relative(loss: Loss) -> float:
+    """Root of the mean squared error over the root of the mean square."""
+    return float((loss.error / loss.total) ** 0.5) if loss.total > 0 else 0.0
+
+
+def show(choices: Sequence[Choice], losses: Sequence[Loss]) -> None:
+    header = ["tensor", "shape", "from", "to", "bytes", *(["error"] if losses else [])]
+    rows = []
+    for i, choice in enumerate(choices):
+        cells = [
+            choice.name,
+            " x ".join(map(str, choice.dims)),
+            choice.before,
+            choice.after,
+            format_bytes(choice.n_bytes),
+        ]
+        rows.append([*cells, f"{relative(losses[i]):.2%}"] if losses else cells)
+    console.out_table(header, rows)
+    total = sum(choice.n_bytes for choice in choices)
+    values = sum(choice.n_values for choice in choices)
+    console.out(f"{format_bytes(total)} in all, {8 * total / values:.2f} bits a weight")
+
+
+def report(
+    mix: str,
+    destination: Path | None,
+    choices: Sequence[Choice],
+    losses: Sequence[Loss],
+    measured: bool,
+) -> dict[str, Any]:
+    rows = []
+    for i, c in enumerate(choices):
+        row: dict[str, Any] = {
+            "name": c.name,
+            "shape": list(c.dims),
+            "from": c.before,
+            "to": c.after,
+            "bytes": c.n_bytes,
+        }
+        if measured and losses:
+            row["relative_error"] = relative(losses[i])
+        rows.append(row)
+    path = None if destination is None else str(destination)
+    return {"quant": mix, "path": path, "tensors": rows, "bytes": sum(c.n_bytes for c in choices)}

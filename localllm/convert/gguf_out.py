@@ -1,0 +1,146 @@
+"""GGUF files written tensor by tensor: the header first, then every tensor at its offset.
+
+The destination appears whole or not at all: what is written has another name until it is complete
+and on the disk. Memory is a few chunks of rows, whatever the size of the model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import struct
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from localllm.engines.quantizer import QUANTS, Loss, TensorSource, TensorWriter
+from localllm.errors import UsageError
+
+if TYPE_CHECKING:
+    from localllm.engines.quantizer import Floats
+
+MAGIC, VERSION = b"GGUF", 3
+ALIGNMENT = 32  # what a file without general.alignment has
+U32 = 4  # GGUF's number of the type
+
+# Called with the values done and all there are.
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor of the file that is written. dims: GGUF's order, the row first."""
+
+    name: str
+    dims: tuple[int, ...]
+    quant: str
+    source: TensorSource
+    importance: Floats | None = None  # [dims[0]]
+
+    @property
+    def n_values(self) -> int:
+        return self.source.n_rows * self.source.row_dim
+
+    @property
+    def n_bytes(self) -> int:
+        """What it takes in the file."""
+        quant = QUANTS[self.quant]
+        return self.n_values // quant.block_dim * quant.block_bytes
+
+
+def write_gguf(
+    path: Path,
+    metadata: Mapping[str, bytes],
+    tensors: Sequence[Tensor],
+    *,
+    threads: int = 0,
+    measure: bool = False,
+    progress: Progress | None = None,
+) -> list[Loss]:
+    """Writes a GGUF file; returns the loss of each tensor, zeros unless `measure`.
+
+    metadata: every key's value as it lies in a file, from its type on.
+    Raises: OSError, EngineError where a tensor holds what is not finite, InterruptedByUserError.
+    """
+    writer = TensorWriter(threads)
+    header, ends = make_header(metadata, tensors)
+    n_values, n_done = sum(tensor.n_values for tensor in tensors), 0
+    losses = []
+    with replacing(path) as partial, partial.open("wb") as file:
+        file.write(header)
+        file.flush()
+        for tensor, begin in zip(tensors, ends, strict=False):
+            loss = writer.write(
+                tensor.source,
+                tensor.quant,
+                file.fileno(),
+                begin,
+                importance=tensor.importance,
+                measure=measure,
+                where=tensor.name,
+            )
+            losses.append(loss)
+            n_done += tensor.n_values
+            if progress is not None:
+                progress(n_done, n_values)
+        file.truncate(ends[-1])
+        os.fsync(file.fileno())
+    return losses
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file beside `path` that takes its name when all went well, and else is gone.
+
+    What an attempt that was killed left behind goes with the next one.
+    """
+    if path.is_dir():
+        raise UsageError(f"{os.fspath(path)!r} is a folder, and must be a file")
+    partial = path.with_name(f".{path.name}.part")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            partial.unlink()
+
+
+def make_header(
+    metadata: Mapping[str, bytes], tensors: Sequence[Tensor]
+) -> tuple[bytes, list[int]]:
+    """Everything before the tensors' bytes; where each begins in the file, and where all end."""
+    align = alignment(metadata)
+    offsets = [0]
+    for tensor in tensors:
+        offsets.append(padded(offsets[-1] + tensor.n_bytes, align))
+    parts = [MAGIC, struct.pack("<IQQ", VERSION, len(tensors), len(metadata))]
+    for key, value in metadata.items():
+        parts += [text(key), value]
+    for tensor, offset in zip(tensors, offsets, strict=False):
+        n_dims = len(tensor.dims)
+        ggml_id = QUANTS[tensor.quant].ggml_id
+        parts += [text(tensor.name), struct.pack(f"<I{n_dims}Q", n_dims, *tensor.dims)]
+        parts += [struct.pack("<IQ", ggml_id, offset)]
+    header = b"".join(parts)
+    begin = padded(len(header), align)
+    return header.ljust(begin, b"\0"), [begin + offset for offset in offsets]
+
+
+def alignment(metadata: Mapping[str, bytes]) -> int:
+    given = metadata.get("general.alignment")
+    return struct.unpack("<I", given[4:])[0] if given else ALIGNMENT
+
+
+def padded(n_bytes: int, align: int) -> int:
+    return -(-n_bytes // align) * align
+
+
+def text(value: str) -> bytes:
+    encoded = value.encode()
+    return struct.pack("<Q", len(encoded)) + encoded
+
+
+def u32(value: int) -> bytes:
+    """A number as a value of the metadata."""
+    return struct.pack("<II", U32, value)

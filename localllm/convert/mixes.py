@@ -1,0 +1,225 @@
+"""The named mixes: which quant each tensor of a model gets, as llama.cpp's quantizer chooses.
+
+A mix is a row: the quant of most tensors, and rules for the roles that deserve another. A rule is
+a list of (condition, quant) pairs, of which the first that holds counts. Whatever the mix, vectors
+and norms stay F32, the head is never below Q6_K, and a row that is no whole number of blocks falls
+back to a quant whose blocks are smaller.
+Source: the rules of llama.cpp's llama_tensor_get_type, for the families this engine runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import NamedTuple
+
+from localllm.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the rules ask of a model."""
+
+    arch: str
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    is_tied: bool  # the embedding is the head too
+    has_importance: bool = False
+
+    @property
+    def n_shared(self) -> int:
+        """Query heads of one KV head."""
+        return self.n_heads // self.n_kv_heads if self.n_kv_heads else 0
+
+
+Condition = Callable[[int, Shape], bool]
+Rule = Sequence[tuple[Condition, str]]
+
+
+def always(i: int, shape: Shape) -> bool:
+    return True
+
+
+def first(n: int) -> Condition:
+    return lambda i, shape: i < n
+
+
+def first_part(of: int) -> Condition:
+    """The first 1 / of of the layers."""
+    return lambda i, shape: i < shape.n_layers // of
+
+
+def more_bits(i: int, shape: Shape) -> bool:
+    """The first and last eighth of the layers, and every third between."""
+    eighth = shape.n_layers // 8
+    return i < eighth or i >= 7 * shape.n_layers // 8 or (i - eighth) % 3 == 2
+
+
+def many_shared(i: int, shape: Shape) -> bool:
+    """V is small where four or more heads share it, so its bits cost little."""
+    return shape.n_shared >= 4
+
+
+def unimportant_first_eighth(i: int, shape: Shape) -> bool:
+    return not shape.has_importance and i < shape.n_layers // 8
+
+
+def important_first_eighth(i: int, shape: Shape) -> bool:
+    return shape.has_importance and i < shape.n_layers // 8
+
+
+class Mix(NamedTuple):
+    """file_type: general.file_type, by which readers name the whole file."""
+
+    quant: str
+    file_type: int
+    rules: Mapping[str, Rule] = {}
+
+
+MORE_BITS: Mapping[str, Rule] = {
+    "attn_v": [(more_bits, "Q6_K")],
+    "ffn_down": [(more_bits, "Q6_K")],
+}
+IQ4: Mapping[str, Rule] = {
+    "attn_v": [(many_shared, "Q5_K")],
+    "ffn_down": [(unimportant_first_eighth, "Q5_K")],
+}
+
+MIXES: dict[str, Mix] = {
+    "F32": Mix("F32", 0),
+    "F16": Mix("F16", 1),
+    "BF16": Mix("BF16", 32),
+    "Q8_0": Mix("Q8_0", 7),
+    "Q6_K": Mix("Q6_K", 18),
+    "Q5_K_M": Mix("Q5_K", 17, MORE_BITS),
+    "Q5_K_S": Mix("Q5_K", 16),
+    "Q5_1": Mix("Q5_1", 9),
+    "Q5_0": Mix("Q5_0", 8, {"ffn_down": [(important_first_eighth, "Q5_1")]}),
+    "Q4_K_M": Mix("Q4_K", 15, MORE_BITS),
+    "Q4_K_S": Mix(
+        "Q4_K", 14, {"attn_v": [(first(4), "Q5_K")], "ffn_down": [(first_part(8), "Q5_K")]}
+    ),
+    "Q4_1": Mix("Q4_1", 3),
+    "Q4_0": Mix("Q4_0", 2, {"ffn_down": [(important_first_eighth, "Q4_1")]}),
+    "IQ4_NL": Mix("IQ4_NL", 25, IQ4),
+    "IQ4_XS": Mix("IQ4_XS", 30, IQ4),
+    "MXFP4": Mix("MXFP4", 38),
+    "Q3_K_L": Mix(
+        "Q3_K",
+        13,
+        {
+            "attn_v": [(always, "Q5_K")],
+            "ffn_down": [(always, "Q5_K")],
+            "attn_output": [(always, "Q5_K")],
+        },
+    ),
+    "Q3_K_M": Mix(
+        "Q3_K",
+        12,
+        {
+            "attn_v": [(first(2), "Q5_K"), (always, "Q4_K")],
+            "ffn_down": [(first_part(16), "Q5_K"), (always, "Q4_K")],
+            "attn_output": [(always, "Q4_K")],
+        },
+    ),
+    "Q3_K_S": Mix("Q3_K", 11),
+    "Q2_K": Mix(
+        "Q2_K",
+        10,
+        {
+            "attn_v": [(many_shared, "Q4_K"), (always, "Q3_K")],
+            "ffn_down": [(always, "Q3_K")],
+            "attn_output": [(always, "Q3_K")],
+        },
+    ),
+}
+ALIASES = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
+
+# Values in a block; a row is a whole number of them.
+BLOCK_DIMS = {"F32": 1, "F16": 1, "BF16": 1} | dict.fromkeys(
+    ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "IQ4_NL", "MXFP4"), 32
+)
+SUPERBLOCK_DIM = 256
+FLOATS = ("F32", "F16", "BF16")
+
+# Where a row is no whole number of a quant's superblocks.
+FALLBACKS = {
+    "Q2_K": "Q4_0",
+    "Q3_K": "Q4_0",
+    "Q4_K": "Q5_0",
+    "Q5_K": "Q5_1",
+    "Q6_K": "Q8_0",
+    "IQ4_XS": "IQ4_NL",
+}
+QUANTS = (*BLOCK_DIMS, *FALLBACKS)
+
+
+def find_mix(name: str) -> str:
+    """The mix of that name, whatever its case. Raises: UsageError."""
+    upper = name.upper()
+    found = ALIASES.get(upper, upper)
+    if found not in MIXES:
+        raise UsageError(f"there is no quant {name!r}", "one of " + ", ".join(MIXES))
+    return found
+
+
+def block_dim(quant: str) -> int:
+    return BLOCK_DIMS.get(quant, SUPERBLOCK_DIM)
+
+
+@dataclass
+class Chooser:
+    """Chooses the quants of one model's tensors; they are asked for layer by layer, in order.
+
+    overrides: (pattern of a tensor's name, quant) pairs, which go before the mix's rules.
+    """
+
+    mix: str
+    shape: Shape
+    overrides: Sequence[tuple[str, str]] = ()
+    n_seen: dict[str, int] = field(default_factory=dict)
+
+    def choose(self, name: str, dims: Sequence[int]) -> str:
+        """The quant of a tensor; dims in GGUF's order, the row first."""
+        if not is_matrix(name, dims):
+            return "F32"
+        return fitting(self.wanted(name, dims), dims[0])
+
+    def wanted(self, name: str, dims: Sequence[int]) -> str:
+        mix = MIXES[self.mix]
+        role = name.split(".")[-2]
+        i = self.n_seen.get(role, 0)
+        self.n_seen[role] = i + 1
+        for pattern, quant in self.overrides:
+            if fnmatchcase(name, pattern):
+                return quant
+        if mix.quant in FLOATS:
+            return mix.quant
+        if role == "output" or (role == "token_embd" and self.shape.is_tied):
+            return head_quant(mix.quant, dims[0])
+        for holds, quant in mix.rules.get(role, ()):
+            if holds(i, self.shape):
+                return self.widened(role, quant)
+        return self.widened(role, mix.quant)
+
+    def widened(self, role: str, quant: str) -> str:
+        """The V of llama's 80 layers is so small beside the rest that it never gets few bits."""
+        is_large = self.shape.arch == "llama" and self.shape.n_layers == 80
+        return "Q5_K" if is_large and role == "attn_v" and quant in ("Q3_K", "Q4_K") else quant
+
+
+def is_matrix(name: str, dims: Sequence[int]) -> bool:
+    return len(dims) > 1 and name.endswith(".weight") and not name.endswith("_norm.weight")
+
+
+def head_quant(quant: str, n: int) -> str:
+    return "Q8_0" if quant == "Q8_0" or n % block_dim(quant) else "Q6_K"
+
+
+def fitting(quant: str, n: int) -> str:
+    """The quant, or what it falls back to for rows of n values."""
+    while n % block_dim(quant):
+        quant = FALLBACKS.get(quant, "F16")
+    return quant
