@@ -197,9 +197,8 @@ static PyObject *model_tensors(PyObject *self, PyObject *unused) {
         for (uint32_t d = 0; shape != NULL && d < t.n_dims; d++)
             if (PyTuple_SetItem(shape, (Py_ssize_t)d, PyLong_FromUnsignedLongLong(t.shape[d])) != 0)
                 Py_CLEAR(shape);
-        PyObject *row =
-            Py_BuildValue("NsNKK", text_of(t.name), t.quant, shape, (unsigned long long)t.n_bytes,
-                          (unsigned long long)t.offset);
+        PyObject *row = Py_BuildValue("NsNKK", text_of(t.name), t.quant, shape,
+                                      (unsigned long long)t.n_bytes, (unsigned long long)t.offset);
         if (row == NULL || PyList_Append(list, row) != 0) Py_CLEAR(list);
         Py_XDECREF(row);
     }

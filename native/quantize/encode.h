@@ -189,7 +189,9 @@ LANES_INLINE lanes mxfp4_nearest(lanes x, lanes *value) {
     STEP(0.5f, 1)
     STEP(1.5f, 2)
     STEP(2.5f, 3)
-    STEP(3.5f, 4) STEP(5, 6) STEP(7, 8) STEP(10, 12)
+    STEP(3.5f, 4)
+    STEP(5, 6)
+    STEP(7, 8) STEP(10, 12)
 #undef STEP
         lanes_mask is_negative = x < zero;
     *value = lanes_select(is_negative, -y, y);
