@@ -205,11 +205,17 @@ def fetch_converted(
 
 
 def checkpoint_folder(remote: Remote) -> Path:
-    """Where a checkpoint's files wait; of each revision its own, for whatever quant."""
+    """Where a checkpoint's files wait, for each quant its own: two pulls of different quants do not
+    know of each other. What waits of other revisions goes."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     root = Path(base) if base.startswith("/") else Path.home() / ".cache"
     plain = remote.origin.removeprefix("hf:").replace("/", "--")
-    return root / "localllm" / "checkpoints" / f"{plain}-{(remote.revision or 'none')[:12]}"
+    waiting = root / "localllm" / "checkpoints"
+    mine = waiting / f"{plain}-{remote.convert_to}-{(remote.revision or 'none')[:12]}"
+    for other in waiting.glob(f"{plain}-{remote.convert_to}-*"):
+        if other != mine:
+            shutil.rmtree(other, ignore_errors=True)
+    return mine
 
 
 def hash_file(path: Path) -> str:

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +17,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from conftest import ROOT
 from golden.tiny_models import TINY_MODELS, write_gguf
 from local_server import COMMIT, Fault, Server
 
@@ -174,6 +178,38 @@ def test_parts_that_do_not_belong_together_are_not_kept(
     with pytest.raises(IntegrityError, match=r"00002-of-.*split.no is 2, but 1 is expected"):
         acquire.pull_model(f"hf:{REPO}:Q8_0")
     assert left() == []
+
+
+@pytest.mark.parametrize("n_moved", [0, 1, 2, 3])
+def test_killed_while_the_files_get_their_names(
+    hub: Server, tiny: dict[str, bytes], n_moved: int
+) -> None:
+    """The process dies just before the manifest, or after some files: not here until all are."""
+    script = f"""
+import os, pathlib, signal, sys
+from localllm import acquire, store
+move, moved = pathlib.Path.replace, []
+def counting(path, target):
+    if pathlib.Path(target).parent == store.models_folder() and str(target).endswith(".gguf"):
+        moved.append(target)
+        if len(moved) > {n_moved}: os.kill(os.getpid(), signal.SIGKILL)
+    return move(path, target)
+pathlib.Path.replace = counting
+acquire.pull_model("hf:{REPO}:Q8_0")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    files = split_files(tiny)
+    assert len(files) == 3
+    hub.add_repository(REPO, files)
+    environment = os.environ | {"HF_ENDPOINT": hub.url, "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run([sys.executable, "-c", script], env=environment, check=False, timeout=30)
+    assert ended.returncode == -signal.SIGKILL
+    assert bool(store.stored_models()) == (n_moved == 3)
+    pulled = acquire.pull_model(f"hf:{REPO}:Q8_0")
+    assert pulled.was_here == (n_moved == 3)
+    assert [path.read_bytes() for path in pulled.model.paths] == list(files.values())
+    assert all(len(hub.gets(f"/far/{REPO}/{name}")) == 1 for name in files)
+    assert not [name for name in left() if name.startswith(".")]
 
 
 def test_a_repository_that_lacks_a_part(hub: Server, tiny: dict[str, bytes]) -> None:
