@@ -228,7 +228,7 @@ gguf *gguf_join(gguf *file, const char *path, ll_error *err) {
                 named, count);
         return NULL;
     }
-    split_name s;
+    split_name s = {.path = NULL};
     if (!open_name(&s, path, err)) return NULL;
     gguf *whole = open_all(&s, count, err);
     free(s.path);
