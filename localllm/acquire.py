@@ -1,7 +1,7 @@
 """Bringing a model here: its sources in order, one process at a time, checks at the end.
 
-The sources find, fetch.py writes; this file decides from which source, under which name, and that
-nothing is kept which the engine calls malformed.
+The sources find, fetch.py writes, assemble.py puts together what comes in several files; this file
+decides from which source. Nothing is kept which the engine calls malformed.
 """
 
 from __future__ import annotations
@@ -20,21 +20,24 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from localllm import catalog, engines
+from localllm import catalog
+from localllm.assemble import fetch_converted, fetch_split
+from localllm.budget import choose_for
 from localllm.errors import IntegrityError, NetworkError, UsageError
 from localllm.fetch import Expected, Fetched, fetch, is_alive, require_space
+from localllm.keep import free_name, require_readable
 from localllm.sources import Local, Progress, Remote, Silent, Source, parse_name
+from localllm.sources.hub import Hub
+from localllm.sources.split import model_files
 from localllm.store import (
     Stored,
     find_stored,
     full_name,
     models_folder,
-    read_manifest,
     write_manifest,
 )
 
 LOCK_POLL_SECONDS = 0.1
-MAGIC = b"GGUF"
 
 
 @dataclass(frozen=True)
@@ -59,19 +62,28 @@ def pull_model(
     *,
     offline: bool = False,
     source: str | None = None,
+    quant: str | None = None,
+    budget: int | None = None,
     progress: Progress | None = None,
 ) -> Pulled:
     """Brings a model here unless it is, from its first source that can be reached.
 
-    Raises NetworkError where none can, or where it is not here and `offline` is True.
+    quant: which of the files of hf:org/repo; made from its checkpoint where nobody published it.
+    budget: bytes of memory; without a quant, the best one whose run fits is taken.
+    Raises NetworkError where no source can be reached, or where the model is not here and
+    `offline` is True; DoesNotFitError where no quant fits the budget.
     """
     progress = progress if progress is not None else Silent()
+    if quant is not None:
+        name = with_quant(name, quant)
     local = Local.parse(name)
     if local is not None:
         return Pulled(describe_local(local), was_here=True)
-    request = make_request(name, source)
     folder = models_folder()
     folder.mkdir(parents=True, exist_ok=True)
+    if budget is not None and not offline:
+        name = within_budget(name, budget, folder, progress)
+    request = make_request(name, source)
     with lock(folder, request.name, progress):
         stored = find_stored(name)
         if stored is not None:
@@ -84,11 +96,32 @@ def pull_model(
             return Pulled(fetch_from_any(request, folder, work, progress), was_here=False)
 
 
+def with_quant(name: str, quant: str) -> str:
+    """The name that asks for this quant of a repository."""
+    hub = parse_name(name) if name.startswith("hf:") else None
+    if not isinstance(hub, Hub):
+        raise UsageError(f"--quant chooses among the files of hf:org/repo; {name!r} is one model")
+    if hub.quant and hub.quant != quant.upper():
+        raise UsageError(f"{name!r} names another quant than --quant {quant}")
+    return Hub.parse(f"hf:{hub.repo}:{quant}").name
+
+
+def within_budget(name: str, budget: int, folder: Path, progress: Progress) -> str:
+    """The name with the quant that fits, where it leaves a choice."""
+    hub = parse_name(name) if name.startswith("hf:") else None
+    if not isinstance(hub, Hub) or hub.quant:
+        progress.note(f"--budget chooses nothing: {name} is one model")
+        return name
+    with work_folder(folder) as work:
+        return choose_for(hub, budget, work, progress)
+
+
 def describe_local(local: Local) -> Stored:
     remote = local.find(models_folder(), Silent())
     require_readable(local.path, remote.origin, Silent())
     path = remote.here or local.path
-    return Stored(remote.name, path, remote.n_bytes or 0, source=local.kind, origin=remote.origin)
+    n_bytes = sum(file.stat().st_size for file in model_files(path) if file.is_file())
+    return Stored(remote.name, path, n_bytes, source=local.kind, origin=remote.origin)
 
 
 def make_request(name: str, only: str | None) -> Request:
@@ -141,6 +174,10 @@ def fetch_from(
     if request.expected.n_bytes is not None:
         require_space(folder, request.expected.n_bytes * source.copies)
     remote = source.find(work, progress)
+    if remote.convert_to:
+        return fetch_converted(remote, source.kind, folder, work, progress)
+    if remote.parts:
+        return fetch_split(remote, source.kind, folder, progress)
     expected = merge_expected(request, remote)
     name = request.name if request.file else remote.name
     path = folder / free_name(folder, request.file or remote.file_name, name)
@@ -181,36 +218,6 @@ def merge_expected(request: Request, remote: Remote) -> Expected:
     return Expected(
         request.expected.sha256 or remote.sha256, request.expected.n_bytes or remote.n_bytes
     )
-
-
-def free_name(folder: Path, file: str, name: str) -> str:
-    """The file's name, with a mark where another model has it already."""
-    path = folder / file
-    owner = read_manifest(path)
-    if owner.name == name if owner else not path.exists():
-        return file
-    mark = hashlib.sha256(name.encode()).hexdigest()[:6]
-    return f"{path.stem}-{mark}{path.suffix}"
-
-
-def require_magic(path: Path, origin: str) -> None:
-    with path.open("rb") as file:
-        start = file.read(64)
-    if not start.startswith(MAGIC):
-        is_page = re.match(rb"\s*<(!doctype|html)", start, re.IGNORECASE)
-        raise IntegrityError(f"{origin} is {'a web page, ' if is_page else ''}not a GGUF file")
-
-
-def require_readable(path: Path, origin: str, progress: Progress) -> None:
-    """Opens a file as the engine will. One that is sound but asks for what this engine does not
-    have is kept, since other programs may run it."""
-    require_magic(path, origin)
-    try:
-        engines.open_model(path).close()
-    except IntegrityError as error:
-        if getattr(error.__cause__, "code", None) != "unsupported":
-            raise IntegrityError(f"{origin} is not a usable GGUF file: {error}") from error
-        progress.note(f"kept, but this engine cannot run it: {error}")
 
 
 @contextmanager

@@ -17,8 +17,18 @@ from typing import Any
 from localllm import catalog
 from localllm.errors import ModelNotFoundError
 from localllm.sources import Local, Progress, Silent, parse_name
+from localllm.sources.split import model_files, parse_split
 
 MANIFEST_SUFFIX = ".json"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file of a split model, in the models' folder."""
+
+    file: str
+    n_bytes: int
+    sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -35,6 +45,13 @@ class Stored:
     origin: str | None = None
     revision: str | None = None
     pulled_at: str | None = None
+    parts: tuple[Part, ...] = ()
+    """The files of a split model, the first of which is `path`; n_bytes is theirs together."""
+
+    @property
+    def paths(self) -> list[Path]:
+        """Every file of the model."""
+        return [self.path.with_name(part.file) for part in self.parts] or [self.path]
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "path": str(self.path)}
@@ -64,15 +81,32 @@ def stored_models() -> Mapping[str, Stored]:
 
 def read_stored(path: Path) -> Stored | None:
     """The model at a path of the folder; None where the file is not what its manifest says."""
-    n_bytes = path.stat().st_size
     manifest = read_manifest(path)
     if manifest is None:
-        return adopt(path, n_bytes)
-    return manifest if manifest.n_bytes == n_bytes else None
+        return adopt(path)
+    if not manifest.parts:
+        return manifest if manifest.n_bytes == path.stat().st_size else None
+    sizes = [size_of(part) for part in manifest.paths]
+    return manifest if sizes == [part.n_bytes for part in manifest.parts] else None
 
 
-def adopt(path: Path, n_bytes: int) -> Stored:
-    """A file that somebody put here: the catalog's where it has its name and size."""
+def size_of(path: Path) -> int | None:
+    """None where there is no such file."""
+    return path.stat().st_size if path.is_file() else None
+
+
+def adopt(path: Path) -> Stored | None:
+    """A file that somebody put here: the catalog's where it has its name and size. A split model
+    is its first file, once all are there."""
+    files = model_files(path)
+    if len(files) > 1:
+        parts = [Part(file.name, file.stat().st_size) for file in files if file.is_file()]
+        if path != files[0] or len(parts) < len(files):
+            return None
+        split = parse_split(path.name)
+        n_bytes = sum(part.n_bytes for part in parts)
+        return Stored(split.prefix if split else path.stem, path, n_bytes, parts=tuple(parts))
+    n_bytes = path.stat().st_size
     for entry in catalog.read().values():
         if entry.file == path.name and entry.n_bytes in (None, n_bytes):
             return Stored(entry.name, path, n_bytes, licence=entry.licence)
@@ -99,10 +133,19 @@ def read_manifest(path: Path) -> Stored | None:
     try:
         fields = json.loads(manifest_path(path).read_text(encoding="utf-8"))
         known = {key: value for key, value in fields.items() if key in FIELDS}
-        model = Stored(**{**known, "path": path})
-    except (OSError, ValueError, TypeError, AttributeError):
+        parts = tuple(read_part(part) for part in known.pop("parts", ()))
+        model = Stored(**{**known, "path": path, "parts": parts})
+    except (OSError, ValueError, TypeError, AttributeError, LookupError):
         return None
     return model if isinstance(model.name, str) and isinstance(model.n_bytes, int) else None
+
+
+def read_part(fields: dict[str, Any]) -> Part:
+    """Raises ValueError for a name that leads out of the folder."""
+    part = Part(str(fields["file"]), int(fields["n_bytes"]), fields.get("sha256"))
+    if Path(part.file).name != part.file or part.file.startswith("."):
+        raise ValueError(part.file)
+    return part
 
 
 def write_manifest(model: Stored) -> None:
@@ -181,6 +224,7 @@ def resolve(
 
 
 def remove_model(model: Stored) -> None:
-    """Deletes a stored model: its file first, so that a manifest alone never counts as one."""
-    model.path.unlink(missing_ok=True)
+    """Deletes a stored model: its files first, so that a manifest alone never counts as one."""
+    for path in model.paths:
+        path.unlink(missing_ok=True)
     manifest_path(model.path).unlink(missing_ok=True)

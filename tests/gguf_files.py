@@ -139,6 +139,20 @@ def build(
     return header + padding(len(header), alignment) + bytes(data) if tensors else header
 
 
+def split_entries(no: int, count: int, n_tensors: int) -> list[bytes]:
+    """What every file of a split model says of itself; `no` counts from 0."""
+    return [
+        kv("split.no", ValueType.U16, no),
+        kv("split.count", ValueType.U16, count),
+        kv("split.tensors.count", ValueType.I32, n_tensors),
+    ]
+
+
+def split_name(prefix: str, number: int, count: int) -> str:
+    """A file's name as other programs write it; `number` counts from 1."""
+    return f"{prefix}-{number:05d}-of-{count:05d}.gguf"
+
+
 def rich_entries() -> list[bytes]:
     """Every value type once as a scalar and once as an array."""
     samples: dict[ValueType, list[Scalar]] = {

@@ -245,6 +245,7 @@ def test_the_json_of_a_pull(environment: dict[str, str], server: Server) -> None
         "origin",
         "revision",
         "pulled_at",
+        "parts",
         "was_here",
     ]
     assert answer["schema_version"] == 1 and answer["n_bytes"] == len(MODEL)

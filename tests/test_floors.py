@@ -30,10 +30,10 @@ C_FLOORS: list[set[str]] = [
 PUBLIC_HEADER = "localllm.h"
 
 PYTHON_FLOORS: list[set[str]] = [
-    {"errors", "sampling", "units", "intervals", "_native"},
+    {"errors", "sampling", "units", "intervals", "quants", "_native"},
     {"catalog", "fetch", "sources", "template", "engines.base"},
     {"engines.native", "engines.quantizer"},
-    {"engines", "memory", "store", "acquire"},
+    {"engines", "memory", "store", "keep", "assemble", "budget", "acquire"},
     {"generate", "model", "speed", "convert"},
     {"cli"},
     {"__init__", "__main__"},

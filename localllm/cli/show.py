@@ -12,6 +12,7 @@ from localllm.cli import console
 from localllm.cli.flags import Json
 from localllm.engines.base import ModelFile
 from localllm.sources import Local
+from localllm.sources.split import model_files
 from localllm.units import format_bytes
 
 SHAPE_KEYS = ("n_layers", "n_heads", "n_kv_heads", "head_dim", "dim", "ffn_dim", "n_vocab")
@@ -59,7 +60,8 @@ def find(name: str) -> store.Stored:
         if stored is not None:
             return stored
     path = store.resolve(name, pull=False)
-    return store.Stored(path.stem, path, path.stat().st_size)
+    n_bytes = sum(file.stat().st_size for file in model_files(path) if file.is_file())
+    return store.Stored(path.stem, path, n_bytes)
 
 
 def describe(stored: store.Stored, file: ModelFile) -> dict[str, Any]:
@@ -95,6 +97,7 @@ def print_summary(stored: store.Stored, file: ModelFile) -> None:
     shares = sorted(quants.items(), key=lambda item: -item[1])
     template = file.meta("tokenizer.chat_template")
     system = store.find_system(stored.path)
+    hashes = [part.sha256 for part in stored.parts] or [stored.sha256]
     rows = [
         ("name", stored.name),
         ("file", str(stored.path)),
@@ -109,7 +112,7 @@ def print_summary(stored: store.Stored, file: ModelFile) -> None:
         ("system", "the template's own" if system is None else system),
         ("licence", stored.licence or file.meta("general.license") or "not stated"),
         ("from", stored.origin or "not pulled by localllm"),
-        ("sha256", stored.sha256 or "not recorded"),
+        ("sha256", ", ".join(filter(None, hashes)) or "not recorded"),
         ("pulled", stored.pulled_at or "not recorded"),
     ]
     width = max(len(label) for label, _ in rows)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from localllm.convert import mixes
 from localllm.convert.gguf_out import Progress, Tensor, u32, write_gguf
 from localllm.engines.quantizer import QUANTS, Loss, TensorSource
+from localllm.errors import UsageError
 
 if TYPE_CHECKING:
     from localllm.engines.base import ModelFile
@@ -46,8 +47,14 @@ class Choice:
 def choose(file: ModelFile, mix: str, overrides: Sequence[tuple[str, str]] = ()) -> list[Choice]:
     """The quant of every tensor of a file, in the file's order.
 
-    overrides: (pattern, quant) pairs, which go before the mix's rules.
+    overrides: (pattern, quant) pairs, which go before the mix's rules. Raises: UsageError for one
+    of several files.
     """
+    n_files = file.meta("split.count") or 1
+    if n_files > 1:
+        raise UsageError(
+            f"{os.fspath(file.path)!r} is one of {n_files} files, expected a model in one"
+        )
     tensors = file.tensors()
     info = file.info
     shape = mixes.Shape(

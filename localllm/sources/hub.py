@@ -1,4 +1,4 @@
-"""The Hugging Face Hub: the repository's file list chooses the file, its revision pins the bytes.
+"""The Hugging Face Hub: the repository's list chooses the files, its revision pins the bytes.
 
 huggingface-hub knows the endpoint, the token and the offline switch, and reads the list; the bytes
 come through url.py, which resumes and checks them. The list holds each file's sha256 beforehand.
@@ -7,19 +7,21 @@ come through url.py, which resumes and checks them. The list holds each file's s
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, NoReturn
 
 from localllm.errors import (
     IntegrityError,
-    LocalLLMError,
     ModelNotFoundError,
     NetworkError,
     UsageError,
 )
+from localllm.quants import BY_NAME, PREFERRED, QUANTS
 from localllm.sources.remote import Progress, Remote, safe_file_name
+from localllm.sources.repository import Candidate, choose, find_candidates, find_checkpoint
 from localllm.sources.url import STALL_SECONDS, Page, open_page, refusal, require_reachable
 
 if TYPE_CHECKING:
@@ -27,9 +29,7 @@ if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
 
 NAME = re.compile(r"hf:([^\W_][\w.-]*/[^\W_][\w.-]*)(?::([\w.-]+))?", re.ASCII)
-SPLIT = re.compile(r"-\d{5}-of-\d{5}\.gguf$", re.IGNORECASE)
-# What to take where nobody says: the usual balance of size and quality first.
-PREFERRED_QUANTS = ("Q4_K_M", "Q4_0", "Q4_1", "Q4_K_S", "Q5_K_M", "Q8_0", "F16", "BF16", "F32")
+MAX_LISTED = 20
 
 
 @dataclass(frozen=True)
@@ -53,27 +53,91 @@ class Hub:
         return f"hf:{self.repo}:{self.quant}" if self.quant else f"hf:{self.repo}"
 
     def find(self, folder: Path, progress: Progress) -> Remote:
-        from huggingface_hub import constants, get_token, hf_hub_url
-
-        # The variables were read when huggingface-hub was imported; so it is asked, not they.
-        if constants.is_offline_mode():
-            raise NetworkError("the Hugging Face Hub is switched off by HF_HUB_OFFLINE")
-        require_reachable(constants.ENDPOINT)
         info = self.read_repository()
-        quant, file = self.choose(info.siblings or [])
-        sha256 = file.lfs.sha256 if file.lfs else None
+        names = [sibling.rfilename for sibling in info.siblings or []]
+        candidates = find_candidates(names)
+        chosen = choose(candidates, self.quant)
+        if chosen is None:
+            return self.describe_checkpoint(info, names, candidates)
+        quant, candidate = chosen
+        if candidate.missing:
+            raise IntegrityError(
+                f"hf:{self.repo} lacks {len(candidate.missing)} of the {len(candidate.files)} "
+                f"files of this model: {', '.join(candidate.missing[:MAX_LISTED])}"
+            )
+        return self.describe(info, quant, candidate.files)
+
+    def offers(self) -> list[Remote]:
+        """Every whole GGUF model whose name says its quant, each under a name with that quant."""
+        info = self.read_repository()
+        candidates = find_candidates(sibling.rfilename for sibling in info.siblings or [])
+        whole = [c for c in candidates if c.quant is not None and not c.missing]
+        best: dict[str, Candidate] = {}
+        for candidate in sorted(whole, key=lambda c: c.order):
+            best.setdefault(candidate.quant or "", candidate)
+        return [self.describe(info, quant, c.files) for quant, c in best.items()]
+
+    def describe(self, info: ModelInfo, quant: str | None, files: Sequence[str]) -> Remote:
+        """One model of GGUF files."""
+        parts = self.describe_files(info, files)
+        name = Hub(self.repo, quant).name
+        if len(parts) == 1:
+            return replace(parts[0], name=name, file_name=safe_file_name(files[0]))
+        return Remote(
+            name=name,
+            origin=parts[0].origin,
+            file_name=files[0].rsplit("/", 1)[-1],
+            open=cannot_open,
+            n_bytes=total_bytes(parts),
+            revision=info.sha,
+            licence=read_licence(info),
+            parts=parts,
+        )
+
+    def describe_checkpoint(
+        self, info: ModelInfo, names: Sequence[str], candidates: Sequence[Candidate]
+    ) -> Remote:
+        """The checkpoint from which the quant is made, where there is one that nobody published."""
+        files = find_checkpoint(names)
+        quant = self.quant
+        if quant is None or quant not in BY_NAME or not BY_NAME[quant].converts or not files:
+            raise self.nothing_fits(candidates, has_checkpoint=bool(files))
+        parts = self.describe_files(info, files)
+        return Remote(
+            name=self.name,
+            origin=f"hf:{self.repo}",
+            file_name=safe_file_name(f"{self.repo}-{quant}.gguf"),
+            open=cannot_open,
+            n_bytes=total_bytes(parts),
+            revision=info.sha,
+            licence=read_licence(info),
+            parts=parts,
+            convert_to=quant,
+        )
+
+    def describe_files(self, info: ModelInfo, files: Sequence[str]) -> tuple[Remote, ...]:
+        from huggingface_hub import get_token
+
+        siblings = {sibling.rfilename: sibling for sibling in info.siblings or []}
         token = get_token()
+        headers = {"authorization": f"Bearer {token}"} if token else {}
+        return tuple(self.describe_file(info, siblings[file], headers) for file in files)
+
+    def describe_file(self, info: ModelInfo, file: RepoSibling, headers: dict[str, str]) -> Remote:
+        from huggingface_hub import constants, hf_hub_url
+
+        sha256 = file.lfs.sha256 if file.lfs else None
         page = Page(
             hf_hub_url(self.repo, file.rfilename, revision=info.sha),
-            headers={"authorization": f"Bearer {token}"} if token else {},
+            headers=headers,
             access_hint=self.access_hint(),
             plain_http=constants.ENDPOINT.startswith("http://"),
             immutable=True,
         )
         return Remote(
-            name=Hub(self.repo, quant).name,
+            name=file.rfilename,
             origin=f"hf:{self.repo}/{file.rfilename}",
-            file_name=safe_file_name(file.rfilename),
+            file_name=file.rfilename,
             open=partial(open_page, page),
             n_bytes=file.size,
             sha256=sha256,
@@ -88,6 +152,10 @@ class Hub:
         from huggingface_hub import HfApi, constants
         from huggingface_hub.errors import HfHubHTTPError
 
+        # The variables were read when huggingface-hub was imported; so it is asked, not they.
+        if constants.is_offline_mode():
+            raise NetworkError("the Hugging Face Hub is switched off by HF_HUB_OFFLINE")
+        require_reachable(constants.ENDPOINT)
         api = HfApi(endpoint=constants.ENDPOINT)
         try:
             return api.model_info(self.repo, files_metadata=True, timeout=STALL_SECONDS)
@@ -99,26 +167,23 @@ class Hub:
             reason = str(error) or type(error).__name__
             raise NetworkError(f"the Hugging Face Hub failed: {reason}") from error
 
-    def choose(self, siblings: list[RepoSibling]) -> tuple[str | None, RepoSibling]:
-        """The quant that was asked for, or the first preferred one there is, and its file."""
-        files = {s.rfilename: s for s in siblings if is_model(s.rfilename)}
-        whole = [name for name in files if not SPLIT.search(name)]
-        if not files:
-            raise ModelNotFoundError(f"hf:{self.repo} holds no GGUF file")
-        for quant in [self.quant] if self.quant else PREFERRED_QUANTS:
-            fitting = [name for name in whole if has_quant(name, quant)]
-            if fitting:
-                name = min(fitting, key=lambda name: (name.count("/"), len(name), name))
-                return quant, files[name]
-        if not self.quant and whole:
-            return None, files[min(whole)]
-        raise self.nothing_fits(sorted(files))
-
-    def nothing_fits(self, names: list[str]) -> LocalLLMError:
-        listed = ", ".join(names[:20])
-        if any(SPLIT.search(name) and has_quant(name, self.quant or "GGUF") for name in names):
-            return IntegrityError(f"hf:{self.repo} splits this model into parts: {listed}")
-        return ModelNotFoundError(f"hf:{self.repo} has no file of quant {self.quant}: {listed}")
+    def nothing_fits(
+        self, candidates: Sequence[Candidate], has_checkpoint: bool
+    ) -> ModelNotFoundError:
+        listed = ", ".join(c.files[0] for c in candidates[:MAX_LISTED])
+        makes = ", ".join(quant.name for quant in QUANTS if quant.converts)
+        if self.quant is None:
+            found = ", only a checkpoint in safetensors" if has_checkpoint else ""
+            hint = f"localllm pull hf:{self.repo} --quant {PREFERRED[0]}, which converts it"
+            return ModelNotFoundError(
+                f"hf:{self.repo} holds no GGUF file{found}", hint if has_checkpoint else None
+            )
+        there = f": {listed}" if listed else "; it holds no GGUF file"
+        hint = f"--quant with one that its safetensors can be converted to: {makes}"
+        return ModelNotFoundError(
+            f"hf:{self.repo} has no file of quant {self.quant}{there}",
+            hint if has_checkpoint else None,
+        )
 
     def access_hint(self) -> str:
         from huggingface_hub import constants
@@ -129,16 +194,14 @@ class Hub:
         )
 
 
-def is_model(file_name: str) -> bool:
-    """Image projectors and importance matrices share repositories and suffix with models."""
-    base = file_name.rsplit("/", 1)[-1].lower()
-    return base.endswith(".gguf") and not re.search(r"mmproj|imatrix", base)
+def total_bytes(parts: Sequence[Remote]) -> int | None:
+    """The bytes of all files; None where the list lacks one's."""
+    sizes = [part.n_bytes for part in parts if part.n_bytes is not None]
+    return sum(sizes) if len(sizes) == len(parts) else None
 
 
-def has_quant(file_name: str, quant: str) -> bool:
-    """Whether the quant stands in the name as a word: Q4_K is not in model-Q4_K_M.gguf."""
-    word = rf"(?<![A-Z0-9_]){re.escape(quant.upper())}(?![A-Z0-9_])"
-    return re.search(word, file_name.upper()) is not None
+def cannot_open(offset: int) -> NoReturn:
+    raise AssertionError("a model of several files is opened file by file")
 
 
 def read_licence(info: ModelInfo) -> str | None:

@@ -60,6 +60,11 @@ class Remote:
     """Changes when the bytes do; a partial file is resumed only under the same identity."""
     here: Path | None = None
     """Set where the file is on this machine already and is used in place."""
+    parts: tuple[Remote, ...] = ()
+    """The files of a model that has several; n_bytes is theirs together. Their file_name is the
+    name in the source, which may hold folders."""
+    convert_to: str | None = None
+    """Set where the parts are a checkpoint, from which a GGUF of this quant is to be made."""
 
 
 def safe_file_name(text: str) -> str:

@@ -8,6 +8,7 @@
 
 /* Maps a whole file read-only and shared. An empty file maps to NULL with *n_bytes = 0. */
 bool system_map_file(const char *path, const void **data, size_t *n_bytes, ll_error *err);
+bool system_file_exists(const char *path);
 void system_unmap(const void *data, size_t n_bytes);
 
 /* Zeroed, page-aligned memory that costs nothing until touched. NULL: refused. */

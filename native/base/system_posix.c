@@ -41,6 +41,8 @@ done:
     return ok;
 }
 
+bool system_file_exists(const char *path) { return access(path, F_OK) == 0; }
+
 void system_unmap(const void *data, size_t n_bytes) {
     if (data != NULL) (void)munmap((void *)(uintptr_t)data, n_bytes);
 }

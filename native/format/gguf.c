@@ -14,8 +14,14 @@
 #include "base/system.h"
 #include "format/gguf_cursor.h"
 #include "format/gguf_parse.h"
+#include "format/gguf_split.h"
 
 gguf *gguf_open(const char *path, ll_error *err) {
+    gguf *g = gguf_map(path, err);
+    return g ? gguf_join(g, path, err) : NULL;
+}
+
+gguf *gguf_map(const char *path, ll_error *err) {
     const void *data;
     size_t n_bytes;
     if (!system_map_file(path, &data, &n_bytes, err)) return NULL;
@@ -29,6 +35,8 @@ gguf *gguf_open(const char *path, ll_error *err) {
 
 void gguf_close(gguf *g) {
     if (!g) return;
+    for (uint32_t i = 0; i < g->n_others; i++) gguf_close(g->others[i]);
+    free(g->others);
     if (g->mapped) system_unmap(g->base, g->header_bytes);
     free(g->tensors_by_name);
     free(g->meta_by_name);

@@ -1,4 +1,4 @@
-/* gguf: one GGUF file mapped read-only, its header checked once.
+/* gguf: one GGUF file, or all files of a split model, mapped read-only, each header checked once.
  *
  * Works on the bytes it is given and a declared file size, so a mapped file, a sparse file and a
  * header fetched from a remote server use the same code. No weight is copied; no allocation is
@@ -17,14 +17,16 @@ typedef struct gguf_tensor {
     uint32_t ggml_id;
     uint32_t n_dims;   /* 1 to 4 */
     uint64_t shape[4]; /* innermost first; unused dimensions are 1 */
-    uint64_t offset;   /* of the first byte, from the start of the file */
+    uint64_t offset;   /* of the first byte, from the start of the tensor's own file */
     uint64_t n_bytes;  /* 0 where quant is NULL */
     const void *data;  /* NULL where it was not given or quant is NULL */
 } gguf_tensor;
 
 typedef struct gguf gguf;
 
-/* Maps and checks a file. Errors: IO, FORMAT (with the byte offset), UNSUPPORTED, MEMORY. */
+/* Maps and checks a file, and with any file of a split model all of them: the metadata are the
+ * first one's, the tensors everybody's. Errors: IO, FORMAT (with the byte offset), UNSUPPORTED,
+ * MEMORY. */
 gguf *gguf_open(const char *path, ll_error *err);
 
 /* Checks a header held in memory (not copied: it must outlive the gguf) of a file that is
@@ -34,7 +36,7 @@ gguf *gguf_parse(const void *header, size_t header_bytes, uint64_t file_bytes, l
 
 void gguf_close(gguf *g);
 
-uint64_t gguf_file_bytes(const gguf *g);
+uint64_t gguf_file_bytes(const gguf *g); /* of all files */
 uint64_t gguf_n_meta(const gguf *g);
 const ll_meta *gguf_meta(const gguf *g, uint64_t i); /* NULL from n_meta on */
 uint64_t gguf_n_tensors(const gguf *g);

@@ -11,8 +11,11 @@
 struct gguf {
     const uint8_t *base;
     size_t header_bytes; /* those given, at most file_bytes */
-    uint64_t file_bytes;
-    bool mapped; /* base is ours to unmap */
+    uint64_t file_bytes; /* of all files, once they are joined */
+    bool mapped;         /* base is ours to unmap */
+
+    gguf **others; /* [n_others], the second and later files of a split model; owned */
+    uint32_t n_others;
 
     uint64_t n_meta, n_tensors;
     ll_meta *meta;        /* [n_meta], in file order */
@@ -21,6 +24,9 @@ struct gguf {
     const ll_string **meta_by_name;    /* [n_meta] */
     const ll_string **tensors_by_name; /* [n_tensors] */
 };
+
+/* Maps and checks one file alone. Errors: those of gguf_open. */
+gguf *gguf_map(const char *path, ll_error *err);
 
 /* Bytes of one value of a type, or 0 where values differ in length. */
 uint32_t gguf_value_bytes(ll_value_type type);

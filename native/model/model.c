@@ -127,11 +127,6 @@ static bool refuse_unknown_settings(const model *m, ll_error *err) {
         if (value != 0 || count != 0)
             return ll_fail(err, LL_ERR_UNSUPPORTED, "the setting %s is not supported", key);
     }
-    uint32_t n_splits = 1;
-    if (!gguf_read_u32(m->file, "split.count", &n_splits, err)) return false;
-    if (n_splits > 1)
-        return ll_fail(err, LL_ERR_UNSUPPORTED, "the model is split over %u files; join them first",
-                       n_splits);
     return true;
 }
 

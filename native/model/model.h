@@ -1,4 +1,4 @@
-/* model: one GGUF file as a config and named, shape-checked weights; immutable once open.
+/* model: one or more GGUF files as a config and named, shape-checked weights; immutable once open.
  *
  * A weight is a borrowed pointer into the mapping, a quant and a shape. Weights have ids: a role
  * alone for the global ones, a role and a layer for the others; steps of a plan hold ids.

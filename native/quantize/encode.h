@@ -184,16 +184,19 @@ LANES_INLINE lanes mxfp4_nearest(lanes x, lanes *value) {
     const lanes zero = lanes_all(0), one = lanes_all(1);
     lanes code = zero, y = zero, at = lanes_abs(x);
 #define STEP(from, reach)                                                                          \
-    code += lanes_select(at > lanes_all(from), one, zero);                                         \
-    y = lanes_select(at > lanes_all(from), lanes_all(reach), y);
-    STEP(0.5f, 1)
-    STEP(1.5f, 2)
-    STEP(2.5f, 3)
-    STEP(3.5f, 4)
-    STEP(5, 6)
-    STEP(7, 8) STEP(10, 12)
+    do {                                                                                           \
+        code += lanes_select(at > lanes_all(from), one, zero);                                     \
+        y = lanes_select(at > lanes_all(from), lanes_all(reach), y);                               \
+    } while (0)
+    STEP(0.5f, 1);
+    STEP(1.5f, 2);
+    STEP(2.5f, 3);
+    STEP(3.5f, 4);
+    STEP(5, 6);
+    STEP(7, 8);
+    STEP(10, 12);
 #undef STEP
-        lanes_mask is_negative = x < zero;
+    lanes_mask is_negative = x < zero;
     *value = lanes_select(is_negative, -y, y);
     return code + lanes_select(is_negative & (code > zero), lanes_all(8), zero);
 }

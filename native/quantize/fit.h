@@ -115,13 +115,12 @@ LANES_INLINE fit fit_affine(const lanes_problem *p, float most, bool below_zero,
 typedef enum coder { CODES_WHOLE, CODES_IQ4 } coder;
 
 /* The values of IQ4's table between which the nearest changes, and the table. */
+/* clang-format off */
 #define FIT_IQ4_STEPS(X)                                                                           \
-    X(-115.5f, -104)                                                                               \
-    X(-93.5f, -83)                                                                                 \
-    X(-74, -65)                                                                                    \
-    X(-57, -49)                                                                                    \
-    X(-42, -35) X(-28.5f, -22) X(-16, -10) X(-4.5f, 1) X(7, 13) X(19, 25) X(31.5f, 38)             \
-        X(45.5f, 53) X(61, 69) X(79, 89) X(101, 113)
+    X(-115.5f, -104) X(-93.5f, -83) X(-74, -65) X(-57, -49) X(-42, -35) X(-28.5f, -22)             \
+    X(-16, -10) X(-4.5f, 1) X(7, 13) X(19, 25) X(31.5f, 38) X(45.5f, 53) X(61, 69) X(79, 89)       \
+    X(101, 113)
+/* clang-format on */
 enum { FIT_IQ4_FIRST = -127 };
 
 /* The nearest value a code stands for. */

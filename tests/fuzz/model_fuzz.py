@@ -12,11 +12,12 @@ import random
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from golden.tiny_models import TINY_MODELS, write_gguf
+from golden.tiny_models import TINY_MODELS, TinyModel, write_gguf
 
 from localllm import _native
 
@@ -60,6 +61,24 @@ def use(path: Path, kernels: str) -> None:
     )
 
 
+def use_split(tiny: TinyModel, folder: Path, n_mutants: int, rng: random.Random) -> Iterator[str]:
+    """The same with a model in several files, one of which is changed at a time."""
+    write_gguf(tiny, folder / "split.gguf", split_tensors=7)
+    paths = sorted(folder.glob("split-*.gguf"))
+    for _ in range(n_mutants):
+        path = rng.choice(paths)
+        data = path.read_bytes()
+        path.write_bytes(mutate(data, max(data.rfind(b".weight"), 64), rng))
+        try:
+            use(rng.choice(paths), "scalar")
+            yield "accepted"
+        except _native.Error as error:
+            yield error.code
+        path.write_bytes(data)
+    for path in paths:
+        path.unlink()
+
+
 def main(n_mutants: int, seed: int) -> None:
     rng = random.Random(seed)
     outcomes: Counter[str] = Counter()
@@ -77,6 +96,7 @@ def main(n_mutants: int, seed: int) -> None:
                     outcomes["accepted"] += 1
                 except _native.Error as error:
                     outcomes[error.code] += 1
+            outcomes.update(use_split(tiny, Path(folder), n_mutants // 4, rng))
     print(f"model_fuzz: seed {seed}, {dict(outcomes)}")
 
 

@@ -314,8 +314,9 @@ def add_rope(writer: gguf.GGUFWriter, model: TinyModel) -> None:
         writer.add_float32(f"{model.arch}.rope.scaling.yarn_beta_slow", rope["beta_slow"])
 
 
-def write_gguf(model: TinyModel, path: Path) -> None:
-    writer = gguf.GGUFWriter(path, model.arch)
+def write_gguf(model: TinyModel, path: Path, split_tensors: int = 0) -> None:
+    """One file, or with split_tensors files of at most so many, which get numbered names."""
+    writer = gguf.GGUFWriter(path, model.arch, split_max_tensors=split_tensors)
     writer.add_name(f"tiny {model.name}")
     writer.add_context_length(model.n_ctx)
     writer.add_embedding_length(DIM)

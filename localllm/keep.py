@@ -1,0 +1,48 @@
+"""What may be kept in the models' folder, and under which name."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+
+from localllm import engines
+from localllm.errors import IntegrityError
+from localllm.sources import Progress
+from localllm.sources.split import parse_split
+from localllm.store import read_manifest
+
+MAGIC = b"GGUF"
+
+
+def free_name(folder: Path, file: str, name: str) -> str:
+    """The file's name, with a mark where another model has it already."""
+    path = folder / file
+    owner = read_manifest(path)
+    if owner.name == name if owner else not path.exists():
+        return file
+    mark = hashlib.sha256(name.encode()).hexdigest()[:6]
+    split = parse_split(file)
+    if split:
+        return split._replace(prefix=f"{split.prefix}-{mark}").name(split.number)
+    return f"{path.stem}-{mark}{path.suffix}"
+
+
+def require_magic(path: Path, origin: str) -> None:
+    with path.open("rb") as file:
+        start = file.read(64)
+    if not start.startswith(MAGIC):
+        is_page = re.match(rb"\s*<(!doctype|html)", start, re.IGNORECASE)
+        raise IntegrityError(f"{origin} is {'a web page, ' if is_page else ''}not a GGUF file")
+
+
+def require_readable(path: Path, origin: str, progress: Progress) -> None:
+    """Opens a file as the engine will. One that is sound but asks for what this engine does not
+    have is kept, since other programs may run it."""
+    require_magic(path, origin)
+    try:
+        engines.open_model(path).close()
+    except IntegrityError as error:
+        if getattr(error.__cause__, "code", None) != "unsupported":
+            raise IntegrityError(f"{origin} is not a usable GGUF file: {error}") from error
+        progress.note(f"kept, but this engine cannot run it: {error}")

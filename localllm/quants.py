@@ -1,0 +1,93 @@
+"""The quants that models are published in, from the best to the smallest, in one table.
+
+Quality is the order of the rows: measured losses of released models differ in size, seldom in
+order. The bits include scales and what a mix stores finer, for a model of some billion weights.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+
+class Quant(NamedTuple):
+    name: str
+    bits: float  # per weight, about
+    converts: bool = False  # whether localllm can make it from a checkpoint
+
+
+# BF16 is how most models are trained, so F32 adds bytes and nothing else.
+QUANTS = (
+    Quant("BF16", 16, converts=True),
+    Quant("F32", 32, converts=True),
+    Quant("F16", 16, converts=True),
+    Quant("Q8_K_XL", 9.5),
+    Quant("Q8_0", 8.5, converts=True),
+    Quant("Q6_K_XL", 7.3),
+    Quant("Q6_K_L", 6.7),
+    Quant("Q6_K", 6.56, converts=True),
+    Quant("Q5_K_XL", 5.8),
+    Quant("Q5_K_L", 5.8),
+    Quant("Q5_K_M", 5.69, converts=True),
+    Quant("Q5_1", 6.0, converts=True),
+    Quant("Q5_K_S", 5.54, converts=True),
+    Quant("Q5_0", 5.5, converts=True),
+    Quant("Q4_K_XL", 5.0),
+    Quant("Q4_K_L", 5.0),
+    Quant("Q4_K_M", 4.85, converts=True),
+    Quant("Q4_K_S", 4.58, converts=True),
+    Quant("IQ4_NL", 4.5, converts=True),
+    Quant("IQ4_XS", 4.3, converts=True),
+    Quant("Q4_1", 5.0, converts=True),
+    Quant("Q4_0", 4.55, converts=True),
+    Quant("MXFP4", 4.25, converts=True),
+    Quant("Q3_K_XL", 4.4),
+    Quant("Q3_K_L", 4.27, converts=True),
+    Quant("IQ3_M", 3.7),
+    Quant("Q3_K_M", 3.91, converts=True),
+    Quant("IQ3_S", 3.5),
+    Quant("IQ3_XS", 3.3),
+    Quant("Q3_K_S", 3.5, converts=True),
+    Quant("IQ3_XXS", 3.1),
+    Quant("Q2_K_XL", 3.1),
+    Quant("Q2_K_L", 3.1),
+    Quant("Q2_K", 2.96, converts=True),
+    Quant("IQ2_M", 2.7),
+    Quant("IQ2_S", 2.5),
+    Quant("Q2_K_S", 2.7),
+    Quant("IQ2_XS", 2.4),
+    Quant("IQ2_XXS", 2.1),
+    Quant("IQ1_M", 1.9),
+    Quant("TQ2_0", 2.1),
+    Quant("TQ1_0", 1.7),
+    Quant("IQ1_S", 1.6),
+)
+BY_NAME = {quant.name: quant for quant in QUANTS}
+RANKS = {quant.name: rank for rank, quant in enumerate(QUANTS)}
+
+# What to take where nobody says: the usual balance of size and quality first.
+PREFERRED = ("Q4_K_M", "Q4_0", "Q4_1", "Q4_K_S", "Q5_K_M", "Q8_0", "F16", "BF16", "F32")
+
+# A mix of another recipe, such as UD-Q4_K_XL, is a quant of its own with its plain one's rank.
+RECIPE = "UD-"
+WORD = re.compile(
+    rf"(?<![A-Z0-9_])(?:{RECIPE})?"
+    rf"(?:{'|'.join(sorted(map(re.escape, BY_NAME), key=len, reverse=True))})(?![A-Z0-9_])"
+)
+
+
+def find_quant(file_name: str) -> str | None:
+    """The quant that stands in a file's path, the last one where there are several."""
+    found = WORD.findall(file_name.upper())
+    return found[-1] if found else None
+
+
+def has_quant(file_name: str, quant: str) -> bool:
+    """Whether the quant stands in the path as a word: Q4_K is not in model-Q4_K_M.gguf."""
+    word = rf"(?<![A-Z0-9_]){re.escape(quant.upper())}(?![A-Z0-9_])"
+    return re.search(word, file_name.upper()) is not None
+
+
+def rank(quant: str) -> tuple[int, bool]:
+    """Sorts the best first, and of one quant the plain file before another recipe's."""
+    return RANKS[quant.removeprefix(RECIPE)], quant.startswith(RECIPE)
