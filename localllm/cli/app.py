@@ -33,6 +33,7 @@ COMMANDS = {
     "rm": Command("rm", "Delete a model"),
     "tokenize": Command("tokenize", "Turn text into token ids"),
     "doctor": Command("doctor", "Say what this machine and this installation can do"),
+    "imatrix": Command("imatrix", "Measure which inputs of a model matter, for quantize"),
     "bench": Command("bench", "Measure the speed of a model on this machine"),
 }
 ALIASES = {"ls": "list"}
