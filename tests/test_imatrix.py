@@ -253,3 +253,9 @@ def test_what_cannot_be_is_refused(path: Path, tmp_path: Path, extra: list[str],
     (tmp_path / "text").write_bytes(b"\xff\xfe")
     assert main(["imatrix", str(path), "-o", str(tmp_path / "x"), *text]) == 2
     assert not (tmp_path / "x").exists()
+
+
+def test_our_own_text_ships(path: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.gguf"
+    assert main(["imatrix", str(path), "--ctx", "32", "--chunks", "2", "-o", str(out)]) == 0
+    assert imatrix_file.load(out).datasets == ["calibration.txt"]

@@ -1,4 +1,4 @@
-"""`eval`: perplexity, divergence from a reference, and multiple choice, of one or several models."""
+"""`eval`: perplexity, divergence from a reference, and multiple choice, of several models."""
 
 from __future__ import annotations
 

@@ -3,7 +3,8 @@
 Of each scored position: the TOP likeliest tokens, the mass of all others, and TAIL of those drawn
 in proportion to their probability, all with log-probabilities in steps of 1/2048 nat. The top is
 summed exactly; the tail's share of the divergence is its mass times the mean penalty (see
-divergence.py) of the draws. The estimate has no bias but that of the rounding. With 16-bit ids a position takes 900 bytes, with 32-bit ids 1348.
+divergence.py) of the draws. The estimate has no bias but that of the rounding. With 16-bit ids a
+position takes 900 bytes, with 32-bit ids 1348.
 
 The file: MAGIC, five u32 (n_vocab, n_ctx, n_chunks, TOP, TAIL), the chunks' ids as i32, records.
 """
