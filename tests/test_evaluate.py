@@ -213,7 +213,9 @@ def test_the_command(
     assert main(["eval", "kl", off, exact, "--reference", str(stored), "--json"]) == 0
     rows = json.loads(capfdbinary.readouterr().out)["models"]
     assert rows[0]["mean"] > 100 * rows[1]["mean"] and rows[1]["agreement"] == 1
-    assert main(["eval", "kl", off, *flags, "--reference", exact]) == 0
+    picture = tmp_path / "p.png"
+    assert main(["eval", "kl", off, *flags, "--reference", exact, "--plot", str(picture)]) == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
     assert b"SAME TOP" in capfdbinary.readouterr().out
     (tmp_path / "t").write_text('{"question":"a","choices":["b","c"],"answer":0}')
     assert main(["eval", "tasks", exact, "--text", str(tmp_path / "t")]) == 0
@@ -222,7 +224,14 @@ def test_the_command(
 
 @pytest.mark.parametrize(
     "arguments",
-    [["ppl", "--reference", "x"], ["kl"], ["tasks"], ["ppl", "--ctx", "2"], ["speed"]],
+    [
+        ["ppl", "--reference", "x"],
+        ["kl"],
+        ["tasks"],
+        ["ppl", "--ctx", "2"],
+        ["speed"],
+        ["ppl", "--plot", "x.png"],
+    ],
 )
 def test_what_does_not_go_together_is_refused(
     paths: tuple[Path, Path], arguments: list[str]

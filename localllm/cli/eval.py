@@ -52,6 +52,9 @@ def command(
         Path | None,
         typer.Option("--save-reference", help="kl: store the only MODEL's predictions here."),
     ] = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="kl: draw size against loss.", metavar="F.png")
+    ] = None,
     offline: Offline = False,
     json: Json = False,
 ) -> None:
@@ -63,6 +66,8 @@ def command(
         raise UsageError("--reference and --save-reference apply to kl alone")
     if what is What.kl and (reference is None) == (save_reference is None):
         raise UsageError("kl needs one of --reference and --save-reference")
+    if plot is not None:
+        check_plot(plot, reference)
     if what is What.tasks and text is None:
         raise UsageError("tasks needs --text with a JSONL file of tasks")
     if save_reference is not None:
@@ -76,6 +81,8 @@ def command(
         measure = divergences_of(reference or "", text, n_ctx, n_chunks, offline)
     paths = {name: store.resolve(name, offline=offline) for name in names}
     rows = [row_of(name, path, measure) for name, path in paths.items()]
+    if plot is not None:
+        draw(plot, reference or "", rows)
     if json:
         console.out_json({"what": what.value, "models": rows})
     else:
@@ -208,6 +215,25 @@ def save(
         console.out_json({"model": names[0], "path": str(target), "file_bytes": n_bytes})
     else:
         console.out(str(target))
+
+
+def check_plot(path: Path, reference: str | None) -> None:
+    from localllm.speed import roofline
+
+    if reference is None:
+        raise UsageError("--plot draws what kl --reference measures")
+    check_file("--plot", path)
+    roofline.check_available(path)
+
+
+def draw(path: Path, reference: str, rows: list[Row]) -> None:
+    from localllm.evaluate import scatter
+
+    points = [
+        scatter.Point(Path(row["model"]).name, row["file_bytes"], row["mean"], row["error"])
+        for row in rows
+    ]
+    scatter.draw(path, Path(reference).name, points)
 
 
 # ---- the table -----------------------------------------------------------------------------------
