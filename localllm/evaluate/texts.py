@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int], None]  # chunks done, chunks in all
 
 LOGIT_ROWS = 64  # rows of a step, all of whose logits are kept
+PIECE_ROWS = 16  # handed out at once: numpy is deaf to Ctrl-C until a call returns
 
 
 def cut(file: ModelFile, text: str, n_ctx: int, max_chunks: int = 0) -> list[list[int]]:
@@ -76,7 +77,10 @@ def logits(
             end = start + len(rows)
             with engine.logits() as kept:
                 values = np.frombuffer(kept, dtype=np.float32).reshape(n_kept, -1)
-                yield values, np.array(chunk[end - n_kept + 1 : end + 1], dtype=np.int64)
+                following = np.array(chunk[end - n_kept + 1 : end + 1], dtype=np.int64)
+                for piece in range(0, n_kept, PIECE_ROWS):
+                    rows_of_piece = slice(piece, piece + PIECE_ROWS)
+                    yield values[rows_of_piece], following[rows_of_piece]
                 del values
         if progress:
             progress(done + 1, len(chunks))
