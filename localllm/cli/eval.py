@@ -89,7 +89,8 @@ def command(
         out_rows(rows)
 
 
-# A measurement opens its own engine and returns it with the number of tokens it ran and the losses.
+# A measurement opens its own engine and returns it, how many tokens it alone ran (0 where its time
+# is not its own), and the losses.
 Measure = Callable[["ModelFile"], tuple["Engine", int, Row]]
 
 
@@ -108,9 +109,10 @@ def row_of(name: str, path: Path, measure: Measure) -> Row:
         "file_bytes": path.stat().st_size,
         "memory_bytes": plan.weight_bytes + plan.private_bytes,
         "seconds": seconds,
-        "tokens_per_second": n_tokens / seconds,
         **found,
     }
+    if n_tokens:
+        row["tokens_per_second"] = n_tokens / seconds
     engine.close()
     file.close()
     return row
@@ -170,7 +172,7 @@ def divergences_of(
         beside, engine = texts.open_engine(judge, n_ctx), texts.open_engine(file, n_ctx)
         found = report(engine, cut, divergence.ModelReference(beside, cut))
         beside.close()
-        return engine, len(cut) * n_ctx, found
+        return engine, 0, found
 
     return measure_beside
 
@@ -243,7 +245,7 @@ COLUMNS: list[tuple[str, str, Callable[[Row], str]]] = [
     ("MODEL", "model", lambda r: str(r["model"])),
     ("SIZE", "file_bytes", lambda r: f"{r['file_bytes'] / 2**20:.0f} MiB"),
     ("MEMORY", "memory_bytes", lambda r: f"{r['memory_bytes'] / 2**20:.0f} MiB"),
-    ("TOKENS/S", "perplexity", lambda r: f"{r['tokens_per_second']:.0f}"),
+    ("TOKENS/S", "tokens_per_second", lambda r: f"{r['tokens_per_second']:.0f}"),
     ("PPL", "perplexity", lambda r: plus(r["perplexity"]["value"], r["perplexity"]["error"])),
     ("KL", "mean", lambda r: plus(r["mean"], r["error"])),
     ("90 %", "p90", lambda r: f"{r['p90']:.4f}"),
