@@ -43,17 +43,30 @@ def command(
     ctx: Annotated[
         str, typer.Option("--ctx", "-c", envvar="LOCALLLM_CTX", help="Tokens of a chunk.")
     ] = "512",
-    chunks: Annotated[str, typer.Option("--chunks", help="At most so many; 0: all.")] = "0",
+    chunks: Annotated[
+        str, typer.Option("--chunks", envvar="LOCALLLM_CHUNKS", help="At most so many; 0: all.")
+    ] = "0",
     reference: Annotated[
         str | None,
-        typer.Option("--reference", help="kl: a model, or a file of --save-reference."),
+        typer.Option(
+            "--reference",
+            envvar="LOCALLLM_REFERENCE",
+            help="kl: a model, or a file of --save-reference.",
+        ),
     ] = None,
     save_reference: Annotated[
         Path | None,
-        typer.Option("--save-reference", help="kl: store the only MODEL's predictions here."),
+        typer.Option(
+            "--save-reference",
+            envvar="LOCALLLM_SAVE_REFERENCE",
+            help="kl: store the only MODEL's predictions here.",
+        ),
     ] = None,
     plot: Annotated[
-        Path | None, typer.Option("--plot", help="kl: draw size against loss.", metavar="F.png")
+        Path | None,
+        typer.Option(
+            "--plot", envvar="LOCALLLM_PLOT", help="kl: draw size against loss.", metavar="F.png"
+        ),
     ] = None,
     offline: Offline = False,
     json: Json = False,

@@ -23,18 +23,32 @@ def command(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("-o", "--out", help="The file to write [default: MODEL's name .imatrix.gguf]"),
+        typer.Option(
+            "-o",
+            "--out",
+            envvar="LOCALLLM_OUT",
+            help="The file to write [default: MODEL's name .imatrix.gguf]",
+        ),
     ] = None,
     ctx: Annotated[
         str, typer.Option("--ctx", "-c", envvar="LOCALLLM_CTX", help="Tokens of a chunk.")
     ] = "512",
-    chunks: Annotated[str, typer.Option("--chunks", help="At most so many; 0: all.")] = "0",
+    chunks: Annotated[
+        str, typer.Option("--chunks", envvar="LOCALLLM_CHUNKS", help="At most so many; 0: all.")
+    ] = "0",
     merge: Annotated[
         list[Path] | None,
-        typer.Option("--merge", help="Add what this file holds. May be repeated."),
+        typer.Option(
+            "--merge", envvar="LOCALLLM_MERGE", help="Add what this file holds. May be repeated."
+        ),
     ] = None,
     output: Annotated[
-        bool, typer.Option("--output-weight", help="Measure the output matrix too.")
+        bool,
+        typer.Option(
+            "--output-weight",
+            envvar="LOCALLLM_OUTPUT_WEIGHT",
+            help="Measure the output matrix too.",
+        ),
     ] = False,
     offline: Offline = False,
     json: Json = False,
