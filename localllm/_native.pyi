@@ -114,6 +114,11 @@ class Engine:
     def profile(self) -> list[tuple[str, str, int, float, dict[str, int]]]:
         """The sums, in the order of the forward pass: step, phase, layer (n_layers: none),
         seconds, and the work as in work()."""
+    def set_importance(self, on: bool) -> None:
+        """From here on adds up the squares of every matrix's inputs, from zero; off stops it."""
+    def importance(self) -> list[tuple[str, int, bytes]]:
+        """The sums, in the order of the forward pass: the matrix's name, how many inputs are in
+        them, and one float64 per column."""
     def cancel(self) -> None: ...
     def close(self) -> None: ...
 

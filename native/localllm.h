@@ -239,6 +239,25 @@ bool ll_engine_set_profile(ll_engine *e, bool on, ll_error *err);
 /* The sums, in the order of the forward pass; valid until the engine is closed. */
 const ll_phase_time *ll_engine_get_profile(const ll_engine *e, size_t *n_phases);
 
+/* ---- importance ---------------------------------------------------------------------------- */
+
+/* What one matrix was multiplied with: sums of squares, column by column. */
+typedef struct ll_importance {
+    char name[64];      /* of the matrix, as in the file */
+    uint32_t n;         /* its columns */
+    uint64_t n_rows;    /* inputs that are in the sums */
+    const double *sums; /* [n]; matrices with one input share them */
+} ll_importance;
+
+/* From here on adds up the squares of every matrix's inputs, from zero; off stops adding and keeps
+ * what there is. The additions go in the order of the rows of the steps, so the sums of one text
+ * have the same bits whatever the threads, its cuts and the kernels. Rows that keep no logits have
+ * no input in the last layer behind its attention. A step that fails leaves part of itself in the
+ * sums. */
+bool ll_engine_set_importance(ll_engine *e, bool on, ll_error *err);
+/* The sums, in the order of the forward pass; valid until the engine is closed. */
+const ll_importance *ll_engine_get_importance(const ll_engine *e, size_t *n);
+
 /* ---- sampler ------------------------------------------------------------------------------- */
 
 typedef struct ll_logit_bias {

@@ -34,7 +34,7 @@ PYTHON_FLOORS: list[set[str]] = [
     {"catalog", "fetch", "sources", "template", "engines.base"},
     {"engines.native", "engines.quantizer"},
     {"engines", "memory", "store", "keep", "assemble", "budget", "acquire"},
-    {"generate", "model", "speed", "convert"},
+    {"generate", "model", "speed", "evaluate", "convert"},
     {"cli"},
     {"__init__", "__main__"},
 ]

@@ -34,6 +34,8 @@ COMMANDS = {
     "tokenize": Command("tokenize", "Turn text into token ids"),
     "quantize": Command("quantize", "Write a model with other quants"),
     "doctor": Command("doctor", "Say what this machine and this installation can do"),
+    "imatrix": Command("imatrix", "Measure which inputs of a model matter, for quantize"),
+    "eval": Command("eval", "Measure perplexity, and what a quant loses"),
     "bench": Command("bench", "Measure the speed of a model on this machine"),
 }
 ALIASES = {"ls": "list"}

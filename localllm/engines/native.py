@@ -115,6 +115,14 @@ class NativeEngine:
             for step, phase, layer, seconds, work in self.engine.profile()
         ]
 
+    @translated
+    def set_importance(self, on: bool) -> None:
+        self.engine.set_importance(on)
+
+    @translated
+    def importance(self) -> list[tuple[str, int, bytes]]:
+        return self.engine.importance()
+
     def cancel(self) -> None:
         self.engine.cancel()
 

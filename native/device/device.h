@@ -58,6 +58,9 @@ typedef struct device_kind {
     /* See ll_engine_set_profile and ll_engine_get_profile. */
     bool (*set_profile)(device *d, bool on, ll_error *err);
     const ll_phase_time *(*get_profile)(const device *d, size_t *n_phases);
+    /* See ll_engine_set_importance and ll_engine_get_importance. */
+    bool (*set_importance)(device *d, bool on, ll_error *err);
+    const ll_importance *(*get_importance)(const device *d, size_t *n);
     /* Their peaks, as ll_engine_peaks promises them. */
     const float *(*peaks)(const device *d);
 } device_kind;

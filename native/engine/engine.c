@@ -220,3 +220,11 @@ bool ll_engine_set_profile(ll_engine *e, bool on, ll_error *err) {
 const ll_phase_time *ll_engine_get_profile(const ll_engine *e, size_t *n_phases) {
     return e->kind->get_profile(e->device, n_phases);
 }
+
+bool ll_engine_set_importance(ll_engine *e, bool on, ll_error *err) {
+    return e->kind->set_importance(e->device, on, err);
+}
+
+const ll_importance *ll_engine_get_importance(const ll_engine *e, size_t *n) {
+    return e->kind->get_importance(e->device, n);
+}

@@ -245,13 +245,21 @@ static bool check_shape(const gguf_tensor *t, uint32_t n, uint32_t rows, ll_erro
     return true;
 }
 
+void model_name_weight(uint32_t id, char *name, size_t capacity) {
+    uint32_t per_layer = N_WEIGHT_ROLES - N_GLOBAL_WEIGHTS;
+    if (id < N_GLOBAL_WEIGHTS) {
+        (void)snprintf(name, capacity, "%s", roles[id].name);
+        return;
+    }
+    uint32_t of_layers = id - N_GLOBAL_WEIGHTS;
+    (void)snprintf(name, capacity, "blk.%u.%s", of_layers / per_layer,
+                   roles[N_GLOBAL_WEIGHTS + of_layers % per_layer].name);
+}
+
 static bool take_weight(model *m, weight_role r, uint32_t layer, uint64_t *n_taken, ll_error *err) {
     char name[64];
     const role *of = &roles[r];
-    if (r < N_GLOBAL_WEIGHTS)
-        (void)snprintf(name, sizeof name, "%s", of->name);
-    else
-        (void)snprintf(name, sizeof name, "blk.%u.%s", layer, of->name);
+    model_name_weight(model_weight_id(r, layer), name, sizeof name);
     const gguf_tensor *t = is_allowed(m, of->when) ? gguf_find_tensor(m->file, name) : NULL;
     if (t == NULL) {
         if (!is_needed(m, of->when)) return true;

@@ -97,6 +97,9 @@ static inline size_t model_n_weights(const model *m) {
     return N_GLOBAL_WEIGHTS + (size_t)m->n_layers * (N_WEIGHT_ROLES - N_GLOBAL_WEIGHTS);
 }
 
+/* The name in the file of the tensor with this id. */
+void model_name_weight(uint32_t id, char *name, size_t capacity);
+
 /* "<arch>.<suffix>", the key of a setting of this model's family. */
 void model_key(const model *m, const char *suffix, char *key, size_t capacity);
 

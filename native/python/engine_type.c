@@ -378,6 +378,32 @@ static PyObject *engine_profile(PyObject *self, PyObject *unused) {
     return rows;
 }
 
+static PyObject *engine_set_importance(PyObject *self, PyObject *on) {
+    ll_engine *e = open_engine(self);
+    if (e == NULL) return NULL;
+    ll_error err = {0};
+    if (!ll_engine_set_importance(e, PyObject_IsTrue(on) == 1, &err))
+        return module_raise(module_state_of(self), &err);
+    Py_RETURN_NONE;
+}
+
+static PyObject *engine_importance(PyObject *self, PyObject *unused) {
+    (void)unused;
+    ll_engine *e = open_engine(self);
+    PyObject *rows = e == NULL ? NULL : PyList_New(0);
+    if (rows == NULL) return NULL;
+    size_t n;
+    const ll_importance *all = ll_engine_get_importance(e, &n);
+    for (size_t i = 0; rows != NULL && i < n; i++) {
+        PyObject *row =
+            Py_BuildValue("(sKy#)", all[i].name, (unsigned long long)all[i].n_rows,
+                          (const char *)all[i].sums, (Py_ssize_t)(all[i].n * sizeof *all[i].sums));
+        if (row == NULL || PyList_Append(rows, row) != 0) Py_CLEAR(rows);
+        Py_XDECREF(row);
+    }
+    return rows;
+}
+
 static PyObject *engine_get_kernels(PyObject *self, void *unused) {
     (void)unused;
     ll_engine *e = open_engine(self);
@@ -409,6 +435,9 @@ static PyMethodDef engine_methods[] = {
     {"work", engine_work, METH_O, "What a step of such rows must read and compute."},
     {"set_profile", engine_set_profile, METH_O, "Starts adding up each phase's time, or stops."},
     {"profile", engine_profile, METH_NOARGS, "Each phase's time and work since then."},
+    {"set_importance", engine_set_importance, METH_O,
+     "Starts adding up inputs' squares, or stops."},
+    {"importance", engine_importance, METH_NOARGS, "Each matrix's sums of squares since then."},
     {"close", engine_close, METH_NOARGS, "Frees everything once no session uses it."},
     {0}
 };

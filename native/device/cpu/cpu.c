@@ -55,16 +55,21 @@ static bool is_over(const cpu *d) {
            atomic_load_explicit(&d->bad_layer, memory_order_relaxed) <= d->model->n_layers;
 }
 
+static void end_phase(cpu *d) {
+    if (!is_over(d)) cpu_collect_importance(d, d->running);
+    cpu_profile_phase(d, d->running);
+}
+
 /* Opens the next phase of several tasks; those of a single one are run on the way. */
 static uint32_t open_phase(void *arg) {
     cpu *d = arg;
-    if (d->next_phase > 0) cpu_profile_phase(d, d->running);
+    if (d->next_phase > 0) end_phase(d);
     while (d->next_phase < d->n_phases && !is_over(d)) {
         d->running = &d->phases[d->next_phase++];
         uint32_t n_tasks = d->running->count(d, d->running);
         if (n_tasks > 1) return n_tasks;
         if (n_tasks == 1) d->running->run(d, d->running, 0, 0);
-        cpu_profile_phase(d, d->running);
+        end_phase(d);
     }
     return 0;
 }
@@ -117,6 +122,8 @@ static void cpu_close(device *opaque) {
     cpu_release(d);
     free(d->phases);
     free(d->profile);
+    free(d->importance);
+    free(d->importance_sums);
     free(d);
 }
 
@@ -155,5 +162,7 @@ const device_kind device_cpu = {
     .logits = cpu_logits,
     .set_profile = cpu_set_profile,
     .get_profile = cpu_get_profile,
+    .set_importance = cpu_set_importance,
+    .get_importance = cpu_get_importance,
     .peaks = cpu_peaks,
 };

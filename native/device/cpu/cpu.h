@@ -85,7 +85,11 @@ struct cpu {
     double next_poll;       /* seconds */
     ll_phase_time *profile; /* [n_phases] sums of the runs since it was asked for; NULL: never */
     bool profiles;
-    double profile_mark; /* seconds: when the last phase ended */
+    double profile_mark;       /* seconds: when the last phase ended */
+    ll_importance *importance; /* [n_importance] of the runs since asked for; NULL: never */
+    size_t n_importance;
+    double *importance_sums; /* of all inputs, one after the other */
+    bool collects;
     _Atomic uint32_t
         bad_layer; /* lowest layer that met a value that is not finite; n_layers + 1: none */
 };
@@ -140,6 +144,13 @@ const ll_phase_time *cpu_get_profile(const device *opaque, size_t *n_phases);
 void cpu_profile_begin(cpu *d);
 void cpu_profile_phase(cpu *d, const phase *ended);
 void cpu_profile_end(cpu *d);
+
+/* ---- cpu_importance.c ---- */
+
+bool cpu_set_importance(device *opaque, bool on, ll_error *err);
+const ll_importance *cpu_get_importance(const device *opaque, size_t *n);
+/* While all threads meet, at the end of each phase. */
+void cpu_collect_importance(cpu *d, const phase *ended);
 
 /* ---- cpu.c ---- */
 
