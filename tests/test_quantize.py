@@ -320,6 +320,17 @@ def test_measured_losses_are_reported(tiny: Path, tmp_path: Path) -> None:
     assert 0 < losses["Q8_0"] < losses["Q4_0"] < 0.2
 
 
+def test_importance_is_taken_from_a_file(tiny: Path, tmp_path: Path) -> None:
+    matrix, plain, weighted = (tmp_path / name for name in ("i.gguf", "plain", "weighted"))
+    assert run("imatrix", tiny, "-o", matrix, "--chunks", "1", "--ctx", "64").returncode == 0
+    assert run("quantize", tiny, "Q4_0", "-o", plain).returncode == 0
+    assert run("quantize", tiny, "Q4_0", "-o", weighted, "--imatrix", matrix).returncode == 0
+    assert plain.read_bytes() != weighted.read_bytes()
+    missing = run("quantize", tiny, "Q4_0", "-o", tmp_path / "x", "--imatrix", tmp_path / "none")
+    assert missing.returncode != 0
+    assert "Traceback" not in missing.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [

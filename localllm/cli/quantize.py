@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +16,7 @@ from localllm.units import format_bytes, parse_count
 
 if TYPE_CHECKING:
     from localllm.convert.requantize import Choice
-    from localllm.engines.quantizer import Loss
+    from localllm.engines.quantizer import Floats, Loss
 
 
 def command(
@@ -27,6 +27,10 @@ def command(
     out: Annotated[
         Path | None,
         typer.Option("-o", "--out", metavar="OUT.gguf", help="Default: beside IN, named by QUANT."),
+    ] = None,
+    imatrix: Annotated[
+        Path | None,
+        typer.Option("--imatrix", metavar="FILE", help="What matters, as `imatrix` writes it."),
     ] = None,
     tensor: Annotated[
         list[str] | None,
@@ -59,9 +63,10 @@ def command(
     destination = out or source.with_name(f"{source.stem}-{mix}.gguf")
     if not dry_run:
         check_destination(source, destination, force)
+    importance = read_importance(imatrix)
     file = engines.open_model(source)
     try:
-        choices = requantize.choose(file, mix, overrides)
+        choices = requantize.choose(file, mix, overrides, importance)
         check_overrides(overrides, choices)
         losses: Sequence[Loss] = ()
         if not dry_run:
@@ -71,6 +76,7 @@ def command(
                 choices,
                 mix,
                 destination,
+                importance=importance,
                 threads=threads or 0,
                 measure=measure,
                 progress=meter(quiet),
@@ -84,6 +90,14 @@ def command(
         show(choices, losses if measure else ())
     if not dry_run:
         console.out(str(destination))
+
+
+def read_importance(path: Path | None) -> Mapping[str, Floats] | None:
+    if path is None:
+        return None
+    from localllm.evaluate import imatrix_file
+
+    return imatrix_file.read(path)
 
 
 def parse_override(text: str) -> tuple[str, str]:

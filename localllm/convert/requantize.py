@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from localllm.errors import UsageError
 
 if TYPE_CHECKING:
     from localllm.engines.base import ModelFile
+    from localllm.engines.quantizer import Floats
 
 QUANTIZATION_VERSION = 2  # of the block formats, as all readers know them
 
@@ -44,7 +45,12 @@ class Choice:
         return self.n_values // quant.block_dim * quant.block_bytes
 
 
-def choose(file: ModelFile, mix: str, overrides: Sequence[tuple[str, str]] = ()) -> list[Choice]:
+def choose(
+    file: ModelFile,
+    mix: str,
+    overrides: Sequence[tuple[str, str]] = (),
+    importance: Mapping[str, Floats] | None = None,
+) -> list[Choice]:
     """The quant of every tensor of a file, in the file's order.
 
     overrides: (pattern, quant) pairs, which go before the mix's rules. Raises: UsageError for one
@@ -63,6 +69,7 @@ def choose(file: ModelFile, mix: str, overrides: Sequence[tuple[str, str]] = ())
         n_heads=info["n_heads"],
         n_kv_heads=info["n_kv_heads"],
         is_tied=all(name != "output.weight" for name, *_ in tensors),
+        has_importance=importance is not None,
     )
     chooser = mixes.Chooser(mix, shape, overrides)
     after = {
@@ -85,16 +92,21 @@ def requantize(
     mix: str,
     out: Path,
     *,
+    importance: Mapping[str, Floats] | None = None,
     threads: int = 0,
     measure: bool = False,
     progress: Progress | None = None,
 ) -> list[Loss]:
-    """Writes the file anew with the quants chosen. Raises: as gguf_out.write_gguf."""
+    """Writes the file anew with the quants chosen.
+
+    importance: of each matrix, how much the squared error of a column counts; a matrix without is
+    quantized with all alike. Raises: UsageError where one is of another shape, and as write_gguf.
+    """
     metadata = file.meta_bytes()
     metadata["general.file_type"] = u32(mixes.MIXES[mix].file_type)
     metadata["general.quantization_version"] = u32(QUANTIZATION_VERSION)
     with reading(file.path) as fd:
-        tensors = [make_tensor(choice, fd) for choice in choices]
+        tensors = [make_tensor(choice, fd, importance or {}) for choice in choices]
         return write_gguf(
             out, metadata, tensors, threads=threads, measure=measure, progress=progress
         )
@@ -109,7 +121,14 @@ def reading(path: Path) -> Iterator[int]:
         os.close(fd)
 
 
-def make_tensor(choice: Choice, fd: int) -> Tensor:
+def make_tensor(choice: Choice, fd: int, importance: Mapping[str, Floats]) -> Tensor:
+    columns = importance.get(choice.name)
+    if columns is not None and columns.size != choice.dims[0]:
+        raise UsageError(
+            f"the importance of {choice.name} has {columns.size} columns, expected "
+            f"{choice.dims[0]}",
+            "a matrix of this very model",
+        )
     source = TensorSource(
         fd=fd,
         offset=choice.offset,
@@ -117,4 +136,4 @@ def make_tensor(choice: Choice, fd: int) -> Tensor:
         n_rows=choice.n_values // choice.dims[0],
         row_dim=choice.dims[0],
     )
-    return Tensor(choice.name, choice.dims, choice.after, source)
+    return Tensor(choice.name, choice.dims, choice.after, source, columns)
