@@ -278,6 +278,13 @@ def converter(monkeypatch: pytest.MonkeyPatch, tiny: dict[str, bytes]) -> list[d
     return calls
 
 
+def test_without_a_converter_nothing_is_fetched(hub: Server) -> None:
+    hub.add_repository(REPO, PLAIN)
+    with pytest.raises(ModelNotFoundError, match="makes none from safetensors"):
+        acquire.pull_model(f"hf:{REPO}", quant="Q4_K_M")
+    assert not any(store.models_folder().glob("[!.]*"))
+
+
 def test_a_quant_that_is_there_is_never_converted(
     hub: Server, tiny: dict[str, bytes], converter: list[dict[str, Any]]
 ) -> None:
