@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from localllm.engines.native import machine
-from localllm.errors import IntegrityError, ModelNotFoundError
+from localllm.errors import IntegrityError
 from localllm.fetch import Expected, Fetched, claim_part, fetch, require_space, sync_folder
 from localllm.keep import free_name, require_magic, require_readable
 from localllm.quants import BY_NAME
@@ -170,12 +170,7 @@ def fetch_converted(
     The converter is called as convert_checkpoint(folder, out, quant, threads=n, progress=p).
     """
     quant = remote.convert_to or ""
-    convert = getattr(importlib.import_module("localllm.convert"), "convert_checkpoint", None)
-    if convert is None:
-        raise ModelNotFoundError(
-            f"{remote.origin} has no GGUF file of quant {quant}, and this version makes none from "
-            "safetensors"
-        )
+    convert = importlib.import_module("localllm.convert").convert_checkpoint
     size = format_bytes(remote.n_bytes) if remote.n_bytes else "of unknown size"
     progress.note(
         f"{remote.origin} has no GGUF file of quant {quant}: fetching its safetensors ({size}) "

@@ -44,7 +44,7 @@ def choose_for(hub: Hub, budget: int, work: Path, progress: Progress) -> str:
     if not offers:
         raise ModelNotFoundError(
             f"{hub.name} has no GGUF files whose names say their quant, so --budget cannot choose",
-            f"localllm pull {hub.name} --quant Q4_K_M, which converts a checkpoint",
+            "a repository of GGUF files",
         )
     refused: Need | None = None
     for offer in offers:

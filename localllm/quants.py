@@ -13,8 +13,11 @@ from typing import NamedTuple
 class Quant(NamedTuple):
     name: str
     bits: float  # per weight, about
-    converts: bool = False  # whether localllm can make it from a checkpoint
+    converts: bool = False  # whether the quantizer writes it
 
+
+# Whether anything here reads safetensors; while nothing does, no quant is made of a checkpoint.
+READS_CHECKPOINTS = False
 
 # BF16 is how most models are trained, so F32 adds bytes and nothing else.
 QUANTS = (
@@ -74,6 +77,11 @@ WORD = re.compile(
     rf"(?<![A-Z0-9_])(?:{RECIPE})?"
     rf"(?:{'|'.join(sorted(map(re.escape, BY_NAME), key=len, reverse=True))})(?![A-Z0-9_])"
 )
+
+
+def can_make(quant: str) -> bool:
+    """Whether a checkpoint in safetensors can become a file of that quant."""
+    return READS_CHECKPOINTS and quant in BY_NAME and BY_NAME[quant].converts
 
 
 def find_quant(file_name: str) -> str | None:

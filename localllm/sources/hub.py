@@ -13,13 +13,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, NoReturn
 
+from localllm import quants
 from localllm.errors import (
     IntegrityError,
     ModelNotFoundError,
     NetworkError,
     UsageError,
 )
-from localllm.quants import BY_NAME, PREFERRED, QUANTS
 from localllm.sources.remote import Progress, Remote, safe_file_name
 from localllm.sources.repository import Candidate, choose, find_candidates, find_checkpoint
 from localllm.sources.url import STALL_SECONDS, Page, open_page, refusal, require_reachable
@@ -100,7 +100,7 @@ class Hub:
         """The checkpoint from which the quant is made, where there is one that nobody published."""
         files = find_checkpoint(names)
         quant = self.quant
-        if quant is None or quant not in BY_NAME or not BY_NAME[quant].converts or not files:
+        if quant is None or not quants.can_make(quant) or not files:
             raise self.nothing_fits(candidates, has_checkpoint=bool(files))
         parts = self.describe_files(info, files)
         return Remote(
@@ -171,18 +171,19 @@ class Hub:
         self, candidates: Sequence[Candidate], has_checkpoint: bool
     ) -> ModelNotFoundError:
         listed = ", ".join(c.files[0] for c in candidates[:MAX_LISTED])
-        makes = ", ".join(quant.name for quant in QUANTS if quant.converts)
+        makes = ", ".join(filter(quants.can_make, quants.BY_NAME))
         if self.quant is None:
             found = ", only a checkpoint in safetensors" if has_checkpoint else ""
-            hint = f"localllm pull hf:{self.repo} --quant {PREFERRED[0]}, which converts it"
+            hint = f"localllm pull hf:{self.repo} --quant {quants.PREFERRED[0]}, which converts it"
             return ModelNotFoundError(
-                f"hf:{self.repo} holds no GGUF file{found}", hint if has_checkpoint else None
+                f"hf:{self.repo} holds no GGUF file{found}",
+                hint if has_checkpoint and makes else None,
             )
         there = f": {listed}" if listed else "; it holds no GGUF file"
         hint = f"--quant with one that its safetensors can be converted to: {makes}"
         return ModelNotFoundError(
             f"hf:{self.repo} has no file of quant {self.quant}{there}",
-            hint if has_checkpoint else None,
+            hint if has_checkpoint and makes else None,
         )
 
     def access_hint(self) -> str:
