@@ -164,6 +164,9 @@ class Quantizer:
 def quants() -> dict[str, tuple[int, int, int]]:
     """The formats of weights: ggml's number, values a block, bytes a block."""
 
+def end_texts() -> list[str]:
+    """The texts of tokens that end an answer whatever a file says of them."""
+
 def machine() -> dict[str, Any]:
     """n_cores (usable: affinity and cgroup quota) and kernels (names, best first)."""
 

@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from localllm import catalog
-from localllm.assemble import fetch_converted, fetch_split
+from localllm.assemble import fetch_checkpoint, fetch_converted, fetch_split
 from localllm.budget import choose_for
 from localllm.errors import IntegrityError, NetworkError, UsageError
 from localllm.fetch import Expected, Fetched, fetch, is_alive, require_space
@@ -36,6 +36,7 @@ from localllm.store import (
     models_folder,
     write_manifest,
 )
+from localllm.units import format_bytes
 
 LOCK_POLL_SECONDS = 0.1
 
@@ -94,6 +95,21 @@ def pull_model(
             )
         with work_folder(folder) as work:
             return Pulled(fetch_from_any(request, folder, work, progress), was_here=False)
+
+
+@contextmanager
+def checkpoint_of(hub: Hub, progress: Progress) -> Iterator[Path]:
+    """The folder with a repository's checkpoint, which goes when all went well; otherwise it stays,
+    so that the next attempt need not fetch it again. Raises as pull_model."""
+    folder = models_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    with lock(folder, f"the checkpoint of {hub.name}", progress):
+        remote = hub.find_checkpoint()
+        size = format_bytes(remote.n_bytes) if remote.n_bytes else "of unknown size"
+        progress.note(f"fetching the safetensors of {remote.origin} ({size})")
+        checkpoint = fetch_checkpoint(remote, progress)
+        yield checkpoint
+        shutil.rmtree(checkpoint)
 
 
 def with_quant(name: str, quant: str) -> str:

@@ -9,14 +9,12 @@ are there. What an interrupted pull gathered, or moved, is where the next one go
 from __future__ import annotations
 
 import hashlib
-import importlib
 import os
 import shutil
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from localllm.engines.native import machine
 from localllm.errors import IntegrityError
 from localllm.fetch import Expected, Fetched, claim_part, fetch, require_space, sync_folder
 from localllm.keep import free_name, require_magic, require_readable
@@ -165,26 +163,22 @@ def take_back(folder: Path, names: Sequence[str], gathering: Path, owner: str) -
 def fetch_converted(
     remote: Remote, kind: str, folder: Path, work: Path, progress: Progress
 ) -> Stored:
-    """Makes the GGUF of a quant from a checkpoint, which is kept in the caches until that is done.
+    """Makes the GGUF of a quant from a checkpoint, which is kept in the caches meanwhile."""
+    from localllm.convert.from_checkpoint import convert_checkpoint
 
-    The converter is called as convert_checkpoint(folder, out, quant, threads=n, progress=p).
-    """
     quant = remote.convert_to or ""
-    convert = importlib.import_module("localllm.convert").convert_checkpoint
     size = format_bytes(remote.n_bytes) if remote.n_bytes else "of unknown size"
     progress.note(
         f"{remote.origin} has no GGUF file of quant {quant}: fetching its safetensors ({size}) "
         "to convert them"
     )
     require_space(folder, int((remote.n_bytes or 0) * BY_NAME[quant].bits / 16))
-    checkpoint = checkpoint_folder(remote)
-    names = [part.file_name for part in remote.parts]
-    gather(remote, names, checkpoint, progress, lambda path, part: None)
+    checkpoint = fetch_checkpoint(remote, progress)
     path = folder / free_name(folder, remote.file_name, remote.name)
     made = work / path.name
     progress.note(f"converting {remote.origin} to {quant}")
-    convert(checkpoint, made, quant, threads=machine()["n_cores"], progress=progress)
-    progress.finish()
+    name = remote.origin.rsplit("/", 1)[-1]
+    convert_checkpoint(checkpoint, made, quant, name=name, progress=progress)
     require_readable(made, str(made), progress)
     stored = Stored(
         name=remote.name,
@@ -202,6 +196,14 @@ def fetch_converted(
     sync_folder(folder)
     shutil.rmtree(checkpoint)
     return stored
+
+
+def fetch_checkpoint(remote: Remote, progress: Progress) -> Path:
+    """The folder with all files of a checkpoint; whoever has used it removes it."""
+    folder = checkpoint_folder(remote)
+    names = [part.file_name for part in remote.parts]
+    gather(remote, names, folder, progress, lambda path, part: None)
+    return folder
 
 
 def checkpoint_folder(remote: Remote) -> Path:

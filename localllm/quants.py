@@ -13,11 +13,8 @@ from typing import NamedTuple
 class Quant(NamedTuple):
     name: str
     bits: float  # per weight, about
-    converts: bool = False  # whether the quantizer writes it
+    converts: bool = False  # whether convert and quantize write it
 
-
-# Whether anything here reads safetensors; while nothing does, no quant is made of a checkpoint.
-READS_CHECKPOINTS = False
 
 # BF16 is how most models are trained, so F32 adds bytes and nothing else.
 QUANTS = (
@@ -81,7 +78,7 @@ WORD = re.compile(
 
 def can_make(quant: str) -> bool:
     """Whether a checkpoint in safetensors can become a file of that quant."""
-    return READS_CHECKPOINTS and quant in BY_NAME and BY_NAME[quant].converts
+    return quant in BY_NAME and BY_NAME[quant].converts
 
 
 def find_quant(file_name: str) -> str | None:

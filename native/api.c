@@ -96,6 +96,8 @@ bool ll_quant_get_info(uint32_t i, ll_quant_info *out) {
     return true;
 }
 
+const char *ll_end_text(size_t i) { return tokenizer_end_text(i); }
+
 bool ll_tokenize(const ll_model *m, const char *text, size_t n_bytes, ll_parse parse,
                  bool add_special, int32_t *ids, size_t capacity, size_t *n_ids, ll_error *err) {
     return tokenizer_encode(m->tokenizer, text, n_bytes, parse, add_special, ids, capacity, n_ids,

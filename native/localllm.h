@@ -121,6 +121,9 @@ bool ll_quant_get_info(uint32_t i, ll_quant_info *out);
 
 /* ---- text ---------------------------------------------------------------------------------- */
 
+/* The texts of tokens that end an answer whatever a file says of them; NULL where i is none. */
+const char *ll_end_text(size_t i);
+
 /* Which tokens text may become. USER text never becomes a control token. */
 typedef enum ll_parse { LL_PARSE_USER, LL_PARSE_CONTROL } ll_parse;
 

@@ -13,16 +13,17 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import checkpoints
 import pytest
 from conftest import ROOT
 from golden.tiny_models import TINY_MODELS, write_gguf
 from local_server import COMMIT, Fault, Server
 
-from localllm import acquire, budget, engines, fetch, quants, store
+from localllm import acquire, budget, engines, fetch, store
 from localllm.cli import app
+from localllm.convert import from_checkpoint
 from localllm.engines.base import EngineOptions
 from localllm.errors import (
     DoesNotFitError,
@@ -266,24 +267,49 @@ def converter(monkeypatch: pytest.MonkeyPatch, tiny: dict[str, bytes]) -> list[d
     calls: list[dict[str, Any]] = []
 
     def convert_checkpoint(
-        folder: Path, out: Path, quant: str, *, threads: int, progress: object
+        folder: Path, out: Path, quant: str, *, name: str, progress: object
     ) -> None:
         files = {p.name: p.read_bytes() for p in folder.iterdir()}
-        calls.append({"files": files, "quant": quant, "threads": threads, "folder": folder})
+        calls.append({"files": files, "quant": quant, "name": name, "folder": folder})
         out.write_bytes(tiny["small"])
 
-    module = ModuleType("localllm.convert")
-    module.convert_checkpoint = convert_checkpoint  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "localllm.convert", module)
-    monkeypatch.setattr(quants, "READS_CHECKPOINTS", True)
+    monkeypatch.setattr(from_checkpoint, "convert_checkpoint", convert_checkpoint)
     return calls
 
 
-def test_without_a_converter_nothing_is_fetched(hub: Server) -> None:
-    hub.add_repository(REPO, PLAIN)
-    with pytest.raises(ModelNotFoundError, match="no file of quant Q4_K_M; it holds no GGUF"):
-        acquire.pull_model(f"hf:{REPO}", quant="Q4_K_M")
-    assert not any(store.models_folder().glob("[!.]*"))
+@pytest.mark.parametrize("quant", ["Q4_K_M", "BF16"])
+def test_a_checkpoint_becomes_the_quant_that_was_asked_for(
+    hub: Server, tmp_path: Path, quant: str
+) -> None:
+    folder = checkpoints.write_tiny(TINY_MODELS[0], tmp_path / "plain", "BF16", n_shards=2)
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    hub.add_repository("org/Plain", files | {"pytorch_model.bin": b"pickle"})
+    model = acquire.pull_model("hf:org/Plain", quant=quant).model
+    from_checkpoint.convert_checkpoint(folder, tmp_path / "own.gguf", quant, name="Plain")
+    assert model.path.read_bytes() == (tmp_path / "own.gguf").read_bytes()
+    assert model.path.name == f"Plain-{quant}.gguf"
+    assert hub.gets("/far/org/Plain/pytorch_model.bin") == []
+    assert not any((tmp_path / "cache").rglob("*.safetensors"))
+
+
+def test_convert_takes_a_repository(
+    hub: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = checkpoints.write_tiny(TINY_MODELS[3], tmp_path / "plain", "BF16")
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    hub.add_repository("org/Plain", files | {"Plain-Q8_0.gguf": b"GGUF"})
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    assert app.main(["convert", "hf:org/Plain", "-q"]) == 0
+    assert capfd.readouterr().out == "Plain-BF16.gguf\n"
+    engines.open_model(here / "Plain-BF16.gguf").close()
+    assert not any((tmp_path / "cache").rglob("*.safetensors")), "the checkpoint is gone"
+    assert app.main(["convert", "hf:org/Plain:Q8_0"]) == 2
+    assert app.main(["convert", "hf:org/other"]) == 3
+    hub.add_repository("org/gguf", {"m-Q8_0.gguf": b"GGUF"})
+    assert app.main(["convert", "hf:org/gguf"]) == 3
+    assert "holds no checkpoint" in capfd.readouterr().err
 
 
 def test_a_quant_that_is_there_is_never_converted(
@@ -309,7 +335,7 @@ def test_a_quant_that_is_not_there_is_made(
     assert model.name == f"hf:{REPO}:Q4_K_M" and model.origin == f"hf:{REPO}, converted"
     assert model.sha256 == hashlib.sha256(tiny["small"]).hexdigest() and not model.verified
     (call,) = converter
-    assert call["quant"] == "Q4_K_M" and call["threads"] >= 1
+    assert call["quant"] == "Q4_K_M" and call["name"] == "tiny"
     assert call["files"] == {n: d for n, d in PLAIN.items() if n != "pytorch_model.bin"}
     assert "no GGUF file of quant Q4_K_M: fetching its safetensors" in notebook.notes[0]
     assert not call["folder"].exists(), "the checkpoint is gone"
@@ -324,17 +350,16 @@ def test_a_cut_checkpoint_is_resumed_and_a_failed_conversion_keeps_it(
     page.faults = [Fault(cut_at=100)] * fetch.ATTEMPTS
     with pytest.raises(NetworkError):
         acquire.pull_model(f"hf:{REPO}", quant="Q8_0")
-    module = sys.modules["localllm.convert"]
-    works = module.convert_checkpoint
+    works = from_checkpoint.convert_checkpoint
 
     def fails(*_: object, **__: object) -> None:
         raise IntegrityError("model.safetensors: the tensor x holds a NaN")
 
-    monkeypatch.setattr(module, "convert_checkpoint", fails)
+    monkeypatch.setattr(from_checkpoint, "convert_checkpoint", fails)
     with pytest.raises(IntegrityError, match="holds a NaN"):
         acquire.pull_model(f"hf:{REPO}", quant="Q8_0")
     assert left() == [] and converter == []
-    monkeypatch.setattr(module, "convert_checkpoint", works)
+    monkeypatch.setattr(from_checkpoint, "convert_checkpoint", works)
     acquire.pull_model(f"hf:{REPO}", quant="Q8_0")
     assert file_bytes_sent(hub, pulls=3) == sum(
         len(d) for n, d in PLAIN.items() if n != "pytorch_model.bin"

@@ -17,7 +17,7 @@ import pytest
 from gguf.quants import dequantize
 from golden import tiny_models
 
-from localllm.convert import gguf_out
+from localllm.convert import gguf_out, gguf_values
 from localllm.engines import native
 from localllm.engines.quantizer import QUANTS, Loss, TensorSource, TensorWriter
 from localllm.errors import EngineError, UsageError
@@ -245,8 +245,8 @@ def test_wrong_arguments_are_told(files: Files, wrong: dict[str, Any], said: str
 
 def test_the_header_is_what_the_gguf_package_reads(tmp_path: Path, files: Files) -> None:
     metadata = {
-        "general.architecture": b"\x08\0\0\0" + gguf_out.text("llama"),
-        "general.alignment": gguf_out.u32(64),
+        "general.architecture": gguf_values.string("llama"),
+        "general.alignment": gguf_values.u32(64),
         "odd.key": b"\x09\0\0\0\x04\0\0\0" + (2).to_bytes(8, "little") + bytes(8),
     }
     files.source.write_bytes(sample(False).tobytes())

@@ -32,6 +32,7 @@ COMMANDS = {
     "show": Command("show", "Describe one model"),
     "rm": Command("rm", "Delete a model"),
     "tokenize": Command("tokenize", "Turn text into token ids"),
+    "convert": Command("convert", "Make a GGUF file of a Hugging Face checkpoint"),
     "quantize": Command("quantize", "Write a model with other quants"),
     "doctor": Command("doctor", "Say what this machine and this installation can do"),
     "imatrix": Command("imatrix", "Measure which inputs of a model matter, for quantize"),

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from localllm.convert.gguf_values import text
 from localllm.engines.quantizer import QUANTS, Loss, TensorSource, TensorWriter
 from localllm.errors import UsageError
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 MAGIC, VERSION = b"GGUF", 3
 ALIGNMENT = 32  # what a file without general.alignment has
-U32 = 4  # GGUF's number of the type
 
 # Called with the values done and all there are.
 Progress = Callable[[int, int], None]
@@ -57,36 +57,41 @@ def write_gguf(
     threads: int = 0,
     measure: bool = False,
     progress: Progress | None = None,
+    accept: Callable[[Path], None] | None = None,
 ) -> list[Loss]:
     """Writes a GGUF file; returns the loss of each tensor, zeros unless `measure`.
 
-    metadata: every key's value as it lies in a file, from its type on.
+    metadata: every key's value as it lies in a file, from its type on. accept: called with a file
+    of the final size that lacks only the matrices, and may raise.
     Raises: OSError, EngineError where a tensor holds what is not finite, InterruptedByUserError.
     """
     writer = TensorWriter(threads)
     header, ends = make_header(metadata, tensors)
     n_values, n_done = sum(tensor.n_values for tensor in tensors), 0
-    losses = []
+    losses: dict[int, Loss] = {}
+    vectors = [i for i, tensor in enumerate(tensors) if len(tensor.dims) == 1]
+    matrices = [i for i, tensor in enumerate(tensors) if len(tensor.dims) > 1]
     with replacing(path) as partial, partial.open("wb") as file:
         file.write(header)
-        file.flush()
-        for tensor, begin in zip(tensors, ends, strict=False):
-            loss = writer.write(
+        file.truncate(ends[-1])
+        for i in [*vectors, *matrices]:
+            if accept is not None and len(losses) == len(vectors):
+                accept(partial)
+            tensor = tensors[i]
+            losses[i] = writer.write(
                 tensor.source,
                 tensor.quant,
                 file.fileno(),
-                begin,
+                ends[i],
                 importance=tensor.importance,
                 measure=measure,
                 where=tensor.name,
             )
-            losses.append(loss)
             n_done += tensor.n_values
             if progress is not None:
                 progress(n_done, n_values)
-        file.truncate(ends[-1])
         os.fsync(file.fileno())
-    return losses
+    return [losses[i] for i in range(len(tensors))]
 
 
 @contextlib.contextmanager
@@ -109,7 +114,7 @@ def replacing(path: Path) -> Iterator[Path]:
 def make_header(
     metadata: Mapping[str, bytes], tensors: Sequence[Tensor]
 ) -> tuple[bytes, list[int]]:
-    """Everything before the tensors' bytes; where each begins in the file, and where all end."""
+    """Everything before the tensors' bytes; where each begins, and last where all end."""
     align = alignment(metadata)
     offsets = [0]
     for tensor in tensors:
@@ -134,13 +139,3 @@ def alignment(metadata: Mapping[str, bytes]) -> int:
 
 def padded(n_bytes: int, align: int) -> int:
     return -(-n_bytes // align) * align
-
-
-def text(value: str) -> bytes:
-    encoded = value.encode()
-    return struct.pack("<Q", len(encoded)) + encoded
-
-
-def u32(value: int) -> bytes:
-    """A number as a value of the metadata."""
-    return struct.pack("<II", U32, value)

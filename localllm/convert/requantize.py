@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from localllm.convert import mixes
-from localllm.convert.gguf_out import Progress, Tensor, u32, write_gguf
+from localllm.convert.gguf_out import Progress, Tensor, write_gguf
+from localllm.convert.gguf_values import u32
 from localllm.engines.quantizer import QUANTS, Loss, TensorSource
 from localllm.errors import UsageError
 

@@ -200,6 +200,11 @@ def open_model(path: Path) -> base.ModelFile:
         raise translate(error, where=f"{os.fspath(path)!r}: ") from error
 
 
+def end_texts() -> frozenset[str]:
+    """The texts of tokens that end an answer whatever a file says of them."""
+    return frozenset(_native.end_texts())
+
+
 def machine() -> dict[str, Any]:
     """n_cores (usable) and kernels (names, best first)."""
     return _native.machine()

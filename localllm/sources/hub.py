@@ -102,17 +102,28 @@ class Hub:
         quant = self.quant
         if quant is None or not quants.can_make(quant) or not files:
             raise self.nothing_fits(candidates, has_checkpoint=bool(files))
+        return self.describe_weights(info, files)
+
+    def find_checkpoint(self) -> Remote:
+        """The checkpoint, whatever else the repository holds."""
+        info = self.read_repository()
+        files = find_checkpoint([sibling.rfilename for sibling in info.siblings or []])
+        if not files:
+            raise ModelNotFoundError(f"hf:{self.repo} holds no checkpoint in safetensors")
+        return self.describe_weights(info, files)
+
+    def describe_weights(self, info: ModelInfo, files: Sequence[str]) -> Remote:
         parts = self.describe_files(info, files)
         return Remote(
             name=self.name,
             origin=f"hf:{self.repo}",
-            file_name=safe_file_name(f"{self.repo}-{quant}.gguf"),
+            file_name=safe_file_name(f"{self.repo}-{self.quant}.gguf"),
             open=cannot_open,
             n_bytes=total_bytes(parts),
             revision=info.sha,
             licence=read_licence(info),
             parts=parts,
-            convert_to=quant,
+            convert_to=self.quant,
         )
 
     def describe_files(self, info: ModelInfo, files: Sequence[str]) -> tuple[Remote, ...]:

@@ -88,7 +88,20 @@ static PyObject *quants(PyObject *self, PyObject *unused) {
     return dict;
 }
 
+static PyObject *end_texts(PyObject *self, PyObject *unused) {
+    (void)self, (void)unused;
+    PyObject *list = PyList_New(0);
+    const char *text;
+    for (size_t i = 0; list != NULL && (text = ll_end_text(i)) != NULL; i++) {
+        PyObject *item = PyUnicode_FromString(text);
+        if (item == NULL || PyList_Append(list, item) != 0) Py_CLEAR(list);
+        Py_XDECREF(item);
+    }
+    return list;
+}
+
 static PyMethodDef module_methods[] = {
+    {"end_texts", end_texts, METH_NOARGS, "Texts of tokens that end an answer in any model."},
     {"quants", quants, METH_NOARGS, "The formats of weights: ggml's id, block's values, bytes."},
     {"machine", machine, METH_NOARGS, "Usable cores and available kernels."},
     {"read_rate", read_rate, METH_VARARGS, "Bytes per second read from memory."},

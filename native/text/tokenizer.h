@@ -25,6 +25,7 @@ bool tokenizer_encode(const tokenizer *t, const char *text, size_t n_bytes, ll_p
                       ll_error *err);
 int32_t tokenizer_token_bytes(const tokenizer *t, int32_t id, bool control, char *out,
                               size_t capacity);
+const char *tokenizer_end_text(size_t i); /* see ll_end_text */
 bool tokenizer_is_end(const tokenizer *t, int32_t id);
 bool tokenizer_is_control(const tokenizer *t, int32_t id);
 int32_t tokenizer_find(const tokenizer *t, const char *text, size_t n_bytes);

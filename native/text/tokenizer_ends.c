@@ -51,6 +51,10 @@ static const char *const texts[] = {
     "<|file_sep|>",
 };
 
+const char *tokenizer_end_text(size_t i) {
+    return i < sizeof texts / sizeof texts[0] ? texts[i] : NULL;
+}
+
 static int32_t find(const tokenizer *t, const char *text) {
     return vocabulary_find(&t->vocab, text, strlen(text));
 }

@@ -1,0 +1,155 @@
+"""A checkpoint made into a GGUF file of any quant, in one pass and without a file between."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from localllm import engines
+from localllm.convert import mixes
+from localllm.convert.chat_templates import template_keys
+from localllm.convert.checkpoint import Checkpoint, Config, open_checkpoint
+from localllm.convert.families import find_family
+from localllm.convert.families.family import Family, common_keys, n_kv_heads
+from localllm.convert.gguf_out import Tensor, make_header, write_gguf
+from localllm.convert.gguf_values import string, u32
+from localllm.convert.requantize import QUANTIZATION_VERSION
+from localllm.convert.rope_keys import rope_keys
+from localllm.convert.tokenizer_files import read_tokenizer
+from localllm.convert.weights import F8, READABLE, Weight, is_foreign, map_weights
+from localllm.errors import IntegrityError
+from localllm.fetch import require_space
+from localllm.sources.remote import Progress, Silent
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What was written. quant: the mix, as asked for or as the checkpoint is stored."""
+
+    quant: str
+    n_tensors: int
+    n_bytes: int
+
+
+def convert_checkpoint(
+    folder: Path,
+    out: Path,
+    quant: str | None = None,
+    *,
+    name: str | None = None,
+    threads: int = 0,
+    progress: Progress | None = None,
+) -> Converted:
+    """Writes the model in a folder as one GGUF file.
+
+    quant: a mix; None: floats as the checkpoint has them, BF16 for its 8-bit ones.
+    name: what the model is called in the file; None: the folder's name.
+    Raises: ModelNotFoundError where the folder is no checkpoint, IntegrityError for one that is
+    malformed or unsupported, DoesNotFitError, OSError, EngineError for weights that are not finite,
+    InterruptedByUserError.
+    """
+    progress = progress if progress is not None else Silent()
+    with open_checkpoint(folder) as checkpoint, tempfile.TemporaryFile() as spare:
+        config = text_config(checkpoint.config)
+        family = find_family(checkpoint.config)
+        config = config.over(family.defaults)
+        require_known(config, family)
+        keys, factors = rope_keys(family.arch, config)
+        keys |= common_keys(family.arch, config) | family.keys(config, progress.note)
+        weights = map_weights(checkpoint, family, config, factors, spare)
+        note_foreign(checkpoint, family, progress)
+        mix = mixes.find_mix(quant) if quant else own_quant(checkpoint)
+        metadata = {
+            "general.architecture": string(family.arch),
+            "general.type": string("model"),
+            "general.name": string(name or folder.resolve().name),
+            "general.file_type": u32(mixes.MIXES[mix].file_type),
+            "general.quantization_version": u32(QUANTIZATION_VERSION),
+            **keys,
+            **tokenizer_keys(checkpoint, family, weights, progress),
+        }
+        tensors = choose_quants(weights, mix, family, config)
+        end = make_header(metadata, tensors)[1][-1]
+        require_space(out.absolute().parent, end)
+        progress.start(out.name, end)
+        n_done = 0
+
+        def advance(done: int, total: int) -> None:
+            nonlocal n_done
+            progress.advance(end * done // total - n_done)
+            n_done = end * done // total
+
+        try:
+            write_gguf(
+                out, metadata, tensors, threads=threads, progress=advance, accept=require_runs
+            )
+        finally:
+            progress.finish()
+    return Converted(mix, len(tensors), end)
+
+
+def stored_quant(folder: Path) -> str:
+    """The floats that most of a checkpoint's weights are stored as; BF16 for 8-bit ones."""
+    with open_checkpoint(folder) as checkpoint:
+        return own_quant(checkpoint)
+
+
+def text_config(config: Config) -> Config:
+    """The settings of the text model, which lie deeper in those that see images."""
+    return Config({**config.given, **config.part("text_config").given}, config.where)
+
+
+def require_known(config: Config, family: Family) -> None:
+    key = "hidden_activation" if config.find("hidden_activation") is not None else "hidden_act"
+    if config.text(key) not in family.activation:
+        expected = " or ".join(family.activation)
+        raise config.wrong(key, f"{expected}, as {family.arch} has it")
+
+
+def note_foreign(checkpoint: Checkpoint, family: Family, progress: Progress) -> None:
+    n = sum(is_foreign(name, family) for name in checkpoint.tensors)
+    if n:
+        progress.note(f"{n} tensors that are not the text model's are left out")
+
+
+def own_quant(checkpoint: Checkpoint) -> str:
+    sizes: Counter[str] = Counter()
+    for stored in checkpoint.tensors.values():
+        if stored.dtype in READABLE:
+            sizes[stored.dtype] += stored.n_bytes
+    dtype = sizes.most_common(1)[0][0] if sizes else F8
+    return "BF16" if dtype == F8 else dtype
+
+
+def tokenizer_keys(
+    checkpoint: Checkpoint, family: Family, weights: list[Weight], progress: Progress
+) -> dict[str, bytes]:
+    embedding = next((w for w in weights if w.name == "token_embd.weight"), None)
+    if embedding is None or len(embedding.dims) != 2:
+        raise IntegrityError("the checkpoint has no embedding, model.embed_tokens.weight")
+    n_vocab = embedding.dims[1]
+    vocabulary = read_tokenizer(checkpoint, n_vocab, progress.note)
+    size = {f"{family.arch}.vocab_size": u32(n_vocab)}
+    return size | vocabulary.metadata() | template_keys(checkpoint)
+
+
+def choose_quants(weights: list[Weight], mix: str, family: Family, config: Config) -> list[Tensor]:
+    shape = mixes.Shape(
+        arch=family.arch,
+        n_layers=config.count("num_hidden_layers"),
+        n_heads=config.count("num_attention_heads"),
+        n_kv_heads=n_kv_heads(config),
+        is_tied=all(weight.name != "output.weight" for weight in weights),
+    )
+    chooser = mixes.Chooser(mix, shape)
+    return [Tensor(w.name, w.dims, chooser.choose(w.name, w.dims), w.source) for w in weights]
+
+
+def require_runs(path: Path) -> None:
+    """The engine reads the header as it will read the file: names, shapes, settings, tokens."""
+    try:
+        engines.open_model(path).close()
+    except IntegrityError as error:
+        raise IntegrityError(f"the checkpoint makes no model that runs: {error}") from error
