@@ -1,21 +1,24 @@
 """Which quant of a repository to take: the best one whose run fits a budget of memory.
 
 Nothing is guessed. Of each quant in question only the header is fetched, into a sparse file as
-large as the whole; the engine opens that and says by its own plan what a run needs.
+large as the whole; the engine opens that and says by its own plan what a run needs. A repository
+that has a checkpoint alone offers every quant that it can be converted to: the converter sketches
+each file from the headers of its weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from localllm import engines, quants
 from localllm.engines.base import EngineOptions, ModelFile, Plan
-from localllm.errors import DoesNotFitError, IntegrityError, ModelNotFoundError
+from localllm.errors import DoesNotFitError, IntegrityError
 from localllm.memory import Limit, find_limits
 from localllm.sources import Progress, Remote
 from localllm.sources.hub import Hub
+from localllm.sources.repository import WEIGHTS
 from localllm.sources.split import parse_split
 from localllm.units import format_bytes
 
@@ -37,23 +40,21 @@ class Need:
 def choose_for(hub: Hub, budget: int, work: Path, progress: Progress) -> str:
     """The name of the best model of a repository whose run fits, with the reason as a note.
 
-    Raises: ModelNotFoundError where its files name no quant, DoesNotFitError where none fits.
+    Raises: ModelNotFoundError where there is nothing to choose from, DoesNotFitError where none
+    fits.
     """
     limit = next(limit for limit in find_limits(budget) if limit.name == "--budget")
     offers = sorted(hub.offers(), key=lambda offer: quants.rank(quant_of(offer)))
-    if not offers:
-        raise ModelNotFoundError(
-            f"{hub.name} has no GGUF files whose names say their quant, so --budget cannot choose",
-            "a repository of GGUF files",
-        )
+    needs = (
+        needs_of_files(offers, limit, work, progress)
+        if offers
+        else needs_of_checkpoint(hub, limit, work, progress)
+    )
     refused: Need | None = None
-    for offer in offers:
-        need = measure(offer, limit, work / quant_of(offer), progress)
-        if need is None:
-            continue
+    for need in needs:
         if need.plan is not None and limit.spare(need.plan) >= 0:
             progress.note(explain(need, refused, limit))
-            return offer.name
+            return Hub(hub.repo, need.quant).name
         if refused is None or need.n_bytes < refused.n_bytes:
             refused = need
     if refused is None:
@@ -69,16 +70,52 @@ def quant_of(offer: Remote) -> str:
     return offer.name.rsplit(":", 1)[-1]
 
 
-def measure(offer: Remote, limit: Limit, folder: Path, progress: Progress) -> Need | None:
-    """What a run of an offer needs; None, with a note, for one that this engine does not run."""
-    quant, n_bytes = quant_of(offer), offer.n_bytes or 0
-    if n_bytes > limit.left_bytes:
-        return Need(quant, n_bytes)
-    try:
-        return Need(quant, n_bytes, read_plan(offer, folder))
-    except IntegrityError as error:
-        progress.note(f"passing over {quant}: {error}")
-        return None
+def needs_of_files(
+    offers: Sequence[Remote], limit: Limit, work: Path, progress: Progress
+) -> Iterator[Need]:
+    """What a run of each offer needs; with a note, none of those that this engine does not run."""
+    for offer in offers:
+        quant, n_bytes = quant_of(offer), offer.n_bytes or 0
+        if n_bytes > limit.left_bytes:
+            yield Need(quant, n_bytes)
+            continue
+        try:
+            yield Need(quant, n_bytes, read_plan(open_headers(offer, work / quant)))
+        except IntegrityError as error:
+            progress.note(f"passing over {quant}: {error}")
+
+
+def needs_of_checkpoint(hub: Hub, limit: Limit, work: Path, progress: Progress) -> Iterator[Need]:
+    """What a run of each quant needs that the checkpoint can be converted to, the best first."""
+    from localllm.convert.from_checkpoint import open_source
+
+    remote = hub.find_checkpoint()
+    progress.note(f"{hub.name} has no GGUF files; judging what its checkpoint can be converted to")
+    folder = work / "checkpoint"
+    fetch_heads(remote, folder)
+    with open_source(folder, hub.repo, progress.note) as source:
+        for quant in filter(quants.can_make, quants.BY_NAME):
+            path = work / f"{quant}.gguf"
+            source.sketch(path, quant)
+            n_bytes = path.stat().st_size
+            fits = n_bytes <= limit.left_bytes
+            yield Need(quant, n_bytes, read_plan(engines.open_model(path)) if fits else None)
+
+
+def fetch_heads(remote: Remote, folder: Path) -> None:
+    """The files of a checkpoint: whole ones, but of those with weights the headers alone."""
+    from localllm.convert.safetensors_file import header_end
+
+    folder.mkdir()
+    for part in remote.parts:
+        path = folder / part.file_name
+        path.parent.mkdir(exist_ok=True)
+        head = Head(part, path)
+        if part.file_name.endswith(WEIGHTS):
+            head.extend(FIRST_HEAD_BYTES)
+            head.extend(min(header_end(path), MOST_HEAD_BYTES))
+        else:
+            head.extend(part.n_bytes or MOST_HEAD_BYTES)
 
 
 def explain(need: Need, refused: Need | None, limit: Limit) -> str:
@@ -97,12 +134,8 @@ def describe(need: Need, limit: Limit) -> str:
 # ---- a plan from headers -------------------------------------------------------------------------
 
 
-def read_plan(offer: Remote, folder: Path) -> Plan:
-    """The engine's plan of a model of which only the headers are fetched.
-
-    Raises: IntegrityError where the engine does not run it, NetworkError.
-    """
-    file = open_headers(offer, folder)
+def read_plan(file: ModelFile) -> Plan:
+    """The engine's plan of a model of which there are only the headers. Closes it."""
     try:
         n_ctx = min(int(file.info["n_ctx_train"]), CONTEXT)
         return file.plan(EngineOptions(n_ctx=n_ctx))
@@ -111,7 +144,10 @@ def read_plan(offer: Remote, folder: Path) -> Plan:
 
 
 def open_headers(offer: Remote, folder: Path) -> ModelFile:
-    """Opens sparse copies of a model's files, fetching more of them until the engine has enough."""
+    """Opens sparse copies of a model's files, fetching more of them until the engine has enough.
+
+    Raises: IntegrityError where the engine does not run it, NetworkError.
+    """
     folder.mkdir()
     heads = [Head(part, folder / name) for part, name in name_files(offer)]
     wanted = FIRST_HEAD_BYTES

@@ -18,7 +18,7 @@ from typing import Any
 import checkpoints
 import pytest
 from conftest import ROOT
-from golden.tiny_models import TINY_MODELS, write_gguf
+from golden.tiny_models import TINY_MODELS, TinyModel, write_gguf
 from local_server import COMMIT, Fault, Server
 
 from localllm import acquire, budget, engines, fetch, store
@@ -486,9 +486,33 @@ def test_a_budget_that_leaves_no_choice_is_said(hub: Server, tiny: dict[str, byt
     notebook = Notebook()
     acquire.pull_model(f"hf:{REPO}:Q8_0", budget=1, progress=notebook)
     assert notebook.notes[0].startswith("--budget chooses nothing")
-    hub.add_repository("org/plain", PLAIN)
-    with pytest.raises(ModelNotFoundError, match="--budget cannot choose"):
-        acquire.pull_model("hf:org/plain", budget=1 << 30)
+
+
+@pytest.mark.parametrize("tiny_model", [TINY_MODELS[0], TINY_MODELS[6]], ids=lambda m: m.name)
+def test_a_budget_chooses_what_a_checkpoint_becomes(
+    hub: Server, tmp_path: Path, tiny_model: TinyModel
+) -> None:
+    folder = checkpoints.write_tiny(tiny_model, tmp_path / "plain", "BF16", n_shards=2)
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    hub.add_repository("org/plain", files)
+    made = {}
+    for quant in ("BF16", "Q8_0", "Q2_K"):
+        from_checkpoint.convert_checkpoint(folder, tmp_path / "made.gguf", quant)
+        made[quant] = need_of((tmp_path / "made.gguf").read_bytes(), tmp_path)
+    assert made["BF16"] > made["Q8_0"] > made["Q2_K"]
+    for amount, quant in ((made["BF16"], "BF16"), (made["Q8_0"], "Q8_0")):
+        notebook = Notebook()
+        model = acquire.pull_model("hf:org/plain", budget=amount, progress=notebook).model
+        assert model.name == f"hf:org/plain:{quant}"
+        assert f"chose {quant} needs" in "".join(notebook.notes)
+    with pytest.raises(DoesNotFitError, match="no quant of hf:org/plain fits: the smallest"):
+        acquire.pull_model("hf:org/plain", budget=made["Q2_K"] // 2)
+
+
+def test_a_budget_with_nothing_to_choose_from(hub: Server) -> None:
+    hub.add_repository("org/pickled", {"config.json": b"{}", "pytorch_model.bin": b""})
+    with pytest.raises(ModelNotFoundError, match="holds no checkpoint"):
+        acquire.pull_model("hf:org/pickled", budget=1 << 30)
 
 
 # ---- the command ---------------------------------------------------------------------------------

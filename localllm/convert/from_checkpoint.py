@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +14,8 @@ from localllm.convert import mixes
 from localllm.convert.chat_templates import template_keys
 from localllm.convert.checkpoint import Checkpoint, Config, open_checkpoint
 from localllm.convert.families import find_family
-from localllm.convert.families.family import Family, common_keys, n_kv_heads
-from localllm.convert.gguf_out import Tensor, make_header, write_gguf
+from localllm.convert.families.family import Family, Note, common_keys, n_kv_heads
+from localllm.convert.gguf_out import Tensor, make_header, sketch_gguf, write_gguf
 from localllm.convert.gguf_values import string, u32
 from localllm.convert.requantize import QUANTIZATION_VERSION
 from localllm.convert.rope_keys import rope_keys
@@ -26,60 +28,95 @@ from localllm.sources.remote import Progress, Silent
 
 @dataclass(frozen=True)
 class Converted:
-    """What was written. quant: the mix, as asked for or as the checkpoint is stored."""
+    """What was written."""
 
-    quant: str
     n_tensors: int
     n_bytes: int
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model as it lies in a checkpoint, named and checked; nothing of it has a quant yet."""
+
+    family: Family
+    config: Config
+    metadata: dict[str, bytes]
+    weights: list[Weight]
+
+    def choose(self, mix: str) -> tuple[dict[str, bytes], list[Tensor]]:
+        """The metadata and the tensors of a file with the quants of that mix."""
+        shape = mixes.Shape(
+            arch=self.family.arch,
+            n_layers=self.config.count("num_hidden_layers"),
+            n_heads=self.config.count("num_attention_heads"),
+            n_kv_heads=n_kv_heads(self.config),
+            is_tied=all(weight.name != "output.weight" for weight in self.weights),
+        )
+        chooser = mixes.Chooser(mix, shape)
+        file_type = {"general.file_type": u32(mixes.MIXES[mix].file_type)}
+        return self.metadata | file_type, [
+            Tensor(w.name, w.dims, chooser.choose(w.name, w.dims), w.source) for w in self.weights
+        ]
+
+    def sketch(self, path: Path, mix: str) -> None:
+        """Writes the file with holes for its matrices, from which a run of it can be planned."""
+        sketch_gguf(path, *self.choose(mix))
+
+
+@contextlib.contextmanager
+def open_source(folder: Path, name: str | None, note: Note) -> Iterator[Source]:
+    """Reads all of a checkpoint but its matrices.
+
+    name: what the model is called; None: the folder's name. note: told what is left out.
+    Raises: ModelNotFoundError where the folder is no checkpoint, IntegrityError for one that is
+    malformed or unsupported, OSError.
+    """
+    with open_checkpoint(folder) as checkpoint, tempfile.TemporaryFile() as spare:
+        family = find_family(checkpoint.config)
+        config = text_config(checkpoint.config).over(family.defaults)
+        require_activation(config, family)
+        keys, factors = rope_keys(family.arch, config)
+        keys |= common_keys(family.arch, config) | family.keys(config, note)
+        weights = map_weights(checkpoint, family, config, factors, spare)
+        note_foreign(checkpoint, family, note)
+        metadata = {
+            "general.architecture": string(family.arch),
+            "general.type": string("model"),
+            "general.name": string(name or folder.resolve().name),
+            "general.quantization_version": u32(QUANTIZATION_VERSION),
+            **keys,
+            **tokenizer_keys(checkpoint, family, weights, note),
+        }
+        yield Source(family, config, metadata, weights)
 
 
 def convert_checkpoint(
     folder: Path,
     out: Path,
-    quant: str | None = None,
+    quant: str,
     *,
     name: str | None = None,
     threads: int = 0,
     progress: Progress | None = None,
 ) -> Converted:
-    """Writes the model in a folder as one GGUF file.
+    """Writes the model in a folder as one GGUF file. quant: a mix.
 
-    quant: a mix; None: floats as the checkpoint has them, BF16 for its 8-bit ones.
-    name: what the model is called in the file; None: the folder's name.
-    Raises: ModelNotFoundError where the folder is no checkpoint, IntegrityError for one that is
-    malformed or unsupported, DoesNotFitError, OSError, EngineError for weights that are not finite,
-    InterruptedByUserError.
+    Raises: what open_source raises, DoesNotFitError where the disk is too full, EngineError for
+    weights that are not finite, InterruptedByUserError.
     """
     progress = progress if progress is not None else Silent()
-    with open_checkpoint(folder) as checkpoint, tempfile.TemporaryFile() as spare:
-        config = text_config(checkpoint.config)
-        family = find_family(checkpoint.config)
-        config = config.over(family.defaults)
-        require_known(config, family)
-        keys, factors = rope_keys(family.arch, config)
-        keys |= common_keys(family.arch, config) | family.keys(config, progress.note)
-        weights = map_weights(checkpoint, family, config, factors, spare)
-        note_foreign(checkpoint, family, progress)
-        mix = mixes.find_mix(quant) if quant else own_quant(checkpoint)
-        metadata = {
-            "general.architecture": string(family.arch),
-            "general.type": string("model"),
-            "general.name": string(name or folder.resolve().name),
-            "general.file_type": u32(mixes.MIXES[mix].file_type),
-            "general.quantization_version": u32(QUANTIZATION_VERSION),
-            **keys,
-            **tokenizer_keys(checkpoint, family, weights, progress),
-        }
-        tensors = choose_quants(weights, mix, family, config)
-        end = make_header(metadata, tensors)[1][-1]
-        require_space(out.absolute().parent, end)
-        progress.start(out.name, end)
+    mix = mixes.find_mix(quant)
+    with open_source(folder, name, progress.note) as source:
+        metadata, tensors = source.choose(mix)
+        n_bytes = make_header(metadata, tensors)[1][-1]
+        require_space(out.absolute().parent, n_bytes)
+        progress.start(out.name, n_bytes)
         n_done = 0
 
         def advance(done: int, total: int) -> None:
             nonlocal n_done
-            progress.advance(end * done // total - n_done)
-            n_done = end * done // total
+            progress.advance(n_bytes * done // total - n_done)
+            n_done = n_bytes * done // total
 
         try:
             write_gguf(
@@ -87,7 +124,7 @@ def convert_checkpoint(
             )
         finally:
             progress.finish()
-    return Converted(mix, len(tensors), end)
+    return Converted(len(tensors), n_bytes)
 
 
 def stored_quant(folder: Path) -> str:
@@ -101,17 +138,17 @@ def text_config(config: Config) -> Config:
     return Config({**config.given, **config.part("text_config").given}, config.where)
 
 
-def require_known(config: Config, family: Family) -> None:
+def require_activation(config: Config, family: Family) -> None:
     key = "hidden_activation" if config.find("hidden_activation") is not None else "hidden_act"
     if config.text(key) not in family.activation:
         expected = " or ".join(family.activation)
         raise config.wrong(key, f"{expected}, as {family.arch} has it")
 
 
-def note_foreign(checkpoint: Checkpoint, family: Family, progress: Progress) -> None:
+def note_foreign(checkpoint: Checkpoint, family: Family, note: Note) -> None:
     n = sum(is_foreign(name, family) for name in checkpoint.tensors)
     if n:
-        progress.note(f"{n} tensors that are not the text model's are left out")
+        note(f"{n} tensors that are not the text model's are left out")
 
 
 def own_quant(checkpoint: Checkpoint) -> str:
@@ -124,27 +161,15 @@ def own_quant(checkpoint: Checkpoint) -> str:
 
 
 def tokenizer_keys(
-    checkpoint: Checkpoint, family: Family, weights: list[Weight], progress: Progress
+    checkpoint: Checkpoint, family: Family, weights: list[Weight], note: Note
 ) -> dict[str, bytes]:
     embedding = next((w for w in weights if w.name == "token_embd.weight"), None)
     if embedding is None or len(embedding.dims) != 2:
         raise IntegrityError("the checkpoint has no embedding, model.embed_tokens.weight")
     n_vocab = embedding.dims[1]
-    vocabulary = read_tokenizer(checkpoint, n_vocab, progress.note)
+    vocabulary = read_tokenizer(checkpoint, n_vocab, note)
     size = {f"{family.arch}.vocab_size": u32(n_vocab)}
     return size | vocabulary.metadata() | template_keys(checkpoint)
-
-
-def choose_quants(weights: list[Weight], mix: str, family: Family, config: Config) -> list[Tensor]:
-    shape = mixes.Shape(
-        arch=family.arch,
-        n_layers=config.count("num_hidden_layers"),
-        n_heads=config.count("num_attention_heads"),
-        n_kv_heads=n_kv_heads(config),
-        is_tied=all(weight.name != "output.weight" for weight in weights),
-    )
-    chooser = mixes.Chooser(mix, shape)
-    return [Tensor(w.name, w.dims, chooser.choose(w.name, w.dims), w.source) for w in weights]
 
 
 def require_runs(path: Path) -> None:

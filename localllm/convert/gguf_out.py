@@ -12,7 +12,7 @@ import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from localllm.convert.gguf_values import text
 from localllm.engines.quantizer import QUANTS, Loss, TensorSource, TensorWriter
@@ -69,29 +69,56 @@ def write_gguf(
     header, ends = make_header(metadata, tensors)
     n_values, n_done = sum(tensor.n_values for tensor in tensors), 0
     losses: dict[int, Loss] = {}
-    vectors = [i for i, tensor in enumerate(tensors) if len(tensor.dims) == 1]
-    matrices = [i for i, tensor in enumerate(tensors) if len(tensor.dims) > 1]
     with replacing(path) as partial, partial.open("wb") as file:
-        file.write(header)
-        file.truncate(ends[-1])
-        for i in [*vectors, *matrices]:
-            if accept is not None and len(losses) == len(vectors):
+        start(file, header, ends)
+        for i in vectors_first(tensors):
+            if accept is not None and len(losses) == n_vectors(tensors):
                 accept(partial)
-            tensor = tensors[i]
-            losses[i] = writer.write(
-                tensor.source,
-                tensor.quant,
-                file.fileno(),
-                ends[i],
-                importance=tensor.importance,
-                measure=measure,
-                where=tensor.name,
-            )
-            n_done += tensor.n_values
+            losses[i] = write_tensor(writer, tensors[i], file, ends[i], measure)
+            n_done += tensors[i].n_values
             if progress is not None:
                 progress(n_done, n_values)
         os.fsync(file.fileno())
     return [losses[i] for i in range(len(tensors))]
+
+
+def sketch_gguf(path: Path, metadata: Mapping[str, bytes], tensors: Sequence[Tensor]) -> None:
+    """Writes a GGUF file whose matrices are holes: enough to plan with. Raises as write_gguf."""
+    writer = TensorWriter(1)
+    header, ends = make_header(metadata, tensors)
+    with path.open("wb") as file:
+        start(file, header, ends)
+        for i in vectors_first(tensors)[: n_vectors(tensors)]:
+            write_tensor(writer, tensors[i], file, ends[i])
+
+
+def start(file: BinaryIO, header: bytes, ends: Sequence[int]) -> None:
+    """Writes the header, and gives the file its size."""
+    file.write(header)
+    file.truncate(ends[-1])
+
+
+def vectors_first(tensors: Sequence[Tensor]) -> list[int]:
+    """The order in which tensors are written; they lie in the file in their own."""
+    return sorted(range(len(tensors)), key=lambda i: len(tensors[i].dims) > 1)
+
+
+def n_vectors(tensors: Sequence[Tensor]) -> int:
+    return sum(len(tensor.dims) == 1 for tensor in tensors)
+
+
+def write_tensor(
+    writer: TensorWriter, tensor: Tensor, file: BinaryIO, offset: int, measure: bool = False
+) -> Loss:
+    return writer.write(
+        tensor.source,
+        tensor.quant,
+        file.fileno(),
+        offset,
+        importance=tensor.importance,
+        measure=measure,
+        where=tensor.name,
+    )
 
 
 @contextlib.contextmanager

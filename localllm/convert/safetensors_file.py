@@ -40,6 +40,13 @@ class Stored(NamedTuple):
     fd: int
 
 
+def header_end(path: Path) -> int:
+    """Where the weights begin, by the first bytes of a file. Raises: OSError."""
+    with path.open("rb") as file:
+        start = file.read(LENGTH_BYTES)
+    return LENGTH_BYTES + int.from_bytes(start, "little")
+
+
 def read_header(path: Path, fd: int) -> dict[str, Stored]:
     """The tensors of an open file by name. Raises: OSError, IntegrityError."""
     file_bytes = os.fstat(fd).st_size
