@@ -165,7 +165,7 @@ def bpe_json(v: Vocabulary) -> dict[str, Any]:
         if len(steps) == 1
         else {"type": "Sequence", "pretokenizers": steps},
         "post_processor": None,
-        "decoder": {"type": "ByteLevel"},
+        "decoder": letters | {"use_regex": True},
         "model": {
             "type": "BPE",
             "dropout": None,
