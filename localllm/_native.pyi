@@ -38,8 +38,8 @@ class Model:
         """Every key with its type's name ("u32", "string", "array[string]" …) and element count."""
     def meta_bytes(self) -> dict[str, bytes]:
         """Every key with its value as it lies in the file, from its type on."""
-    def tensors(self) -> list[tuple[str, str, tuple[int, ...], int, int]]:
-        """Every tensor: name, quant, shape in GGUF order, bytes, offset in the file."""
+    def tensors(self) -> list[tuple[str, str, tuple[int, ...], int, int, int]]:
+        """Every tensor: name, quant, shape in GGUF order, bytes, offset in its file, which file."""
     def tokenize(self, text: bytes, control: bool = False, add_special: bool = False) -> list[int]:
         """control: text may become control tokens. add_special: BOS/EOS as the model asks."""
     def token_bytes(self, id: int, control: bool = False) -> bytes: ...

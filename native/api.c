@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "engine/engine.h"
+#include "format/gguf_split.h"
 #include "localllm.h"
 #include "text/tokenizer.h"
 
@@ -85,6 +86,7 @@ void ll_model_get_tensor(const ll_model *m, uint64_t i, ll_tensor_info *out) {
         .n_dims = t->n_dims,
         .n_bytes = t->n_bytes,
         .offset = t->offset,
+        .file = gguf_file_of(m->model.file, t->name),
     };
     for (int d = 0; d < 4; d++) out->shape[d] = t->shape[d];
 }

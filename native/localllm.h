@@ -102,7 +102,8 @@ typedef struct ll_tensor_info {
     uint32_t n_dims;
     uint64_t shape[4]; /* GGUF order: shape[0] is the row length */
     uint64_t n_bytes;
-    uint64_t offset; /* in the file */
+    uint64_t offset; /* in its file */
+    uint32_t file;   /* of the model's files; from 0 */
 } ll_tensor_info;
 
 uint64_t ll_model_n_meta(const ll_model *m);

@@ -88,7 +88,7 @@ def expected_work(model: TinyModel, path: Path, spans: list[tuple[int, int, int]
     """The work of a step, counted one position at a time from the file's own tensors."""
     n_rows, n_kept = sum(span[1] for span in spans), sum(span[2] for span in spans)
     weight_bytes = macs = kv_bytes = 0
-    for name, _, shape, n_bytes, _ in _native.Model(str(path)).tensors():
+    for name, _, shape, n_bytes, *_ in _native.Model(str(path)).tensors():
         is_head = name == ("token_embd.weight" if model.tied else "output.weight")
         if name == "token_embd.weight":
             weight_bytes += n_rows * n_bytes // shape[1]
@@ -130,7 +130,7 @@ def test_work_is_what_the_file_and_the_positions_say(
 
 def test_work_tells_integer_weights_from_float_ones(real_models: dict[str, Path]) -> None:
     file = _native.Model(str(real_models["smollm2"]))
-    matrices = [(quant, shape) for _, quant, shape, _, _ in file.tensors() if len(shape) == 2]
+    matrices = [(quant, shape) for _, quant, shape, *_ in file.tensors() if len(shape) == 2]
     macs = sum(a * b for quant, (a, b) in matrices if quant not in ("F32", "F16", "BF16"))
     assert _native.Engine(file, n_ctx=64).work([(0, 1, 1)])["int8_macs"] == macs
 

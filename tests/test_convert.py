@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -578,17 +579,27 @@ def write_hollow(folder: Path, n_layers: int, dim: int, ffn_dim: int) -> int:
 
 
 def start(
-    folder: Path, out: Path, limits: Callable[[], None] | None = None
+    source: Path, out: Path, limits: Callable[[], None] | None = None
 ) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "localllm", "convert", str(folder), "--quant", "Q4_K_M"]
+    """convert of a folder, quantize of a file."""
+    verb = ["convert", source, "--quant"] if source.is_dir() else ["quantize", source]
     return subprocess.Popen(
-        [*command, "-o", str(out), "--force"],
+        [sys.executable, "-m", "localllm", *map(str, verb), "Q4_K_M", "-o", str(out), "--force"],
         cwd=ROOT,
         text=True,
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         preexec_fn=limits,
     )
+
+
+def write_source(verb: str, folder: Path, n_layers: int, dim: int, ffn_dim: int) -> Path:
+    """What a command starts from: a hollow checkpoint, or a file in BF16 that was made of one."""
+    write_hollow(folder / "plain", n_layers, dim, ffn_dim)
+    if verb == "convert":
+        return folder / "plain"
+    convert_checkpoint(folder / "plain", folder / "half.gguf", "BF16")
+    return folder / "half.gguf"
 
 
 def test_memory_does_not_grow_with_the_model(tmp_path: Path) -> None:
@@ -606,43 +617,65 @@ def test_memory_does_not_grow_with_the_model(tmp_path: Path) -> None:
     engines.open_model(tmp_path / "made.gguf").close()
 
 
-def test_a_full_disk_changes_nothing(tmp_path: Path) -> None:
-    write_hollow(tmp_path / "plain", n_layers=1, dim=1024, ffn_dim=2048)
+@pytest.mark.parametrize("verb", ["convert", "quantize"])
+def test_a_full_disk_changes_nothing(verb: str, tmp_path: Path) -> None:
+    source = write_source(verb, tmp_path, n_layers=1, dim=1024, ffn_dim=2048)
     out = tmp_path / "made.gguf"
     out.write_bytes(b"what was here")
+    before = sorted(tmp_path.iterdir())
 
     def limits() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
 
-    process = start(tmp_path / "plain", out, limits)
+    process = start(source, out, limits)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 1 and os.strerror(errno.EFBIG) in said
     assert "Traceback" not in said
     assert out.read_bytes() == b"what was here"
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["made.gguf", "plain"]
+    assert sorted(tmp_path.iterdir()) == before
 
 
-@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_an_end_in_the_middle_changes_nothing(ending: signal.Signals, tmp_path: Path) -> None:
-    write_hollow(tmp_path / "plain", n_layers=8, dim=2048, ffn_dim=5632)
+def test_a_disk_without_room_is_told_beforehand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = checkpoints.write_tiny(LLAMA, tmp_path / "plain")
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    assert app.main(["convert", str(folder), "-o", str(tmp_path / "made.gguf")]) == 7
+    assert "of disk are needed" in capfd.readouterr().err and not (tmp_path / "made.gguf").exists()
+
+
+@pytest.mark.parametrize(
+    ("verb", "ending"),
+    [
+        ("convert", signal.SIGKILL),
+        ("convert", signal.SIGTERM),
+        ("convert", signal.SIGINT),
+        ("quantize", signal.SIGKILL),
+        ("quantize", signal.SIGINT),
+    ],
+)
+def test_an_end_in_the_middle_changes_nothing(
+    verb: str, ending: signal.Signals, tmp_path: Path
+) -> None:
+    source = write_source(verb, tmp_path, n_layers=4, dim=2048, ffn_dim=5632)
     out = tmp_path / "made.gguf"
     out.write_bytes(b"what was here")
-    process = start(tmp_path / "plain", out)
+    process = start(source, out)
     partial = tmp_path / ".made.gguf.part"
     while not (partial.exists() and partial.stat().st_blocks > 100):
         assert process.poll() is None
-        time.sleep(0.005)
+        time.sleep(0.002)
     process.send_signal(ending)
     _, said = process.communicate(timeout=60)
-    assert (
-        process.returncode == {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}[ending]
-    )
+    codes = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}
+    assert process.returncode == codes[ending], said
     assert "Traceback" not in said
     assert out.read_bytes() == b"what was here"
     assert partial.exists() == (ending == signal.SIGKILL)
-    process = start(tmp_path / "plain", out)
-    assert process.wait(timeout=120) == 0
-    process.communicate()
+    process = start(source, out)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 0, said
     engines.open_model(out).close()
     assert not partial.exists()

@@ -48,7 +48,7 @@ def test_the_choices_are_those_of_llama_cpp(model: str, mix: str) -> None:
 def test_a_real_file_keeps_its_quants(real_models: dict[str, Path], model: str, mix: str) -> None:
     file = engines.open_model(real_models[model])
     try:
-        changed = [c.name for c in requantize.choose(file, mix) if c.before != c.after]
+        changed = [c.tensor.name for c in requantize.choose(file, mix) if c.tensor.quant != c.after]
     finally:
         file.close()
     assert changed == []

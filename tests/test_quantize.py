@@ -303,6 +303,24 @@ def test_the_command_writes_a_file_that_runs(tiny: Path, tmp_path: Path) -> None
     assert run("run", out, "--raw", "-n", "3", "hi").returncode == 0
 
 
+def test_a_split_model_becomes_one_file(tiny: Path, tmp_path: Path) -> None:
+    model = next(m for m in tiny_models.TINY_MODELS if m.name == "llama3")
+    tiny_models.write_gguf(model, tmp_path / "split.gguf", split_tensors=7)
+    files = sorted(tmp_path.glob("split-*.gguf"))
+    assert len(files) > 2
+    assert run("quantize", files[1], "Q4_K_M", "-o", tmp_path / "one.gguf").returncode == 0
+    assert run("quantize", tiny, "Q4_K_M", "-o", tmp_path / "whole.gguf").returncode == 0
+    one, whole = (gguf.GGUFReader(tmp_path / f"{name}.gguf") for name in ("one", "whole"))
+    assert not any(key.startswith("split.") for key in one.fields)
+    assert {t.name: t.data.tobytes() for t in one.tensors} == {
+        t.name: t.data.tobytes() for t in whole.tensors
+    }
+    named = run("quantize", files[0], "Q8_0")
+    assert named.stdout == f"{tmp_path / 'split-Q8_0.gguf'}\n"
+    replaced = run("quantize", files[0], "Q8_0", "-o", files[2], "--force")
+    assert replaced.returncode == 2 and "the same file" in replaced.stderr
+
+
 def test_a_dry_run_writes_nothing(tiny: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.gguf"
     shown = run("quantize", tiny, "Q4_0", "-o", out, "--dry-run", "--json")

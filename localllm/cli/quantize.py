@@ -12,6 +12,7 @@ import typer
 from localllm.cli import console
 from localllm.cli.flags import Json, Quiet
 from localllm.errors import UsageError
+from localllm.sources.split import model_files, parse_split
 from localllm.units import format_bytes, parse_count
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def command(
 
     mix = mixes.find_mix(quant)
     overrides = [parse_override(text) for text in tensor or []]
-    destination = out or source.with_name(f"{source.stem}-{mix}.gguf")
+    destination = out or source.with_name(f"{stem_of(source)}-{mix}.gguf")
     if not dry_run:
         check_destination(source, destination, force)
     importance = read_importance(imatrix)
@@ -92,6 +93,12 @@ def command(
         console.out(str(destination))
 
 
+def stem_of(source: Path) -> str:
+    """The name without its ending, and of a file of several without its number."""
+    split = parse_split(source.name)
+    return split.prefix if split else source.stem
+
+
 def read_importance(path: Path | None) -> Mapping[str, Floats] | None:
     if path is None:
         return None
@@ -116,13 +123,13 @@ def check_overrides(overrides: Sequence[tuple[str, str]], choices: Sequence[Choi
     from fnmatch import fnmatchcase
 
     for pattern, _ in overrides:
-        if not any(fnmatchcase(choice.name, pattern) for choice in choices):
+        if not any(fnmatchcase(choice.tensor.name, pattern) for choice in choices):
             raise UsageError(f"--tensor {pattern!r} is the name of no tensor", "--dry-run")
 
 
 def check_destination(source: Path, destination: Path, force: bool) -> None:
     if destination.exists():
-        if source.exists() and destination.samefile(source):
+        if any(path.exists() and destination.samefile(path) for path in model_files(source)):
             raise UsageError("IN and OUT are the same file")
         if not force:
             raise UsageError(f"{str(destination)!r} is there already", "--force, or another -o")
@@ -131,7 +138,8 @@ def check_destination(source: Path, destination: Path, force: bool) -> None:
 
 
 def note_requantizing(choices: Sequence[Choice], quiet: bool) -> None:
-    lossy = [c for c in choices if c.before not in ("F32", "F16", "BF16") and c.after != c.before]
+    floats = ("F32", "F16", "BF16")
+    lossy = [c for c in choices if c.tensor.quant not in (*floats, c.after)]
     if lossy and not quiet:
         n = len(lossy)
         console.note(f"{n} tensors were quantized before, and lose a second time")
@@ -166,9 +174,9 @@ def show(choices: Sequence[Choice], losses: Sequence[Loss]) -> None:
     rows = []
     for i, choice in enumerate(choices):
         cells = [
-            choice.name,
-            " x ".join(map(str, choice.dims)),
-            choice.before,
+            choice.tensor.name,
+            " x ".join(map(str, choice.tensor.shape)),
+            choice.tensor.quant,
             choice.after,
             format_bytes(choice.n_bytes),
         ]
@@ -189,9 +197,9 @@ def report(
     rows = []
     for i, c in enumerate(choices):
         row: dict[str, Any] = {
-            "name": c.name,
-            "shape": list(c.dims),
-            "from": c.before,
+            "name": c.tensor.name,
+            "shape": list(c.tensor.shape),
+            "from": c.tensor.quant,
             "to": c.after,
             "bytes": c.n_bytes,
         }

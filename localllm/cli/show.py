@@ -76,8 +76,8 @@ def describe(stored: store.Stored, file: ModelFile) -> dict[str, Any]:
             for key, kind, n in file.meta_keys()
         ],
         "tensors": [
-            {"name": name, "quant": quant, "shape": list(shape), "n_bytes": n_bytes}
-            for name, quant, shape, n_bytes, _ in file.tensors()
+            {"name": t.name, "quant": t.quant, "shape": list(t.shape), "n_bytes": t.n_bytes}
+            for t in file.tensors()
         ],
     }
 
@@ -92,8 +92,8 @@ def short_value(file: ModelFile, key: str, n_elements: int) -> Any:
 def print_summary(stored: store.Stored, file: ModelFile) -> None:
     info = file.info
     quants: dict[str, int] = {}
-    for _, quant, _, n_bytes, _ in file.tensors():
-        quants[quant] = quants.get(quant, 0) + n_bytes
+    for tensor in file.tensors():
+        quants[tensor.quant] = quants.get(tensor.quant, 0) + tensor.n_bytes
     shares = sorted(quants.items(), key=lambda item: -item[1])
     template = file.meta("tokenizer.chat_template")
     system = store.find_system(stored.path)
@@ -133,7 +133,7 @@ def print_metadata(file: ModelFile) -> None:
 def print_tensors(file: ModelFile) -> None:
     console.out("")
     rows = [
-        (name, quant, " x ".join(map(str, shape)), format_bytes(n_bytes))
-        for name, quant, shape, n_bytes, _ in file.tensors()
+        (t.name, t.quant, " x ".join(map(str, t.shape)), format_bytes(t.n_bytes))
+        for t in file.tensors()
     ]
     console.out_table(("TENSOR", "QUANT", "SHAPE", "SIZE"), rows)

@@ -22,7 +22,6 @@ from localllm.convert.rope_keys import rope_keys
 from localllm.convert.tokenizer_files import read_tokenizer
 from localllm.convert.weights import F8, READABLE, Weight, is_foreign, map_weights
 from localllm.errors import IntegrityError
-from localllm.fetch import require_space
 from localllm.sources.remote import Progress, Silent
 
 
@@ -101,15 +100,13 @@ def convert_checkpoint(
 ) -> Converted:
     """Writes the model in a folder as one GGUF file. quant: a mix.
 
-    Raises: what open_source raises, DoesNotFitError where the disk is too full, EngineError for
-    weights that are not finite, InterruptedByUserError.
+    Raises: what open_source and write_gguf raise.
     """
     progress = progress if progress is not None else Silent()
     mix = mixes.find_mix(quant)
     with open_source(folder, name, progress.note) as source:
         metadata, tensors = source.choose(mix)
         n_bytes = make_header(metadata, tensors)[1][-1]
-        require_space(out.absolute().parent, n_bytes)
         progress.start(out.name, n_bytes)
         n_done = 0
 

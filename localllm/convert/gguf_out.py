@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from localllm.convert.gguf_values import text
 from localllm.engines.quantizer import QUANTS, Loss, TensorSource, TensorWriter
 from localllm.errors import UsageError
+from localllm.fetch import require_space
 
 if TYPE_CHECKING:
     from localllm.engines.quantizer import Floats
@@ -63,12 +64,14 @@ def write_gguf(
 
     metadata: every key's value as it lies in a file, from its type on. accept: called with a file
     of the final size that lacks only the matrices, and may raise.
-    Raises: OSError, EngineError where a tensor holds what is not finite, InterruptedByUserError.
+    Raises: DoesNotFitError where the disk is too full, OSError, EngineError where a tensor holds
+    what is not finite, InterruptedByUserError.
     """
     writer = TensorWriter(threads)
     header, ends = make_header(metadata, tensors)
     n_values, n_done = sum(tensor.n_values for tensor in tensors), 0
     losses: dict[int, Loss] = {}
+    require_space(path.absolute().parent, ends[-1])
     with replacing(path) as partial, partial.open("wb") as file:
         start(file, header, ends)
         for i in vectors_first(tensors):

@@ -1,8 +1,10 @@
-"""One GGUF file made from another: the same metadata, other quants."""
+"""One GGUF file made from another, or from all files of a split one: the same metadata, other
+quants."""
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,30 +16,27 @@ from localllm.convert.gguf_out import Progress, Tensor, write_gguf
 from localllm.convert.gguf_values import u32
 from localllm.engines.quantizer import QUANTS, Loss, TensorSource
 from localllm.errors import UsageError
+from localllm.sources.split import model_files
 
 if TYPE_CHECKING:
-    from localllm.engines.base import ModelFile
+    from localllm.engines.base import ModelFile, TensorInfo
     from localllm.engines.quantizer import Floats
 
 QUANTIZATION_VERSION = 2  # of the block formats, as all readers know them
+# What only a file has that is one of several; the one that is made of them is not.
+SPLIT_KEYS = ("split.no", "split.count", "split.tensors.count")
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What becomes of one tensor."""
+    """What becomes of one tensor. after: its new quant."""
 
-    name: str
-    dims: tuple[int, ...]
-    before: str
+    tensor: TensorInfo
     after: str
-    offset: int
 
     @property
     def n_values(self) -> int:
-        n = 1
-        for dim in self.dims:
-            n *= dim
-        return n
+        return math.prod(self.tensor.shape)
 
     @property
     def n_bytes(self) -> int:
@@ -54,14 +53,8 @@ def choose(
 ) -> list[Choice]:
     """The quant of every tensor of a file, in the file's order.
 
-    overrides: (pattern, quant) pairs, which go before the mix's rules. Raises: UsageError for one
-    of several files.
+    overrides: (pattern, quant) pairs, which go before the mix's rules.
     """
-    n_files = file.meta("split.count") or 1
-    if n_files > 1:
-        raise UsageError(
-            f"{os.fspath(file.path)!r} is one of {n_files} files, expected a model in one"
-        )
     tensors = file.tensors()
     info = file.info
     shape = mixes.Shape(
@@ -69,22 +62,18 @@ def choose(
         n_layers=info["n_layers"],
         n_heads=info["n_heads"],
         n_kv_heads=info["n_kv_heads"],
-        is_tied=all(name != "output.weight" for name, *_ in tensors),
+        is_tied=all(tensor.name != "output.weight" for tensor in tensors),
         has_importance=importance is not None,
     )
     chooser = mixes.Chooser(mix, shape, overrides)
-    after = {
-        name: chooser.choose(name, dims) for name, _, dims, *_ in sorted(tensors, key=by_layer)
-    }
-    return [
-        Choice(name, dims, quant, after[name], offset) for name, quant, dims, _, offset in tensors
-    ]
+    after = {t.name: chooser.choose(t.name, t.shape) for t in sorted(tensors, key=by_layer)}
+    return [Choice(tensor, after[tensor.name]) for tensor in tensors]
 
 
-def by_layer(tensor: tuple[str, str, tuple[int, ...], int, int]) -> tuple[int, str]:
+def by_layer(tensor: TensorInfo) -> tuple[int, str]:
     """The order in which the rules count: layer by layer, what belongs to none first."""
-    parts = tensor[0].split(".")
-    return (int(parts[1]) if parts[0] == "blk" and parts[1].isdigit() else -1, tensor[0])
+    parts = tensor.name.split(".")
+    return (int(parts[1]) if parts[0] == "blk" and parts[1].isdigit() else -1, tensor.name)
 
 
 def requantize(
@@ -104,10 +93,15 @@ def requantize(
     quantized with all alike. Raises: UsageError where one is of another shape, and as write_gguf.
     """
     metadata = file.meta_bytes()
+    for key in SPLIT_KEYS:
+        metadata.pop(key, None)
     metadata["general.file_type"] = u32(mixes.MIXES[mix].file_type)
     metadata["general.quantization_version"] = u32(QUANTIZATION_VERSION)
-    with reading(file.path) as fd:
-        tensors = [make_tensor(choice, fd, importance or {}) for choice in choices]
+    with contextlib.ExitStack() as stack:
+        fds = [stack.enter_context(reading(path)) for path in model_files(file.path)]
+        tensors = [
+            make_tensor(choice, fds[choice.tensor.file], importance or {}) for choice in choices
+        ]
         return write_gguf(
             out, metadata, tensors, threads=threads, measure=measure, progress=progress
         )
@@ -123,18 +117,18 @@ def reading(path: Path) -> Iterator[int]:
 
 
 def make_tensor(choice: Choice, fd: int, importance: Mapping[str, Floats]) -> Tensor:
-    columns = importance.get(choice.name)
-    if columns is not None and columns.size != choice.dims[0]:
+    name, shape = choice.tensor.name, choice.tensor.shape
+    columns = importance.get(name)
+    if columns is not None and columns.size != shape[0]:
         raise UsageError(
-            f"the importance of {choice.name} has {columns.size} columns, expected "
-            f"{choice.dims[0]}",
+            f"the importance of {name} has {columns.size} columns, expected {shape[0]}",
             "a matrix of this very model",
         )
     source = TensorSource(
         fd=fd,
-        offset=choice.offset,
-        type=choice.before,
-        n_rows=choice.n_values // choice.dims[0],
-        row_dim=choice.dims[0],
+        offset=choice.tensor.offset,
+        type=choice.tensor.quant,
+        n_rows=choice.n_values // shape[0],
+        row_dim=shape[0],
     )
-    return Tensor(choice.name, choice.dims, choice.after, source, columns)
+    return Tensor(name, shape, choice.after, source, columns)

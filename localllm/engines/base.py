@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,18 @@ class Plan:
     def private_bytes(self) -> int:
         """What only this process has: everything but the mapped weights."""
         return self.kv_bytes + self.scratch_bytes + self.logits_bytes + self.tables_bytes
+
+
+class TensorInfo(NamedTuple):
+    """A tensor of a model. shape: GGUF's order, the row first. offset: of its first byte in its
+    file, which is one of the model's files, counted from 0."""
+
+    name: str
+    quant: str
+    shape: tuple[int, ...]
+    n_bytes: int
+    offset: int
+    file: int
 
 
 @dataclass(frozen=True)
@@ -150,7 +162,7 @@ class ModelFile(Protocol):
     def meta(self, key: str) -> Any: ...
     def meta_keys(self) -> list[tuple[str, str, int]]: ...
     def meta_bytes(self) -> dict[str, bytes]: ...
-    def tensors(self) -> list[tuple[str, str, tuple[int, ...], int, int]]: ...
+    def tensors(self) -> list[TensorInfo]: ...
     def tokenize(
         self, text: str | bytes, control: bool = False, add_special: bool = False
     ) -> list[int]: ...

@@ -151,8 +151,8 @@ class NativeModel:
         return self.model.meta_bytes()
 
     @translated
-    def tensors(self) -> list[tuple[str, str, tuple[int, ...], int, int]]:
-        return self.model.tensors()
+    def tensors(self) -> list[base.TensorInfo]:
+        return [base.TensorInfo(*row) for row in self.model.tensors()]
 
     @translated
     def tokenize(

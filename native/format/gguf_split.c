@@ -129,13 +129,12 @@ static int order_names(const void *a, const void *b) {
     return gguf_compare_names(*(const ll_string *const *)a, *(const ll_string *const *)b);
 }
 
-/* Which file's header a name lies in, from 1. */
-static uint32_t number_of(const gguf *g, const ll_string *name) {
+uint32_t gguf_file_of(const gguf *g, ll_string name) {
     for (uint32_t i = 0; i < g->n_others; i++) {
-        uintptr_t at = (uintptr_t)name->data, base = (uintptr_t)g->others[i]->base;
-        if (at >= base && at - base < g->others[i]->header_bytes) return i + 2;
+        uintptr_t at = (uintptr_t)name.data, base = (uintptr_t)g->others[i]->base;
+        if (at >= base && at - base < g->others[i]->header_bytes) return i + 1;
     }
-    return 1;
+    return 0;
 }
 
 static bool sort_tensors(gguf *g, split_name *s, ll_error *err) {
@@ -144,7 +143,7 @@ static bool sort_tensors(gguf *g, split_name *s, ll_error *err) {
     for (uint64_t i = 1; i < g->n_tensors; i++) {
         const ll_string *a = g->tensors_by_name[i - 1], *b = g->tensors_by_name[i];
         if (!same_text(a, b)) continue;
-        uint32_t x = number_of(g, a), y = number_of(g, b), count = g->n_others + 1;
+        uint32_t x = gguf_file_of(g, *a) + 1, y = gguf_file_of(g, *b) + 1, count = g->n_others + 1;
         set_name(s, x > y ? x : y, count);
         return ll_fail(err, LL_ERR_FORMAT,
                        "%.120s: the tensor '%.*s' is in file %" PRIu32 " of the model too", s->base,

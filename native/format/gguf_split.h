@@ -13,4 +13,7 @@
  * Every failure names the file it is about. Errors: those of gguf_open. */
 gguf *gguf_join(gguf *file, const char *path, ll_error *err);
 
+/* Which of the model's files a tensor of this name, as gguf_tensors has it, lies in; from 0. */
+uint32_t gguf_file_of(const gguf *g, ll_string name);
+
 #endif

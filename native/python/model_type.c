@@ -197,8 +197,9 @@ static PyObject *model_tensors(PyObject *self, PyObject *unused) {
         for (uint32_t d = 0; shape != NULL && d < t.n_dims; d++)
             if (PyTuple_SetItem(shape, (Py_ssize_t)d, PyLong_FromUnsignedLongLong(t.shape[d])) != 0)
                 Py_CLEAR(shape);
-        PyObject *row = Py_BuildValue("NsNKK", text_of(t.name), t.quant, shape,
-                                      (unsigned long long)t.n_bytes, (unsigned long long)t.offset);
+        PyObject *row =
+            Py_BuildValue("NsNKKI", text_of(t.name), t.quant, shape, (unsigned long long)t.n_bytes,
+                          (unsigned long long)t.offset, t.file);
         if (row == NULL || PyList_Append(list, row) != 0) Py_CLEAR(list);
         Py_XDECREF(row);
     }
@@ -320,7 +321,7 @@ static PyMethodDef model_methods[] = {
     {"meta", model_meta, METH_O, "The value of one metadata key, None where absent."},
     {"meta_keys", model_meta_keys, METH_NOARGS, "Every key with its type and element count."},
     {"meta_bytes", model_meta_bytes, METH_NOARGS, "Every key with its value as in the file."},
-    {"tensors", model_tensors, METH_NOARGS, "Every tensor: name, quant, shape, bytes, offset."},
+    {"tensors", model_tensors, METH_NOARGS, "Every tensor: name, quant, shape, bytes, offset, file."},
     {"tokenize", (PyCFunction)(void (*)(void))model_tokenize, METH_VARARGS | METH_KEYWORDS,
      "The ids of a text."},
     {"token_bytes", (PyCFunction)(void (*)(void))model_token_bytes, METH_VARARGS | METH_KEYWORDS,
