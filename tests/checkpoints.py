@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 from golden import tiny_models
 from golden.tiny_models import TinyModel
@@ -25,6 +26,8 @@ from tokenizer_cases import (
     UNKNOWN,
     USER_DEFINED,
     Vocabulary,
+    read_metadata,
+    read_vocabulary,
 )
 
 Floats = NDArray[np.float32]
@@ -64,30 +67,29 @@ def f8(values: Floats) -> bytes:
     return order[np.where(nearer, right - 1, right)].astype(np.uint8).tobytes()
 
 
+ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1}
 ENCODERS = {
-    "F32": lambda values: values.astype("<f4").tobytes(),
-    "F16": lambda values: values.astype("<f2").tobytes(),
+    "F32": lambda values: np.ascontiguousarray(values, "<f4").data,
+    "F16": lambda values: np.ascontiguousarray(values, "<f2").data,
     "BF16": bf16,
     "F8_E4M3": f8,
 }
 
 
-def write_safetensors(path: Path, tensors: Iterable[tuple[str, str, Floats]]) -> None:
+def write_safetensors(path: Path, tensors: Sequence[tuple[str, str, Floats]]) -> None:
     """tensors: name, dtype and values of each."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    parts, at = [], 0
+    at = 0
     for name, dtype, values in tensors:
-        raw = ENCODERS[dtype](values)
-        header[name] = {
-            "dtype": dtype,
-            "shape": list(values.shape),
-            "data_offsets": [at, at + len(raw)],
-        }
-        parts.append(raw)
-        at += len(raw)
+        end = at + values.size * ITEM_BYTES[dtype]
+        header[name] = {"dtype": dtype, "shape": list(values.shape), "data_offsets": [at, end]}
+        at = end
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    path.write_bytes(struct.pack("<Q", len(text)) + text + b"".join(parts))
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for _, dtype, values in tensors:
+            file.write(ENCODERS[dtype](values))
 
 
 def write_weights(
@@ -112,6 +114,56 @@ def write_weights(
         where |= {name: file for name, *_ in named[i::n_shards]}
     index = {"metadata": {}, "weight_map": where}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def write_real(path: Path, folder: Path) -> dict[str, Floats]:
+    """The checkpoint from which a GGUF file could have come: its weights dequantized by the gguf
+    package, under Hugging Face's names and in their layout. Returns them under GGUF's."""
+    metadata, vocabulary = read_metadata(path), read_vocabulary(path)
+    arch = metadata["general.architecture"]
+    names = tiny_models.GEMMA3_NAMES if arch == "gemma3" else tiny_models.LAYER_NAMES
+    names = {v: k for k, v in (names | tiny_models.GLOBAL_NAMES).items()}
+
+    def setting(key: str) -> Any:
+        return metadata.get(f"{arch}.{key}")
+
+    n_heads = {"attn_q": setting("attention.head_count")}
+    n_heads["attn_k"] = setting("attention.head_count_kv")
+    found, plain = {}, {}
+    for tensor in gguf.GGUFReader(path).tensors:
+        values = gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
+        found[tensor.name] = values
+        *layer, role, kind = tensor.name.split(".")
+        if arch == "llama" and role in n_heads:
+            pairs = values.reshape(n_heads[role], -1, 2, values.shape[-1])
+            values = pairs.swapaxes(1, 2).reshape(values.shape)
+        if arch == "gemma3" and role.endswith("norm"):
+            values = values - np.float32(1)
+        prefix = f"model.layers.{layer[1]}." if layer else "" if role == "output" else "model."
+        plain[f"{prefix}{names[role]}.{kind}"] = values
+    write_weights(folder, plain, n_shards=2)
+    config = {
+        "architectures": [CLASSES[arch]],
+        "hidden_size": setting("embedding_length"),
+        "intermediate_size": setting("feed_forward_length"),
+        "num_hidden_layers": setting("block_count"),
+        "num_attention_heads": setting("attention.head_count"),
+        "num_key_value_heads": setting("attention.head_count_kv"),
+        "head_dim": setting("attention.key_length"),
+        "rms_norm_eps": setting("attention.layer_norm_rms_epsilon"),
+        "max_position_embeddings": setting("context_length"),
+        "rope_theta": setting("rope.freq_base"),
+        "sliding_window": setting("attention.sliding_window"),
+        "tie_word_embeddings": "lm_head.weight" not in plain,
+        "eos_token_id": metadata["tokenizer.ggml.eos_token_id"],
+    }
+    write_json(folder / "config.json", config)
+    if vocabulary.model == "gpt2":
+        write_json(folder / "tokenizer.json", bpe_json(vocabulary))
+    else:
+        prefix = metadata.get("tokenizer.ggml.add_space_prefix") is not False
+        (folder / "tokenizer.model").write_bytes(spm_model(vocabulary, prefix))
+    return found
 
 
 def is_head(name: str) -> bool:

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ import pytest
 from checkpoints import Floats, write_json
 from conftest import ROOT
 from golden import tiny_models
+from golden.compact_reference import CompactReference, compact_divergence, load_compact
 from golden.tiny_models import TINY_MODELS, TinyModel
 
 import localllm
@@ -266,6 +268,29 @@ def test_the_number_of_threads_changes_nothing(tmp_path: Path) -> None:
         out = tmp_path / f"{threads}.gguf"
         convert_checkpoint(folder, out, "Q4_K_M", threads=threads)
     assert (tmp_path / "1.gguf").read_bytes() == (tmp_path / "3.gguf").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["smollm2", "gemma3"])
+def test_a_real_model_comes_back(name: str, real_models: dict[str, Path], tmp_path: Path) -> None:
+    """Its weights as a checkpoint of floats, converted: the same floats, so the same logits."""
+    folder = tmp_path / "plain"
+    folder.mkdir()
+    source = checkpoints.write_real(real_models[name], folder)
+    convert_checkpoint(folder, tmp_path / "made.gguf", "F32")
+    shutil.rmtree(folder)
+    made = {t.name: t.data for t in gguf.GGUFReader(tmp_path / "made.gguf").tensors}
+    assert set(made) == set(source)
+    for tensor, values in source.items():
+        # Gemma's norms lose a 1 and get it back.
+        tolerance = 1.2e-7 if name == "gemma3" and tensor.endswith("norm.weight") else 0
+        np.testing.assert_allclose(made[tensor], values, rtol=0, atol=tolerance, err_msg=tensor)
+    reference = load_compact(GOLDEN / f"{name}_reference.npz")
+    with localllm.load(tmp_path / "made.gguf") as model:
+        ids = reference.ids.tolist()[:128]
+        logits = model.logits(ids)
+    short = CompactReference(*(rows[:128] for rows in astuple(reference)))
+    divergence, agreement = compact_divergence(short, logits)
+    assert divergence < 1e-5 and agreement > 0.98, (divergence, agreement)
 
 
 # ---- what cannot be converted --------------------------------------------------------------------
@@ -512,6 +537,7 @@ def test_a_window_that_is_dropped_is_said(tmp_path: Path) -> None:
         (["plain", "-o", "no/where.gguf"], 2, "there is no folder 'no'"),
         (["plain", "-o", "empty"], 2, "is a folder, expected a file"),
         (["plain", "-o", "model.gguf"], 2, "is there already"),
+        (["hf:org/repo", "--offline"], 5, "--offline forbids to fetch it"),
         (["hf:nobody"], 2, "is not of the form hf:org/repo"),
         ([], 2, "Missing argument 'SRC'"),
     ],

@@ -422,7 +422,7 @@ REFUSED: list[tuple[str, Any, str]] = [
         r"puts '\[user\]' where bos would be",
     ),
     ("whole words", added({"id": 1, "content": "a", "single_word": True}), "whole words only"),
-    ("added far away", added({"id": 1 << 23, "content": "a"}), "has the id 8388608"),
+    ("added far away", added({"id": 1 << 22, "content": "a"}), "has the id 4194304"),
     ("added by nothing", added(3), "an added token in tokenizer.json is 3"),
     ("no byte", spm_with(vocab=LACKS_A), "no token <0x41>"),
     ("no spaces", spm(normalizer=None), "nothing in tokenizer.json replaces spaces"),

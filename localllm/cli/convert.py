@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 
 from localllm.cli import console
-from localllm.cli.flags import Json, Quiet
-from localllm.errors import ModelNotFoundError, UsageError
+from localllm.cli.flags import Json, Offline, Quiet
+from localllm.errors import ModelNotFoundError, NetworkError, UsageError
 from localllm.sources import Progress
 from localllm.units import format_bytes, parse_count
 
@@ -47,6 +47,7 @@ def command(
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace OUT if it is there.")] = False,
+    offline: Offline = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -58,6 +59,8 @@ def command(
     if out is not None:
         check_destination(out, force)
     progress = console.progress(quiet)
+    if offline and source.startswith(HUB):
+        raise NetworkError(f"{source} is not on this machine, and --offline forbids to fetch it")
     with open_source(source, mix, progress) as (folder, name):
         mix = mix or stored_quant(folder)
         destination = out or Path(f"{name}-{mix}.gguf")

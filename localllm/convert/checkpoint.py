@@ -14,7 +14,7 @@ from localllm.convert.safetensors_file import Stored, read_header
 from localllm.errors import IntegrityError, ModelNotFoundError
 from localllm.sources.repository import WEIGHTS, find_checkpoint
 
-MAX_COUNT = 1 << 31
+MAX_COUNT = 1 << 24  # above any size of a model, and small enough to count up to
 
 
 class Config:

@@ -20,6 +20,7 @@ from localllm.convert.gguf_values import string, u32
 from localllm.convert.requantize import QUANTIZATION_VERSION
 from localllm.convert.rope_keys import rope_keys
 from localllm.convert.tokenizer_files import read_tokenizer
+from localllm.convert.vocabulary import MAX_TOKENS
 from localllm.convert.weights import F8, READABLE, Weight, is_foreign, map_weights
 from localllm.errors import IntegrityError
 from localllm.sources.remote import Progress, Silent
@@ -164,6 +165,8 @@ def tokenizer_keys(
     if embedding is None or len(embedding.dims) != 2:
         raise IntegrityError("the checkpoint has no embedding, model.embed_tokens.weight")
     n_vocab = embedding.dims[1]
+    if n_vocab > MAX_TOKENS:
+        raise IntegrityError(f"the embedding has {n_vocab} rows, expected at most {MAX_TOKENS}")
     vocabulary = read_tokenizer(checkpoint, n_vocab, note)
     size = {f"{family.arch}.vocab_size": u32(n_vocab)}
     return size | vocabulary.metadata() | template_keys(checkpoint)

@@ -9,7 +9,7 @@ from typing import Any
 
 from localllm.errors import IntegrityError
 
-MAX_BYTES = 1 << 28  # the largest tokenizer.json of a released model has 33 MB
+MAX_BYTES = 1 << 26  # the largest tokenizer.json of a released model has 33 MB
 
 
 def read_json(path: Path) -> dict[str, Any]:

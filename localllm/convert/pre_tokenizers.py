@@ -57,7 +57,8 @@ def recognise(definition: Any, ignore_merges: bool) -> str:
             return known.name
     merges = " and ignores merges" if ignore_merges else ""
     raise IntegrityError(
-        f"the pre-tokenizer in tokenizer.json is not known: it splits by {list(splits)}{merges}"
+        f"the pre-tokenizer in tokenizer.json is not known: it splits by "
+        f"{list(splits)!r:.600}{merges}"
     )
 
 
@@ -102,7 +103,7 @@ def find_split(step: Config) -> str:
     keeps_all = (behavior, invert) in (("Isolated", False), ("Removed", True))
     if pattern.find("Regex") is None or not keeps_all:
         raise IntegrityError(
-            f"{step.where} splits by {pattern.given} with the behavior {behavior[:40]!r}, "
+            f"{step.where} splits by {pattern.given!r:.300} with the behavior {behavior[:40]!r}, "
             "expected a Regex and 'Isolated'"
         )
     return pattern.text("Regex").replace(SPELLED, ANY_CASE)

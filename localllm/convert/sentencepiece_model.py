@@ -14,7 +14,7 @@ from pathlib import Path
 from localllm.convert.vocabulary import MAX_TOKENS, TokenType, Vocabulary
 from localllm.errors import IntegrityError
 
-MAX_BYTES = 1 << 28
+MAX_BYTES = 1 << 26
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 FIXED_BYTES = {FIXED64: 8, FIXED32: 4}

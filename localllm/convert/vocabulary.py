@@ -8,7 +8,7 @@ from enum import IntEnum
 
 from localllm.convert.gguf_values import f32s, flag, i32s, string, strings, u32
 
-MAX_TOKENS = 1 << 24  # far above any released model
+MAX_TOKENS = 1 << 21  # far above any released model
 
 
 class TokenType(IntEnum):

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import IO, TYPE_CHECKING, NamedTuple
 
-from localllm.convert.checkpoint import Checkpoint, Config
+from localllm.convert.checkpoint import MAX_COUNT, Checkpoint, Config
 from localllm.convert.families.family import GLOBAL_ROLES, Family, n_kv_heads
 from localllm.convert.safetensors_file import Stored
 from localllm.engines.quantizer import TensorSource
@@ -152,7 +152,7 @@ def pair_rows(stored: Stored, n_heads: int) -> NDArray[numpy.uint32]:
     """The rows of q or k in the order that puts channels i and i + half of a head side by side."""
     import numpy as np
 
-    if stored.shape[0] % (2 * n_heads):
+    if stored.shape[0] % (2 * n_heads) or stored.shape[0] > MAX_COUNT:
         raise IntegrityError(
             f"{stored.name[:100]} has {stored.shape[0]} rows, expected an even number for each of "
             f"{n_heads} heads"
