@@ -32,7 +32,7 @@ from localllm import engines
 from localllm.convert.from_checkpoint import convert_checkpoint
 from localllm.convert.pre_tokenizers import KNOWN
 from localllm.engines.base import ModelFile
-from localllm.errors import IntegrityError
+from localllm.errors import EngineError, IntegrityError
 from localllm.template import load_template
 
 QWEN = next(model for model in TINY_MODELS if model.name == "qwen3")
@@ -459,6 +459,88 @@ def test_what_is_not_recognised_is_an_error(
 ) -> None:
     with pytest.raises(IntegrityError, match=said):
         convert(N, **files)
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The paths of everything inside a JSON value, a few of long lists and vocabularies."""
+    if path:
+        yield path
+    if isinstance(value, dict):
+        for key in list(value)[:12]:
+            yield from places(value[key], (*path, key))
+    elif isinstance(value, list):
+        for i in range(min(len(value), 2)):
+            yield from places(value[i], (*path, i))
+
+
+def replaced(value: Any, path: tuple[Any, ...], new: Any) -> Any:
+    copy = json.loads(json.dumps(value))
+    inside = copy
+    for key in path[:-1]:
+        inside = inside[key]
+    inside[path[-1]] = new
+    return copy
+
+
+ODD: tuple[Any, ...] = (
+    None,
+    True,
+    -1,
+    7,
+    1e300,
+    "",
+    "x",
+    [],
+    [7],
+    ["x", {}],
+    {},
+    {"x": []},
+    10**30,
+)
+
+
+FILES = ("config", "tokenizer", "tokenizer_config", "generation_config", "special_tokens_map")
+
+
+@pytest.mark.parametrize("name", [*FILES, "added_tokens", "spm", "gemma"])
+def test_any_value_anywhere_is_an_error_or_a_model(name: str, tmp_path: Path) -> None:
+    """Whatever stands where something else is expected: one sentence, never another failure."""
+    folder = tmp_path / "plain"
+    tiny = next(m for m in TINY_MODELS if m.name == ("gemma3" if name == "gemma" else "qwen3-yarn"))
+    checkpoints.write_tiny(tiny, folder)
+    file = {"spm": "tokenizer", "gemma": "config"}.get(name, name)
+    if name == "spm":
+        write_json(folder / "tokenizer.json", spm())
+        write_json(folder / "tokenizer_config.json", {})
+    path = folder / f"{file}.json"
+    wholes: dict[str, Any] = {
+        "generation_config": {"eos_token_id": [1, 2], "bos_token_id": 1},
+        "special_tokens_map": {"eos_token": {"content": "<|end|>"}, "unk_token": "<|pad|>"},
+        "added_tokens": {"<new>": 319, "<newer>": 320},
+        "tokenizer_config": {
+            "bos_token": "<|begin|>",
+            "add_bos_token": True,
+            "chat_template": [{"name": "default", "template": "x"}],
+            "added_tokens_decoder": {"319": {"content": "<x>", "special": True}},
+        },
+    }
+    whole = wholes.get(name) or json.loads(path.read_text())
+    if name == "tokenizer":
+        single = [{"SpecialToken": {"id": "<|begin|>"}}, {"Sequence": {"id": "A"}}]
+        whole["post_processor"] = {"type": "TemplateProcessing", "single": single}
+    if name == "config":
+        whole["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [32, 32]}
+    n_made = 0
+    for at in places(whole):
+        for odd in ODD:
+            write_json(path, replaced(whole, at, odd))
+            try:
+                convert_checkpoint(folder, tmp_path / "made.gguf", "F16")
+                n_made += 1
+            except (IntegrityError, EngineError):
+                continue
+            engines.open_model(tmp_path / "made.gguf").close()
+    assert n_made > 0
 
 
 def test_a_changed_sentencepiece_file_is_an_error_or_a_vocabulary(tmp_path: Path) -> None:

@@ -100,9 +100,8 @@ def read_added(
     for id, entry in settings.part(DECODER).given.items():
         found[int_of(id)] = read_entry(entry, int_of(id), SETTINGS)
     for text, id in (checkpoint.read_json("added_tokens.json") or {}).items():
-        if id not in found:
-            entry = {"id": id, "content": text}
-            found[id] = read_entry(entry, None, "added_tokens.json")
+        token = read_entry({"id": id, "content": text}, None, "added_tokens.json")
+        found.setdefault(token.id, token)
     yield from (found[id] for id in sorted(found))
 
 
