@@ -33,7 +33,7 @@ PYTHON_FLOORS: list[set[str]] = [
     {"errors", "sampling", "units", "intervals", "quants", "_native"},
     {"catalog", "fetch", "sources", "template", "engines.base"},
     {"engines.native", "engines.quantizer"},
-    {"engines", "memory", "store", "keep", "assemble", "budget", "acquire", "convert"},
+    {"engines", "memory", "store", "keep", "assemble", "budget", "acquire", "convert", "prefixes"},
     {"generate", "model", "speed", "evaluate"},
     {"cli"},
     {"__init__", "__main__"},

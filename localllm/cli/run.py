@@ -109,6 +109,9 @@ def command(
     kernels: Annotated[
         str | None, option("--kernels", help="Force kernels: scalar, avx2 or avx512.")
     ] = None,
+    no_prefix_cache: Annotated[
+        bool, option("--no-prefix-cache", help="Keep no prompt on the disk, and take none.")
+    ] = False,
     no_stdin: Annotated[bool, option("--no-stdin", help="Do not read stdin.")] = False,
     no_pull: Annotated[bool, option("--no-pull", help="Do not fetch a missing model.")] = False,
     offline: Offline = False,
@@ -155,11 +158,19 @@ def command(
     ask = None if conversation else prompting.compose(arguments, files, no_stdin, quiet)
     started = time.perf_counter()
     path = store.resolve(name, pull=not no_pull, offline=offline, progress=console.progress(quiet))
-    from localllm.model import open_path
+    from localllm.model import ignore, open_path
 
     if not raw:
         import_beside("localllm.template")
-    with open_path(path, ctx=ctx, threads=threads, budget=budget, kernels=kernels) as model:
+    with open_path(
+        path,
+        ctx=ctx,
+        threads=threads,
+        budget=budget,
+        kernels=kernels,
+        prefixes=not no_prefix_cache,
+        note=ignore if quiet else console.note,
+    ) as model:
         note_context(model, ctx, request)
         if ask is None:
             from localllm.cli import chat
