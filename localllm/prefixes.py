@@ -139,7 +139,7 @@ class Kept:
 
     path: Path
     n_bytes: int
-    used_at: float  # seconds since the epoch
+    used_at: int  # nanoseconds since the epoch
 
 
 def kept_files(folder: Path) -> list[Kept]:
@@ -149,7 +149,7 @@ def kept_files(folder: Path) -> list[Kept]:
         with contextlib.suppress(OSError):
             status = path.lstat()
             if path.suffix == SUFFIX or path.name.startswith("."):
-                found.append(Kept(path, status.st_size, status.st_mtime))
+                found.append(Kept(path, status.st_size, status.st_mtime_ns))
     return sorted(found, key=lambda kept: (kept.used_at, kept.path))
 
 

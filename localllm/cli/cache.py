@@ -60,7 +60,7 @@ def describe(path: Path, files: list[prefixes.Kept]) -> dict[str, Any]:
         "model": prefixes.model_of(path),
         "tokens": n_blocks * prefixes.BLOCK_TOKENS,
         "bytes": sum(kept.n_bytes for kept in files),
-        "used_at": max(kept.used_at for kept in files),
+        "used_at": max(kept.used_at for kept in files) / 1e9,
     }
 
 
