@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import codecs
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -80,6 +80,17 @@ class Timeline:
         if self.prefixes is not None:
             self.prefixes.keep(self.session, ids)
         return n_reused
+
+    def restore(self, ids: Sequence[int], blocks: Iterable[bytes]) -> int:
+        """Makes the session hold the beginning of `ids` whose KV comes in blocks; returns how much.
+        Raises: ContextFullError, where it does not fit."""
+        self.finish_keeping()
+        self.session.truncate(0)
+        self.ids.clear()
+        for block in blocks:
+            self.session.put_block(block)
+            self.ids[:] = ids[: self.session.n_tokens]
+        return len(self.ids)
 
     def keep_some(self) -> None:
         """Keeps a little of the prompt's prefix on the disk, while its answer is being read."""

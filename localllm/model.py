@@ -7,6 +7,7 @@ it ended.
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -256,6 +257,45 @@ class Model:
             stop=[stop] if isinstance(stop, str) else stop,
             progress=progress,
         )
+
+    def feed_system(self, text: str) -> int:
+        """Computes what every conversation with this system message begins with; returns how many
+        tokens that is. Raises: UsageError for a model without a chat template, TemplateError."""
+        encoder = self.find_encoder()
+        if encoder is None:
+            raise UsageError("this model has no chat template, so it knows no system message")
+        # What differs is the user's; before it lies what the system message makes of the template.
+        system = {"role": "system", "content": text}
+        one, other = (
+            encoder.encode([system, {"role": "user", "content": word}]).ids for word in ("A", "B")
+        )
+        pairs = zip(one, other, strict=False)
+        shared = [a for a, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)]
+        self.timeline.feed(shared)
+        self.timeline.finish_keeping()
+        return len(shared)
+
+    def save(self, path: Path, messages: Sequence[Message]) -> int:
+        """Writes a conversation with the KV of what was computed of it, so that restore() goes on
+        from there; returns the tokens that are kept. Raises: OSError."""
+        from localllm import snapshots
+
+        timeline = self.timeline
+        return snapshots.save(path, messages, self.file, timeline.session, timeline.ids)
+
+    def restore(self, path: Path, note: Callable[[str], None] = ignore) -> list[dict[str, str]]:
+        """The messages of a saved conversation, whose KV the next answer goes on from.
+
+        note: told where the KV is another model's or damaged, and must be computed.
+        Raises: OSError, IntegrityError.
+        """
+        from localllm import snapshots
+
+        snapshot = snapshots.read(path)
+        if len(snapshot.ids) < self.engine.n_ctx:
+            kv = snapshots.blocks(snapshot, self.file, self.engine.block_bytes, note)
+            self.timeline.restore(snapshot.ids, kv)
+        return snapshot.messages
 
     def find_encoder(self) -> ChatEncoder | None:
         """The encoder of conversations, None for a model without a chat template."""

@@ -13,7 +13,8 @@ import signal
 import sys
 import threading
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
@@ -109,6 +110,10 @@ def command(
     kernels: Annotated[
         str | None, option("--kernels", help="Force kernels: scalar, avx2 or avx512.")
     ] = None,
+    snapshot: Annotated[
+        Path | None,
+        option("--snapshot", help="Go on from a file of `snapshot` or /save.", metavar="FILE"),
+    ] = None,
     no_prefix_cache: Annotated[
         bool, option("--no-prefix-cache", help="Keep no prompt on the disk, and take none.")
     ] = False,
@@ -151,6 +156,8 @@ def command(
         verbose=verbose,
     )
     check(request)
+    if snapshot is not None and (raw or system is not None):
+        raise UsageError(f"--snapshot does not go with {'--raw' if raw else '--system'}")
     arguments, files = prompt or [], file or []
     conversation = prompting.wants_conversation(arguments, files, no_stdin)
     if conversation:
@@ -162,6 +169,7 @@ def command(
 
     if not raw:
         import_beside("localllm.template")
+    said = ignore if quiet else console.note
     with open_path(
         path,
         ctx=ctx,
@@ -169,8 +177,10 @@ def command(
         budget=budget,
         kernels=kernels,
         prefixes=not no_prefix_cache,
-        note=ignore if quiet else console.note,
+        note=said,
     ) as model:
+        if snapshot is not None:
+            request = replace(request, before=model.restore(snapshot, said))
         note_context(model, ctx, request)
         if ask is None:
             from localllm.cli import chat
@@ -262,7 +272,7 @@ def begin(model: Model, request: Request, prompt: str, meter: PrefillProgress) -
 
 def messages_for(request: Request, prompt: str) -> list[dict[str, str]]:
     system = [] if request.system is None else [{"role": "system", "content": request.system}]
-    return [*system, {"role": "user", "content": prompt}]
+    return [*system, *request.before, {"role": "user", "content": prompt}]
 
 
 # ---- a text that is longer than the context ---------------------------------------------------
