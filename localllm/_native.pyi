@@ -79,6 +79,7 @@ class Engine:
     n_threads: int
     n_ctx: int
     n_batch: int
+    block_bytes: int
     def session(self) -> Session: ...
     def step(self, rows: Sequence[tuple[Session, Sequence[int], int]]) -> int:
         """Feeds all or nothing: each entry is a session, its next ids, and how many of the last of
@@ -127,6 +128,10 @@ class Session:
     """One timeline of tokens inside an engine; keeps the engine alive."""
 
     n_tokens: int
+    def get_block(self, i: int) -> bytes:
+        """The KV of the tokens of block i, all of which must have been fed."""
+    def put_block(self, kv: bytes) -> None:
+        """Adds a block of tokens by their KV; the session must end where a block does."""
     def truncate(self, n_tokens: int) -> int:
         """Drops tokens from the end; returns the number left, which may be lower than asked."""
     def close(self) -> None: ...
@@ -163,6 +168,9 @@ class Quantizer:
 
 def quants() -> dict[str, tuple[int, int, int]]:
     """The formats of weights: ggml's number, values a block, bytes a block."""
+
+def kv_format() -> tuple[int, int]:
+    """The arithmetic's version, and the tokens of a KV block."""
 
 def end_texts() -> list[str]:
     """The texts of tokens that end an answer whatever a file says of them."""

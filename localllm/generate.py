@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import codecs
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -19,6 +19,7 @@ from localllm.sampling import SeededSampling
 
 if TYPE_CHECKING:
     from localllm.engines.base import Engine, ModelFile
+    from localllm.prefixes import Prefixes
 
 Finish = Literal["stop", "length", "context"]
 PrefillProgress = Callable[[int, int], None]  # tokens fed, tokens in all; equal when it is over
@@ -32,9 +33,10 @@ THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 class Timeline:
     """One session and the ids it holds."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, prefixes: Prefixes | None = None) -> None:
         self.engine = engine
         self.session = engine.session()
+        self.prefixes = prefixes
         self.ids: list[int] = []
 
     def rewind(self, ids: Sequence[int]) -> int:
@@ -60,7 +62,11 @@ class Timeline:
                 f"the prompt has {len(ids)} tokens, but the context holds {self.engine.n_ctx}",
                 "a larger context (-c), or --truncate head, middle or tail",
             )
+        self.finish_keeping()
         n_reused = self.rewind(ids)
+        if self.prefixes is not None:
+            n_reused = self.prefixes.extend(self.session, ids, n_reused)
+            self.ids[:] = ids[:n_reused]
         n_new = len(ids) - n_reused
         try:
             for start in range(n_reused, len(ids), self.engine.n_batch):
@@ -71,7 +77,29 @@ class Timeline:
         finally:
             if progress:
                 progress(n_new, n_new)
+        if self.prefixes is not None:
+            self.prefixes.keep(self.session, ids)
         return n_reused
+
+    def restore(self, ids: Sequence[int], blocks: Iterable[bytes]) -> int:
+        """Makes the session hold the beginning of `ids` whose KV comes in blocks; returns how much.
+        Raises: ContextFullError, where it does not fit."""
+        self.finish_keeping()
+        self.session.truncate(0)
+        self.ids.clear()
+        for block in blocks:
+            self.session.put_block(block)
+            self.ids[:] = ids[: self.session.n_tokens]
+        return len(self.ids)
+
+    def keep_some(self) -> None:
+        """Keeps a little of the prompt's prefix on the disk, while its answer is being read."""
+        if self.prefixes is not None:
+            self.prefixes.keep_some()
+
+    def finish_keeping(self) -> None:
+        if self.prefixes is not None:
+            self.prefixes.finish()
 
     def step(self, ids: Sequence[int], keep_logits: bool = True) -> None:
         self.engine.step([(self.session, ids, int(keep_logits))])
@@ -242,6 +270,10 @@ class Generation:
         self.result = Result(n_prompt=len(ids), seed=sampling.seed)
 
     def __iter__(self) -> Iterator[str]:
+        yield from self.texts()
+        self.timeline.finish_keeping()
+
+    def texts(self) -> Iterator[str]:
         joiner, result = Utf8Joiner(), self.result
         started = time.perf_counter()
         result.n_reused = self.timeline.feed(self.ids, self.progress)
@@ -258,6 +290,7 @@ class Generation:
             if self.stops.hit:
                 result.finish = "stop"
                 return
+            self.timeline.keep_some()
         text = self.stops.push(joiner.finish()) + self.stops.finish()
         if text:
             yield text

@@ -7,8 +7,9 @@ it ended.
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -31,9 +32,14 @@ if TYPE_CHECKING:
     import numpy
     from numpy.typing import NDArray
 
+    from localllm.prefixes import Prefixes
     from localllm.template import ChatEncoder, Message
 
 LOGIT_ROWS = 64  # rows of logits kept per step when every row is asked for
+
+
+def ignore(text: str) -> None:
+    """Tells nobody."""
 
 
 def load(
@@ -43,12 +49,14 @@ def load(
     threads: int | None = None,
     budget: int | None = None,
     kernels: str | None = None,
+    prefixes: bool = False,
 ) -> Model:
     """Opens a model by its catalog name, address or path, fetching it where it is not here yet.
 
     ctx: tokens of context; None: the model's own, or the largest that fits.
     threads: None: the usable cores. budget: bytes of memory the process may use.
     kernels: "scalar", "avx2", "avx512" …; None: $LOCALLLM_KERNELS, else the best.
+    prefixes: keep what is computed of long prompts on the disk, and take from there what is known.
     Raises: ModelNotFoundError, NetworkError, IntegrityError, DoesNotFitError, UsageError.
     """
     return open_path(
@@ -57,6 +65,7 @@ def load(
         threads=threads,
         budget=budget,
         kernels=kernels,
+        prefixes=prefixes,
     )
 
 
@@ -67,6 +76,8 @@ def open_path(
     threads: int | None = None,
     budget: int | None = None,
     kernels: str | None = None,
+    prefixes: bool = False,
+    note: Callable[[str], None] = ignore,
 ) -> Model:
     """Opens a model file that is already here. Settings and Raises as for load."""
     for name, value in (("ctx", ctx), ("threads", threads), ("budget", budget)):
@@ -79,7 +90,13 @@ def open_path(
         limits = memory.find_limits(budget)
         asked = EngineOptions(n_ctx=ctx or 0, n_threads=threads or 0, kernels=kernels)
         options, verdict = memory.choose_options(file, asked, limits)
-        return Model(file, file.open_engine(options), options, verdict)
+        engine = file.open_engine(options)
+        kept = None
+        if prefixes:
+            from localllm.prefixes import Prefixes
+
+            kept = Prefixes(file, engine.block_bytes, note)
+        return Model(file, engine, options, verdict, kept)
     except BaseException:
         file.close()
         raise
@@ -89,13 +106,18 @@ class Model:
     """A model ready to answer. Close it, or use it as a context manager."""
 
     def __init__(
-        self, file: ModelFile, engine: Engine, options: EngineOptions, verdict: memory.Verdict
+        self,
+        file: ModelFile,
+        engine: Engine,
+        options: EngineOptions,
+        verdict: memory.Verdict,
+        prefixes: Prefixes | None = None,
     ) -> None:
         self.file = file
         self.engine = engine
         self.options = options
         self.verdict = verdict
-        self.timeline = Timeline(engine)
+        self.timeline = Timeline(engine, prefixes)
         self.read_template = False
         self.chat_encoder: ChatEncoder | None = None
 
@@ -235,6 +257,45 @@ class Model:
             stop=[stop] if isinstance(stop, str) else stop,
             progress=progress,
         )
+
+    def feed_system(self, text: str) -> int:
+        """Computes what every conversation with this system message begins with; returns how many
+        tokens that is. Raises: UsageError for a model without a chat template, TemplateError."""
+        encoder = self.find_encoder()
+        if encoder is None:
+            raise UsageError("this model has no chat template, so it knows no system message")
+        # What differs is the user's; before it lies what the system message makes of the template.
+        system = {"role": "system", "content": text}
+        one, other = (
+            encoder.encode([system, {"role": "user", "content": word}]).ids for word in ("A", "B")
+        )
+        pairs = zip(one, other, strict=False)
+        shared = [a for a, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)]
+        self.timeline.feed(shared)
+        self.timeline.finish_keeping()
+        return len(shared)
+
+    def save(self, path: Path, messages: Sequence[Message]) -> int:
+        """Writes a conversation with the KV of what was computed of it, so that restore() goes on
+        from there; returns the tokens that are kept. Raises: OSError."""
+        from localllm import snapshots
+
+        timeline = self.timeline
+        return snapshots.save(path, messages, self.file, timeline.session, timeline.ids)
+
+    def restore(self, path: Path, note: Callable[[str], None] = ignore) -> list[dict[str, str]]:
+        """The messages of a saved conversation, whose KV the next answer goes on from.
+
+        note: told where the KV is another model's or damaged, and must be computed.
+        Raises: OSError, IntegrityError.
+        """
+        from localllm import snapshots
+
+        snapshot = snapshots.read(path)
+        if len(snapshot.ids) < self.engine.n_ctx:
+            kv = snapshots.blocks(snapshot, self.file, self.engine.block_bytes, note)
+            self.timeline.restore(snapshot.ids, kv)
+        return snapshot.messages
 
     def find_encoder(self) -> ChatEncoder | None:
         """The encoder of conversations, None for a model without a chat template."""

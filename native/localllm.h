@@ -185,6 +185,21 @@ uint32_t ll_session_n_tokens(const ll_session *s);
 /* Drops tokens from the end until at most n_tokens are left; returns the number left. */
 uint32_t ll_session_truncate(ll_session *s, uint32_t n_tokens);
 
+/* The KV of LL_BLOCK_TOKENS consecutive tokens, which is all that a session is: with the same
+ * tokens before it, the same model and the same LL_ARITHMETIC it has the same bytes in every
+ * engine. */
+enum {
+    LL_BLOCK_TOKENS = 64,
+    LL_ARITHMETIC = 1, /* changes when any path computes other bits than before */
+};
+size_t ll_engine_block_bytes(const ll_engine *e);
+/* Copies out the KV of tokens [LL_BLOCK_TOKENS * i, LL_BLOCK_TOKENS * (i + 1)). Errors: ARGUMENT.
+ */
+bool ll_session_get_block(const ll_session *s, uint32_t i, void *out, ll_error *err);
+/* Adds LL_BLOCK_TOKENS tokens whose KV is known. Errors: ARGUMENT where the session does not end at
+ * a block's end, CONTEXT. */
+bool ll_session_put_block(ll_session *s, const void *kv, ll_error *err);
+
 /* One row of a step: a token appended to a session. Rows of one session are in order. */
 typedef struct ll_row {
     ll_session *session;

@@ -37,6 +37,8 @@ COMMANDS = {
     "doctor": Command("doctor", "Say what this machine and this installation can do"),
     "imatrix": Command("imatrix", "Measure which inputs of a model matter, for quantize"),
     "eval": Command("eval", "Measure perplexity, and what a quant loses"),
+    "snapshot": Command("snapshot", "Compute a system message once, into a file for run"),
+    "cache": Command("cache", "List or clear the prompts that are kept on the disk"),
     "bench": Command("bench", "Measure the speed of a model on this machine"),
 }
 ALIASES = {"ls": "list"}

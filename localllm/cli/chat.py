@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 QUOTE = '"""'
 SECOND_INTERRUPT_SECONDS = 2.0
+KV_SUFFIX = ".kv"
 SETTINGS = {"temp": "temperature"} | {
     field.name.replace("_", "-"): field.name
     for field in fields(Sampling)
@@ -170,7 +171,7 @@ class Conversation:
     def __init__(self, model: Model, request: Request) -> None:
         self.model = model
         self.request = request
-        self.messages: list[dict[str, str]] = []
+        self.messages: list[dict[str, str]] = list(request.before)
         self.attached: list[str] = []
         self.last: Result | None = None
         self.interrupted = -SECOND_INTERRUPT_SECONDS
@@ -317,25 +318,26 @@ def set_system(conversation: Conversation, argument: str) -> None:
 
 
 def save(conversation: Conversation, argument: str) -> None:
+    """JSON for whoever reads it; a name in .kv keeps what was computed too."""
     if not argument:
         raise UsageError("/save needs a file name")
-    document = {"schema_version": console.SCHEMA_VERSION, "messages": conversation.messages}
     path = Path(argument).expanduser()
+    messages = conversation.messages
+    if path.suffix == KV_SUFFIX:
+        n_kept = conversation.model.save(path, messages)
+        console.note(f"saved {len(messages)} messages and {n_kept} computed tokens in {path}")
+        return
+    document = {"schema_version": console.SCHEMA_VERSION, "messages": messages}
     path.write_text(json.dumps(document, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-    console.note(f"saved {len(conversation.messages)} messages in {path}")
+    console.note(f"saved {len(messages)} messages in {path}")
 
 
 def load(conversation: Conversation, argument: str) -> None:
     if not argument:
         raise UsageError("/load needs a file name")
     path = Path(argument).expanduser()
-    try:
-        messages = json.loads(path.read_text(encoding="utf-8"))["messages"]
-        loaded = [{"role": str(m["role"]), "content": str(m["content"])} for m in messages]
-    except (ValueError, KeyError, TypeError):
-        raise UsageError(f"{path} does not hold a saved conversation") from None
-    conversation.messages = loaded
-    console.note(f"loaded {len(loaded)} messages")
+    conversation.messages = conversation.model.restore(path, console.note)
+    console.note(f"loaded {len(conversation.messages)} messages")
 
 
 def undo(conversation: Conversation, argument: str) -> None:

@@ -39,6 +39,7 @@ class Request:
     json: bool
     quiet: bool
     verbose: bool
+    before: Sequence[dict[str, str]] = ()  # messages that the prompt goes on from
 
 
 def note(request: Request, text: str) -> None:
@@ -51,8 +52,9 @@ def has_template(model: Model, request: Request) -> bool:
     """Raises: UsageError, for a flag that only a template could honour."""
     if model.find_encoder() is not None:
         return True
-    for flag, value in (("--system", request.system), ("--think", request.think)):
-        if value is not None:
+    needs = ("--system", request.system), ("--think", request.think), ("--snapshot", request.before)
+    for flag, value in needs:
+        if value not in (None, ()):
             raise UsageError(f"{flag} does not apply: this model has no chat template")
     note(request, "this model has no chat template, so it continues the text as it is")
     return False

@@ -13,7 +13,8 @@ import signal
 import sys
 import threading
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
@@ -109,6 +110,13 @@ def command(
     kernels: Annotated[
         str | None, option("--kernels", help="Force kernels: scalar, avx2 or avx512.")
     ] = None,
+    snapshot: Annotated[
+        Path | None,
+        option("--snapshot", help="Go on from a file of `snapshot` or /save.", metavar="FILE"),
+    ] = None,
+    no_prefix_cache: Annotated[
+        bool, option("--no-prefix-cache", help="Keep no prompt on the disk, and take none.")
+    ] = False,
     no_stdin: Annotated[bool, option("--no-stdin", help="Do not read stdin.")] = False,
     no_pull: Annotated[bool, option("--no-pull", help="Do not fetch a missing model.")] = False,
     offline: Offline = False,
@@ -148,6 +156,8 @@ def command(
         verbose=verbose,
     )
     check(request)
+    if snapshot is not None and (raw or system is not None):
+        raise UsageError(f"--snapshot does not go with {'--raw' if raw else '--system'}")
     arguments, files = prompt or [], file or []
     conversation = prompting.wants_conversation(arguments, files, no_stdin)
     if conversation:
@@ -155,11 +165,22 @@ def command(
     ask = None if conversation else prompting.compose(arguments, files, no_stdin, quiet)
     started = time.perf_counter()
     path = store.resolve(name, pull=not no_pull, offline=offline, progress=console.progress(quiet))
-    from localllm.model import open_path
+    from localllm.model import ignore, open_path
 
     if not raw:
         import_beside("localllm.template")
-    with open_path(path, ctx=ctx, threads=threads, budget=budget, kernels=kernels) as model:
+    said = ignore if quiet else console.note
+    with open_path(
+        path,
+        ctx=ctx,
+        threads=threads,
+        budget=budget,
+        kernels=kernels,
+        prefixes=not no_prefix_cache,
+        note=said,
+    ) as model:
+        if snapshot is not None:
+            request = replace(request, before=model.restore(snapshot, said))
         note_context(model, ctx, request)
         if ask is None:
             from localllm.cli import chat
@@ -251,7 +272,7 @@ def begin(model: Model, request: Request, prompt: str, meter: PrefillProgress) -
 
 def messages_for(request: Request, prompt: str) -> list[dict[str, str]]:
     system = [] if request.system is None else [{"role": "system", "content": request.system}]
-    return [*system, {"role": "user", "content": prompt}]
+    return [*system, *request.before, {"role": "user", "content": prompt}]
 
 
 # ---- a text that is longer than the context ---------------------------------------------------

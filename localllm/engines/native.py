@@ -68,6 +68,7 @@ class NativeEngine:
         self.n_threads: int = engine.n_threads
         self.n_ctx: int = engine.n_ctx
         self.n_batch: int = engine.n_batch
+        self.block_bytes: int = engine.block_bytes
 
     @translated
     def session(self) -> base.Session:
@@ -198,6 +199,11 @@ def open_model(path: Path) -> base.ModelFile:
         return NativeModel(path, _native.Model(os.fspath(path)))
     except _native.Error as error:
         raise translate(error, where=f"{os.fspath(path)!r}: ") from error
+
+
+def kv_format() -> tuple[int, int]:
+    """The arithmetic's version, which says what bits KV has, and the tokens of a KV block."""
+    return _native.kv_format()
 
 
 def end_texts() -> frozenset[str]:

@@ -53,6 +53,11 @@ typedef struct device_kind {
     void (*close)(device *d);
     /* Runs all steps; errors: CANCELLED, NUMERIC (names the layer). */
     bool (*run)(device *d, const batch *b, ll_error *err);
+    /* The KV of one block of a layer group, as bytes that mean the same to every device of a kind.
+     */
+    size_t (*block_bytes)(const device *d, uint32_t group);
+    void (*get_block)(const device *d, uint32_t group, uint32_t block, void *out);
+    void (*put_block)(device *d, uint32_t group, uint32_t block, const void *kv);
     /* The kept rows of the last run, [n_kept, n_vocab]. */
     const float *(*logits)(const device *d);
     /* See ll_engine_set_profile and ll_engine_get_profile. */

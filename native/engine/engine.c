@@ -118,6 +118,12 @@ uint32_t ll_engine_n_threads(const ll_engine *e) { return e->options.n_threads; 
 uint32_t ll_engine_n_ctx(const ll_engine *e) { return e->options.n_ctx; }
 uint32_t ll_engine_n_batch(const ll_engine *e) { return e->options.n_batch; }
 
+size_t ll_engine_block_bytes(const ll_engine *e) {
+    size_t n_bytes = 0;
+    for (uint32_t g = 0; g < e->plan.n_groups; g++) n_bytes += e->kind->block_bytes(e->device, g);
+    return n_bytes;
+}
+
 static bool check_row(const ll_engine *e, const ll_row *row, uint32_t n_kept, ll_error *err) {
     uint32_t n_vocab = e->plan.model->n_vocab;
     if (row->session == NULL || row->session->engine != e)

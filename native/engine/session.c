@@ -3,6 +3,8 @@
 
 #include "engine/session.h"
 
+_Static_assert((int)LL_BLOCK_TOKENS == (int)BLOCK_POSITIONS, "the interface's block is the pool's");
+
 static uint32_t blocks_for(uint32_t n_tokens) {
     return n_tokens / BLOCK_POSITIONS + (n_tokens % BLOCK_POSITIONS != 0);
 }
@@ -47,6 +49,34 @@ uint32_t ll_session_truncate(ll_session *s, uint32_t n_tokens) {
     if (n_tokens < s->n_tokens) s->n_tokens = n_tokens;
     drop_blocks(s, blocks_for(s->n_tokens));
     return s->n_tokens;
+}
+
+bool ll_session_get_block(const ll_session *s, uint32_t i, void *out, ll_error *err) {
+    ll_engine *e = s->engine;
+    if (i >= s->n_tokens / BLOCK_POSITIONS)
+        return ll_fail(err, LL_ERR_ARGUMENT, "block %u of a session of %u tokens", i, s->n_tokens);
+    char *at = out;
+    for (uint32_t g = 0; g < e->plan.n_groups; g++) {
+        e->kind->get_block(e->device, g, s->tables[g][i], at);
+        at += e->kind->block_bytes(e->device, g);
+    }
+    return true;
+}
+
+bool ll_session_put_block(ll_session *s, const void *kv, ll_error *err) {
+    ll_engine *e = s->engine;
+    if (s->n_tokens % BLOCK_POSITIONS != 0)
+        return ll_fail(err, LL_ERR_ARGUMENT, "a block behind %u tokens, expected a multiple of %d",
+                       s->n_tokens, BLOCK_POSITIONS);
+    uint32_t i = s->n_tokens / BLOCK_POSITIONS;
+    if (!session_reserve(s, s->n_tokens + BLOCK_POSITIONS, err)) return false;
+    const char *at = kv;
+    for (uint32_t g = 0; g < e->plan.n_groups; g++) {
+        e->kind->put_block(e->device, g, s->tables[g][i], at);
+        at += e->kind->block_bytes(e->device, g);
+    }
+    s->n_tokens += BLOCK_POSITIONS;
+    return true;
 }
 
 bool session_reserve(ll_session *s, uint32_t n_tokens, ll_error *err) {

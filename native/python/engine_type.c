@@ -442,11 +442,18 @@ static PyMethodDef engine_methods[] = {
     {0}
 };
 
+static PyObject *engine_get_block_bytes(PyObject *self, void *unused) {
+    (void)unused;
+    ll_engine *e = open_engine(self);
+    return e == NULL ? NULL : PyLong_FromSize_t(ll_engine_block_bytes(e));
+}
+
 static PyGetSetDef engine_getset[] = {
     {"kernels", engine_get_kernels, NULL, "Name of the kernels in use.", NULL},
     {"n_threads", engine_get_count, NULL, "Threads.", &read_n_threads},
     {"n_ctx", engine_get_count, NULL, "Positions per session.", &read_n_ctx},
     {"n_batch", engine_get_count, NULL, "Rows per step.", &read_n_batch},
+    {"block_bytes", engine_get_block_bytes, NULL, "Bytes of a KV block.", NULL},
     {0}
 };
 
@@ -512,6 +519,38 @@ static PyObject *session_truncate(PyObject *self, PyObject *n_tokens) {
     return PyLong_FromUnsignedLong(ll_session_truncate(s, left));
 }
 
+static PyObject *session_get_block(PyObject *self, PyObject *index) {
+    ll_session *s = idle_session(self);
+    if (s == NULL) return NULL;
+    unsigned long i = PyLong_AsUnsignedLong(index);
+    if (PyErr_Occurred()) return NULL;
+    size_t n_bytes = ll_engine_block_bytes(((session_object *)self)->engine->engine);
+    PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)n_bytes);
+    if (bytes == NULL) return NULL;
+    ll_error err = {0};
+    uint32_t fitting = i > UINT32_MAX ? UINT32_MAX : (uint32_t)i;
+    if (ll_session_get_block(s, fitting, PyBytes_AsString(bytes), &err)) return bytes;
+    Py_DECREF(bytes);
+    return module_raise(module_state_of(self), &err);
+}
+
+static PyObject *session_put_block(PyObject *self, PyObject *kv) {
+    ll_session *s = idle_session(self);
+    if (s == NULL) return NULL;
+    Py_buffer view;
+    if (PyObject_GetBuffer(kv, &view, PyBUF_SIMPLE) != 0) return NULL;
+    size_t n_bytes = ll_engine_block_bytes(((session_object *)self)->engine->engine);
+    if ((size_t)view.len != n_bytes) {
+        PyBuffer_Release(&view);
+        return module_raise_argument(module_state_of(self), "a block of another length");
+    }
+    ll_error err = {0};
+    bool ok = ll_session_put_block(s, view.buf, &err);
+    PyBuffer_Release(&view);
+    if (!ok) return module_raise(module_state_of(self), &err);
+    Py_RETURN_NONE;
+}
+
 static PyObject *session_get_n_tokens(PyObject *self, void *unused) {
     (void)unused;
     ll_session *s = idle_session(self);
@@ -520,6 +559,8 @@ static PyObject *session_get_n_tokens(PyObject *self, void *unused) {
 
 static PyMethodDef session_methods[] = {
     {"truncate", session_truncate, METH_O, "Drops tokens from the end; returns how many are left."},
+    {"get_block", session_get_block, METH_O, "The KV of 64 tokens, as bytes."},
+    {"put_block", session_put_block, METH_O, "Adds 64 tokens by their KV."},
     {"close", session_close, METH_NOARGS, "Gives its KV blocks back."},
     {0}
 };

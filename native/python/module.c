@@ -100,7 +100,14 @@ static PyObject *end_texts(PyObject *self, PyObject *unused) {
     return list;
 }
 
+static PyObject *kv_format(PyObject *self, PyObject *unused) {
+    (void)self, (void)unused;
+    return Py_BuildValue("(ii)", LL_ARITHMETIC, LL_BLOCK_TOKENS);
+}
+
 static PyMethodDef module_methods[] = {
+    {"kv_format", kv_format, METH_NOARGS,
+     "The arithmetic's version, and the tokens of a KV block."},
     {"end_texts", end_texts, METH_NOARGS, "Texts of tokens that end an answer in any model."},
     {"quants", quants, METH_NOARGS, "The formats of weights: ggml's id, block's values, bytes."},
     {"machine", machine, METH_NOARGS, "Usable cores and available kernels."},

@@ -101,6 +101,11 @@ void cpu_plan_memory(const plan *p, const device_options *options, ll_memory *ou
 bool cpu_place(cpu *d, ll_error *err);
 void cpu_release(cpu *d);
 
+/* See device_kind. */
+size_t cpu_block_bytes(const device *d, uint32_t group);
+void cpu_get_block(const device *d, uint32_t group, uint32_t block, void *out);
+void cpu_put_block(device *d, uint32_t group, uint32_t block, const void *kv);
+
 /* Scratch of one thread: the kernels' panel, a tile of outputs, and one row of floats. */
 void *cpu_thread_panel(const cpu *d, uint32_t thread);
 float *cpu_thread_tile(const cpu *d, uint32_t thread); /* [tile_floats] */

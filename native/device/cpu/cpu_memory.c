@@ -2,6 +2,7 @@
  * runs it without memory, the allocator with, so the two cannot differ.
  */
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/system.h"
 #include "device/cpu/cpu.h"
@@ -144,6 +145,20 @@ float *cpu_thread_tile(const cpu *d, uint32_t thread) {
 
 float *cpu_thread_row(const cpu *d, uint32_t thread) {
     return cpu_thread_tile(d, thread) + d->tile_floats;
+}
+
+size_t cpu_block_bytes(const device *opaque, uint32_t group) {
+    return ((const cpu *)(const void *)opaque)->block_bytes[group];
+}
+
+void cpu_get_block(const device *opaque, uint32_t group, uint32_t block, void *out) {
+    const cpu *d = (const cpu *)(const void *)opaque;
+    memcpy(out, d->kv[group] + d->block_bytes[group] * block, d->block_bytes[group]);
+}
+
+void cpu_put_block(device *opaque, uint32_t group, uint32_t block, const void *kv) {
+    cpu *d = (cpu *)(void *)opaque;
+    memcpy(d->kv[group] + d->block_bytes[group] * block, kv, d->block_bytes[group]);
 }
 
 /* A block is [layers of the group][K, then V][kv head][BLOCK_POSITIONS * head_dim]. */

@@ -1,0 +1,301 @@
+"""Prompt prefixes on the disk: what was computed once is never computed again, by any process.
+
+KV is kept block by block, each block of tokens a file. Its name is a hash of everything that leads
+to it: the model, the arithmetic, and all tokens up to its end. So equal beginnings are the same
+files whoever wrote them, nothing refers to anything, and no process needs to know of another. A
+file appears whole, says what it is, and carries a checksum; one that is damaged is removed and
+computed again. Since every path of the engine computes the same bits, an answer from kept KV is the
+same answer. Files are read, not mapped: one that somebody shortens meanwhile is an error then, not
+the end of the process, and reading takes a hundredth of computing.
+
+Prompts are private: folders have mode 0700 and files 0600. The least recently used go first when
+all take more than 2 GiB or a tenth of the free disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import shutil
+import struct
+import time
+import zlib
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from localllm.engines.native import kv_format
+from localllm.sources.split import model_files
+from localllm.store import read_manifest
+
+if TYPE_CHECKING:
+    from localllm.engines.base import ModelFile, Session
+
+ARITHMETIC, BLOCK_TOKENS = kv_format()
+
+LEAST_TOKENS = 256  # shorter prefixes are computed as fast as they are found
+MOST_BYTES = 2 << 30
+FREE_SHARE = 10  # all of it is at most this part of the free disk
+
+SUFFIX = ".kv"
+ABOUT = "model"  # a file beside the blocks that says whose they are, for people
+MAGIC = b"llkv\1\0\0\0"
+HEADER = struct.Struct("<8s32sIQ")  # magic, key, CRC-32 and length of the KV behind it
+
+Note = Callable[[str], None]
+
+
+def cache_folder() -> Path:
+    """$XDG_CACHE_HOME/localllm/prefixes, made where it is not there."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    root = Path(base) if base.startswith("/") else Path.home() / ".cache"
+    return root / "localllm" / "prefixes"
+
+
+# ---- keys ----------------------------------------------------------------------------------------
+
+
+def fingerprint(file: ModelFile) -> bytes:
+    """A hash of all that K and V depend on beside the tokens. Raises: OSError."""
+    digest = hashlib.sha256(json.dumps([ARITHMETIC, BLOCK_TOKENS, identity(file)]).encode())
+    return digest.digest()
+
+
+def identity(file: ModelFile) -> list[object]:
+    """What tells one model from another: the hashes of its files where a manifest has them, else
+    each header's hash with the file's size and time."""
+    manifest = read_manifest(file.path)
+    if manifest is not None:
+        hashes = [part.sha256 for part in manifest.parts] or [manifest.sha256]
+        if all(hashes) and manifest.n_bytes == sum(p.stat().st_size for p in manifest.paths):
+            return list(hashes)
+    begins: dict[int, int] = {}
+    for tensor in file.tensors():
+        begins[tensor.file] = min(begins.get(tensor.file, tensor.offset), tensor.offset)
+    found: list[object] = []
+    for i, path in enumerate(model_files(file.path)):
+        with path.open("rb") as opened:
+            status = os.fstat(opened.fileno())
+            header = hashlib.sha256(opened.read(begins.get(i, status.st_size))).hexdigest()
+        found += [header, status.st_size, status.st_mtime_ns]
+    return found
+
+
+def keys_of(first: bytes, ids: Sequence[int]) -> list[bytes]:
+    """The key of every whole block of `ids`: a hash of the one before it and of its tokens."""
+    keys = []
+    key = first
+    for start in range(0, len(ids) - BLOCK_TOKENS + 1, BLOCK_TOKENS):
+        tokens = array("i", ids[start : start + BLOCK_TOKENS])
+        key = hashlib.sha256(key + tokens.tobytes()).digest()
+        keys.append(key)
+    return keys
+
+
+# ---- files ---------------------------------------------------------------------------------------
+
+
+class DamagedError(Exception):
+    """A file that does not hold what its name says."""
+
+
+def read_block(path: Path, key: bytes, block_bytes: int) -> bytes:
+    """The KV in a file. Raises: OSError, DamagedError."""
+    with path.open("rb") as file:
+        head = file.read(HEADER.size)
+        if len(head) < HEADER.size:
+            raise DamagedError
+        magic, own_key, checksum, n_bytes = HEADER.unpack(head)
+        if magic != MAGIC or own_key != key or n_bytes != block_bytes:
+            raise DamagedError
+        kv = file.read(block_bytes + 1)
+    if len(kv) != block_bytes or zlib.crc32(kv) != checksum:
+        raise DamagedError
+    return kv
+
+
+def write_block(path: Path, key: bytes, kv: bytes) -> None:
+    """Writes a file that appears whole. Raises: OSError."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(fd, "wb") as file:
+            file.write(HEADER.pack(MAGIC, key, zlib.crc32(kv), len(kv)))
+            file.write(kv)
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One file of the cache."""
+
+    path: Path
+    n_bytes: int
+    used_at: int  # nanoseconds since the epoch
+
+
+def kept_files(folder: Path) -> list[Kept]:
+    """All blocks, and what dead processes left of some; the least recently used first."""
+    found = []
+    for path in folder.glob("*/*"):
+        with contextlib.suppress(OSError):
+            status = path.lstat()
+            if path.suffix == SUFFIX or path.name.startswith("."):
+                found.append(Kept(path, status.st_size, status.st_mtime_ns))
+    return sorted(found, key=lambda kept: (kept.used_at, kept.path))
+
+
+def model_of(folder: Path) -> str:
+    """The file whose prefixes a folder of the cache holds."""
+    try:
+        return (folder / ABOUT).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return "unknown"
+
+
+def clear(folder: Path) -> int:
+    """Removes every file of the cache; returns their bytes. Raises: OSError."""
+    files = kept_files(folder)
+    for kept in files:
+        kept.path.unlink(missing_ok=True)
+    for path in folder.glob("*"):
+        with contextlib.suppress(OSError):
+            (path / ABOUT).unlink(missing_ok=True)
+            path.rmdir()
+    return sum(kept.n_bytes for kept in files)
+
+
+def make_room(folder: Path, most_bytes: int) -> None:
+    """Removes what was not used for longest until all is at most that much."""
+    files = kept_files(folder)
+    total = sum(kept.n_bytes for kept in files)
+    for kept in files:
+        if total <= most_bytes:
+            return
+        with contextlib.suppress(OSError):
+            kept.path.unlink()
+            total -= kept.n_bytes
+
+
+# ---- one model's prefixes ------------------------------------------------------------------------
+
+
+class Prefixes:
+    """The prefixes of one model. Failures are said once and never end an answer.
+
+    A run calls extend() before it feeds a prompt, keep_some() now and then while it answers, and
+    finish() when it has. Only one block is in memory at a time.
+    """
+
+    def __init__(self, file: ModelFile, block_bytes: int, note: Note) -> None:
+        """block_bytes: of a KV block of the engine that runs the model."""
+        self.folder = cache_folder()
+        self.block_bytes = block_bytes
+        self.note = note
+        self.said: set[str] = set()
+        self.file = file
+        self.waiting: Iterator[None] = iter(())
+        self.used: list[Path] = []
+
+    @functools.cached_property
+    def first(self) -> bytes:
+        """The key before the first block. Short prompts never ask for it."""
+        return fingerprint(self.file)
+
+    @property
+    def model_folder(self) -> Path:
+        return self.folder / self.first.hex()[:16]
+
+    def path(self, key: bytes) -> Path:
+        return self.model_folder / f"{key.hex()[:40]}{SUFFIX}"
+
+    def extend(self, session: Session, ids: Sequence[int], n_held: int) -> int:
+        """Adds to a session that holds ids[:n_held] what is known of the rest, always leaving one
+        token to be computed; returns how many tokens it holds."""
+        if len(ids) <= LEAST_TOKENS:
+            return n_held
+        keys = keys_of(self.first, ids[:-1])
+        n_known = 0
+        for key in keys:
+            if not self.path(key).exists():
+                break
+            n_known += 1
+        if n_known * BLOCK_TOKENS < max(LEAST_TOKENS, n_held + 1):
+            return n_held
+        session.truncate(n_held // BLOCK_TOKENS * BLOCK_TOKENS)
+        for key in keys[session.n_tokens // BLOCK_TOKENS : n_known]:
+            if not self.load(session, key):
+                break
+        return session.n_tokens
+
+    def load(self, session: Session, key: bytes) -> bool:
+        path = self.path(key)
+        try:
+            session.put_block(read_block(path, key, self.block_bytes))
+        except DamagedError:
+            self.say("a kept prefix is damaged; it is computed again")
+            with contextlib.suppress(OSError):
+                path.unlink()
+            return False
+        except OSError:
+            return False  # another process made room
+        self.used.append(path)
+        return True
+
+    def keep(self, session: Session, ids: Sequence[int]) -> None:
+        """Remembers to write what is not kept yet of a prompt that the session has been fed."""
+        if len(ids) >= LEAST_TOKENS:
+            self.waiting = self.write(session, keys_of(self.first, ids))
+
+    def keep_some(self) -> None:
+        """Writes one block of what waits."""
+        next(self.waiting, None)
+
+    def finish(self) -> None:
+        """Writes all that waits, and makes room where it is too much."""
+        for _ in self.waiting:
+            pass
+        # Later blocks are of no use without earlier ones: those must be the last to go.
+        now = time.time_ns()
+        for i, path in enumerate(self.used):
+            with contextlib.suppress(OSError):
+                os.utime(path, ns=(now - i, now - i))
+        self.used.clear()
+
+    def write(self, session: Session, keys: Sequence[bytes]) -> Iterator[None]:
+        n_written = 0
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.model_folder.mkdir(mode=0o700, exist_ok=True)
+            (self.model_folder / ABOUT).write_text(self.file.path.name, encoding="utf-8")
+            for i, key in enumerate(keys):
+                path = self.path(key)
+                if path.exists():
+                    continue
+                write_block(path, key, session.get_block(i))
+                self.used.append(path)
+                n_written += 1
+                yield
+            if n_written:
+                make_room(self.folder, self.most_bytes())
+        except OSError as error:
+            self.say(f"prefixes are not kept: {error.strerror or error}")
+
+    def most_bytes(self) -> int:
+        """What the cache may take: of the disk as it would be without it."""
+        held = sum(kept.n_bytes for kept in kept_files(self.folder))
+        free = shutil.disk_usage(self.folder).free
+        return min(MOST_BYTES, (free + held) // FREE_SHARE)
+
+    def say(self, text: str) -> None:
+        if text not in self.said:
+            self.said.add(text)
+            self.note(text)
