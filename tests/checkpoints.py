@@ -30,6 +30,8 @@ from tokenizer_cases import (
     read_vocabulary,
 )
 
+from localllm import _native
+
 Floats = NDArray[np.float32]
 CLASSES = {
     "llama": "LlamaForCausalLM",
@@ -116,6 +118,21 @@ def write_weights(
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
+def read_weights(path: Path) -> dict[str, Floats]:
+    """The weights of a GGUF file as the gguf package dequantizes them. Where they lie is asked of
+    the engine: that package takes ten seconds to read past a large vocabulary."""
+    raw = np.memmap(path, np.uint8, "r")
+    found = {}
+    for name, quant, shape, n_bytes, offset, _ in _native.Model(str(path)).tensors():
+        data = raw[offset : offset + n_bytes].reshape(*shape[:0:-1], -1)
+        kind = gguf.GGMLQuantizationType[quant]
+        if kind == gguf.GGMLQuantizationType.F32:
+            found[name] = data.view("<f4").reshape(shape[::-1])
+        else:
+            found[name] = gguf.quants.dequantize(data, kind).astype(np.float32)
+    return found
+
+
 def write_real(path: Path, folder: Path) -> dict[str, Floats]:
     """The checkpoint from which a GGUF file could have come: its weights dequantized by the gguf
     package, under Hugging Face's names and in their layout. Returns them under GGUF's."""
@@ -129,11 +146,9 @@ def write_real(path: Path, folder: Path) -> dict[str, Floats]:
 
     n_heads = {"attn_q": setting("attention.head_count")}
     n_heads["attn_k"] = setting("attention.head_count_kv")
-    found, plain = {}, {}
-    for tensor in gguf.GGUFReader(path).tensors:
-        values = gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
-        found[tensor.name] = values
-        *layer, role, kind = tensor.name.split(".")
+    found, plain = read_weights(path), {}
+    for name, values in found.items():
+        *layer, role, kind = name.split(".")
         if arch == "llama" and role in n_heads:
             pairs = values.reshape(n_heads[role], -1, 2, values.shape[-1])
             values = pairs.swapaxes(1, 2).reshape(values.shape)
