@@ -264,3 +264,12 @@ def test_reasoning_is_shown_but_not_kept(talk: Open, tmp_path: Path) -> None:
     ask(child, "/save thought.json")
     messages = json.loads((tmp_path / "thought.json").read_text())["messages"]
     assert messages[1]["content"] == "Yes"
+
+
+def test_a_conversation_outgrows_its_context(talk: Open) -> None:
+    child = talk("paris", "-c", "128", "--overflow", "shift", "-n", "8")
+    said = [ask(child, f"Where is number {i}?") for i in range(6)]
+    assert all(ANSWER in text for text in said)
+    assert any("oldest messages are left out)" in text for text in said)
+    other = talk("paris", "-c", "128", "-n", "8")
+    assert any("but the context holds 128" in ask(other, f"Where is {i}?") for i in range(6))

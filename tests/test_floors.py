@@ -45,7 +45,7 @@ PYTHON_FLOORS: list[set[str]] = [
         "prefixes",
         "snapshots",
     },
-    {"generate", "model", "speed", "evaluate"},
+    {"generate", "model", "speed", "evaluate", "overflow"},
     {"cli"},
     {"__init__", "__main__"},
 ]

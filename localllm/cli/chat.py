@@ -24,8 +24,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from localllm.cli import console
 from localllm.cli.answer import HOW_IT_ENDED, AnswerStream, PrefillMeter, describe
 from localllm.cli.prompting import state_folder
-from localllm.cli.request import has_template
+from localllm.cli.request import has_template, shift
 from localllm.errors import InterruptedByUserError, LocalLLMError, UsageError
+from localllm.overflow import window
 from localllm.sampling import RANGES, Sampling
 
 if TYPE_CHECKING:
@@ -172,6 +173,7 @@ class Conversation:
         self.model = model
         self.request = request
         self.messages: list[dict[str, str]] = list(request.before)
+        self.n_left_out = 0  # of the oldest messages behind the system message
         self.attached: list[str] = []
         self.last: Result | None = None
         self.interrupted = -SECOND_INTERRUPT_SECONDS
@@ -227,8 +229,11 @@ class Conversation:
         request, meter = self.request, PrefillMeter(self.request.quiet)
         sampling = self.model.settle(**request.given)
         if self.uses_template:
+            if self.n_left_out >= len(self.messages):
+                self.n_left_out = 0
+            self.n_left_out = shift(self.model, request, self.messages, self.n_left_out)
             return self.model.chat(
-                self.messages,
+                window(self.messages, self.n_left_out),
                 sampling,
                 request.max_tokens,
                 request.stop,
@@ -337,6 +342,7 @@ def load(conversation: Conversation, argument: str) -> None:
         raise UsageError("/load needs a file name")
     path = Path(argument).expanduser()
     conversation.messages = conversation.model.restore(path, console.note)
+    conversation.n_left_out = 0
     console.note(f"loaded {len(conversation.messages)} messages")
 
 
@@ -394,6 +400,7 @@ def show_context(conversation: Conversation, argument: str) -> None:
 def clear(conversation: Conversation, argument: str) -> None:
     system = [m for m in conversation.messages[:1] if m["role"] == "system"]
     conversation.messages = system
+    conversation.n_left_out = 0
     conversation.attached = []
     console.note("a new conversation")
 

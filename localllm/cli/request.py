@@ -13,6 +13,9 @@ from localllm.errors import UsageError
 
 if TYPE_CHECKING:
     from localllm.model import Model
+    from localllm.template import Message
+
+ANSWER_SHARE = 8  # of the context is kept for an answer whose length nobody limits
 
 
 class Part(enum.StrEnum):
@@ -21,6 +24,13 @@ class Part(enum.StrEnum):
     head = "head"
     middle = "middle"
     tail = "tail"
+
+
+class Overflow(enum.StrEnum):
+    """What becomes of a conversation that is longer than the context."""
+
+    error = "error"
+    shift = "shift"
 
 
 @dataclass(frozen=True)
@@ -40,12 +50,34 @@ class Request:
     quiet: bool
     verbose: bool
     before: Sequence[dict[str, str]] = ()  # messages that the prompt goes on from
+    overflow: Overflow = Overflow.error
 
 
 def note(request: Request, text: str) -> None:
     """A line for somebody who watches; scripts never see it."""
     if not request.quiet and console.is_terminal(sys.stderr):
         console.note(text)
+
+
+def shift(
+    model: Model, request: Request, messages: Sequence[dict[str, str]], n_left_out: int = 0
+) -> int:
+    """How many of the oldest messages to leave out, which is said where it grows."""
+    from localllm.overflow import leave_out
+
+    encoder = model.find_encoder()
+    if request.overflow is not Overflow.shift or encoder is None:
+        return n_left_out
+    n_ctx = model.engine.n_ctx
+    n_answer = request.max_tokens or n_ctx // ANSWER_SHARE
+
+    def count(window: Sequence[Message]) -> int:
+        return len(encoder.encode(window, request.think).ids)
+
+    n = leave_out(messages, n_left_out, count, n_ctx, n_answer)
+    if n > n_left_out and not request.quiet:
+        console.note(f"(the context is full: the {n} oldest messages are left out)")
+    return n
 
 
 def has_template(model: Model, request: Request) -> bool:

@@ -22,8 +22,9 @@ import typer
 from localllm import store
 from localllm.cli import console, prompting
 from localllm.cli.flags import Json, Offline, Quiet
-from localllm.cli.request import Part, Request, has_template, note
+from localllm.cli.request import Overflow, Part, Request, has_template, note, shift
 from localllm.errors import ContextFullError, DeadlineError, UsageError
+from localllm.overflow import window
 from localllm.sampling import settled
 from localllm.units import parse_bytes, parse_count
 
@@ -101,6 +102,10 @@ def command(
         Part | None,
         option("--truncate", help="Leave out this part of a text that is too long."),
     ] = None,
+    overflow: Annotated[
+        Overflow,
+        option("--overflow", help="Of a conversation too long: shift leaves out its oldest turns."),
+    ] = Overflow.error,
     strict: Annotated[
         bool, option("--strict", help="Exit with 8 when --max-tokens cut the answer.")
     ] = False,
@@ -151,6 +156,7 @@ def command(
         think=None if think is None else think is Switch.on,
         truncate=truncate,
         strict=strict,
+        overflow=overflow,
         json=json,
         quiet=quiet,
         verbose=verbose,
@@ -260,8 +266,9 @@ def begin(model: Model, request: Request, prompt: str, meter: PrefillProgress) -
     sampling = model.settle(**request.given)
     if request.raw or not has_template(model, request):
         return model.generate(prompt, sampling, request.max_tokens, request.stop, progress=meter)
+    messages = messages_for(request, prompt)
     return model.chat(
-        messages_for(request, prompt),
+        window(messages, shift(model, request, messages)),
         sampling,
         request.max_tokens,
         request.stop,
