@@ -30,11 +30,12 @@ C_FLOORS: list[set[str]] = [
 PUBLIC_HEADER = "localllm.h"
 
 PYTHON_FLOORS: list[set[str]] = [
-    {"errors", "sampling", "units", "intervals", "quants", "_native"},
-    {"catalog", "fetch", "sources", "template", "engines.base"},
+    {"errors", "sampling", "units", "intervals", "quants", "proc_files", "_native"},
+    {"usage", "disk", "catalog", "fetch", "sources", "template", "engines.base"},
     {"engines.native", "engines.quantizer"},
-    {"engines", "memory", "store", "keep", "assemble", "budget", "acquire", "convert"},
-    {"generate", "model", "speed", "evaluate"},
+    {"engines", "need", "memory", "verdict", "paging"}
+    | {"store", "keep", "assemble", "budget", "acquire", "convert"},
+    {"generate", "alternatives", "fitting", "model", "footprint", "speed", "evaluate"},
     {"cli"},
     {"__init__", "__main__"},
 ]

@@ -21,7 +21,7 @@ from conftest import ROOT
 from golden.tiny_models import TINY_MODELS, TinyModel, write_gguf
 from local_server import COMMIT, Fault, Server
 
-from localllm import acquire, budget, engines, fetch, store
+from localllm import acquire, budget, engines, fetch, need, store
 from localllm.cli import app
 from localllm.convert import from_checkpoint
 from localllm.engines.base import EngineOptions
@@ -32,7 +32,6 @@ from localllm.errors import (
     NetworkError,
     UsageError,
 )
-from localllm.memory import RUNTIME_BYTES
 
 REPO = "org/tiny"
 PLAIN = {
@@ -419,11 +418,21 @@ def need_of(data: bytes, folder: Path) -> int:
     """What a run of a model takes, by the engine's plan of the whole file."""
     path = folder / "whole.gguf"
     path.write_bytes(data)
+    return need_of_file(path)
+
+
+def need_of_split(files: dict[str, bytes], folder: Path) -> int:
+    for name, data in files.items():
+        (folder / Path(name).name).write_bytes(data)
+    return need_of_file(folder / Path(min(files)).name)
+
+
+def need_of_file(path: Path) -> int:
     file = engines.open_model(path)
     n_ctx = min(budget.CONTEXT, file.info["n_ctx_train"])
-    plan = file.plan(EngineOptions(n_ctx=n_ctx))
+    n_bytes = need.need_of(file, EngineOptions(n_ctx=n_ctx)).touched()
     file.close()
-    return plan.weight_bytes + plan.private_bytes + RUNTIME_BYTES
+    return n_bytes
 
 
 def offered(tiny: dict[str, bytes]) -> dict[str, bytes]:
@@ -440,7 +449,7 @@ def test_the_best_quant_that_fits_is_taken(
     hub: Server, tiny: dict[str, bytes], tmp_path: Path
 ) -> None:
     hub.add_repository(REPO, offered(tiny))
-    large, small = need_of(tiny["large"], tmp_path), need_of(tiny["small"], tmp_path)
+    large, small = need_of(tiny["large"], tmp_path), need_of_split(split_files(tiny), tmp_path)
     assert small < large
     for amount, quant in ((large, "F16"), (large - 1, "Q8_0"), (small, "Q8_0")):
         notebook = Notebook()

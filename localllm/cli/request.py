@@ -39,6 +39,7 @@ class Request:
     json: bool
     quiet: bool
     verbose: bool
+    stats: bool
 
 
 def note(request: Request, text: str) -> None:

@@ -301,12 +301,13 @@ static PyObject *model_plan(PyObject *self, PyObject *args, PyObject *kwargs) {
     ll_memory memory;
     ll_error err = {0};
     if (!ll_engine_plan(m, &o, &memory, &err)) return module_raise(module_state_of(self), &err);
-    return Py_BuildValue("{sKsKsKsKsKsIsI}", "weight_bytes",
+    return Py_BuildValue("{sKsKsKsKsKsKsIsI}", "weight_bytes",
                          (unsigned long long)memory.weight_bytes, "kv_bytes",
                          (unsigned long long)memory.kv_bytes, "scratch_bytes",
                          (unsigned long long)memory.scratch_bytes, "logits_bytes",
                          (unsigned long long)memory.logits_bytes, "tables_bytes",
-                         (unsigned long long)memory.tables_bytes, "n_ctx", memory.n_ctx,
+                         (unsigned long long)memory.tables_bytes, "tokenizer_bytes",
+                         (unsigned long long)memory.tokenizer_bytes, "n_ctx", memory.n_ctx,
                          "n_threads", memory.n_threads);
 }
 
@@ -321,7 +322,8 @@ static PyMethodDef model_methods[] = {
     {"meta", model_meta, METH_O, "The value of one metadata key, None where absent."},
     {"meta_keys", model_meta_keys, METH_NOARGS, "Every key with its type and element count."},
     {"meta_bytes", model_meta_bytes, METH_NOARGS, "Every key with its value as in the file."},
-    {"tensors", model_tensors, METH_NOARGS, "Every tensor: name, quant, shape, bytes, offset, file."},
+    {"tensors", model_tensors, METH_NOARGS,
+     "Every tensor: name, quant, shape, bytes, offset, file."},
     {"tokenize", (PyCFunction)(void (*)(void))model_tokenize, METH_VARARGS | METH_KEYWORDS,
      "The ids of a text."},
     {"token_bytes", (PyCFunction)(void (*)(void))model_token_bytes, METH_VARARGS | METH_KEYWORDS,
