@@ -8,7 +8,6 @@ from pathlib import Path
 
 PIECE_BYTES = 1 << 20
 N_PIECES = 8
-CACHE_RATE = 20e9  # bytes per second: faster than this it was not a disk that answered
 
 
 def read_rate(path: Path) -> float | None:
@@ -29,28 +28,40 @@ def read_rate(path: Path) -> float | None:
 
 def measure(fd: int, n_bytes: int) -> float | None:
     n_read, seconds = 0, 0.0
-    for piece in range(N_PIECES):
-        start = find_data(fd, n_bytes * piece // N_PIECES, n_bytes)
-        if start is None:
+    for middle in range(1, 2 * N_PIECES, 2):
+        start = n_bytes * middle // (2 * N_PIECES)
+        if is_hole(fd, start):
             continue
         forget(fd, start)
+        if is_cached(fd, start):  # another process has it mapped
+            continue
         began = time.perf_counter()
         n_read += len(os.pread(fd, PIECE_BYTES, start))
         seconds += time.perf_counter() - began
-    rate = n_read / seconds if seconds > 0 else 0.0
-    return rate if 0 < rate < CACHE_RATE else None
+    return n_read / seconds if n_read else None
 
 
-def find_data(fd: int, start: int, n_bytes: int) -> int | None:
-    """Where the piece from here on begins that is no hole; None: it lies in one."""
+def is_hole(fd: int, start: int) -> bool:
+    """Whether the piece from here on begins with a hole, which no disk is asked for."""
+    if not hasattr(os, "SEEK_DATA"):
+        return False
     try:
-        found = os.lseek(fd, start, os.SEEK_DATA)
-    except (OSError, AttributeError):  # nothing but a hole, or a system that does not know holes
-        return start if not hasattr(os, "SEEK_DATA") else None
-    return found if found < min(start + n_bytes // N_PIECES, n_bytes) else None
+        return os.lseek(fd, start, os.SEEK_DATA) > start
+    except OSError:  # nothing but a hole from here on
+        return True
 
 
 def forget(fd: int, start: int) -> None:
     """Asks the system to drop a piece from memory, so that it is read from the disk again."""
     if hasattr(os, "posix_fadvise"):
         os.posix_fadvise(fd, start, PIECE_BYTES, os.POSIX_FADV_DONTNEED)
+
+
+def is_cached(fd: int, start: int) -> bool:
+    """Whether a piece's first page is in memory, where the system tells without reading it."""
+    if not hasattr(os, "RWF_NOWAIT"):
+        return False
+    try:
+        return os.preadv(fd, [bytearray(1)], start, os.RWF_NOWAIT) > 0
+    except OSError:
+        return False

@@ -108,7 +108,7 @@ def find(name: str, *, offline: bool, progress: Progress) -> Iterator[Subject]:
     if path is not None:
         file = engines.open_model(path)
         try:
-            quant = quants.find_quant(path.name) or "as it is"
+            quant = quants.find_quant(path.name) or main_quant(file)
             yield Subject(name, quant, file, path, list(makeable(file, path)))
         finally:
             file.close()
@@ -141,6 +141,14 @@ def find_hub(name: str) -> Hub:
             f"localllm pull {name}",
         )
     return hub
+
+
+def main_quant(file: ModelFile) -> str:
+    """The quant that most of a file's bytes have."""
+    n_bytes: dict[str, int] = {}
+    for tensor in file.tensors():
+        n_bytes[tensor.quant] = n_bytes.get(tensor.quant, 0) + tensor.n_bytes
+    return max(n_bytes, key=n_bytes.__getitem__)
 
 
 def makeable(file: ModelFile, path: Path) -> Iterator[Variant]:

@@ -28,7 +28,8 @@ def measure(root: Path = Path("/")) -> Usage | None:
     fields = read_fields(root / "proc/self/status")
     if not {"RssAnon", "RssFile", "VmHWM"} <= fields.keys():
         return None
-    return Usage(fields["RssAnon"] * 1024, fields["RssFile"] * 1024, fields["VmHWM"] * 1024)
+    in_files = fields["RssFile"] + fields.get("RssShmem", 0)  # a model may lie on a tmpfs
+    return Usage(fields["RssAnon"] * 1024, in_files * 1024, fields["VmHWM"] * 1024)
 
 
 def mapped_bytes(files: Iterable[Path], root: Path = Path("/")) -> int | None:
