@@ -23,6 +23,10 @@ from localllm.usage import Usage
 from localllm.verdict import Verdict, find_largest_context, judge, settle_options
 
 MOST = 3
+# What is left of a limit, and what a process takes, move a little from one command to the next; an
+# alternative fits with this much to spare, so that it still does when it is typed.
+SPARE_SHARE = 0.01
+SPARE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,13 @@ class Refused:
 
 def find(refused: Refused, most: int = MOST) -> list[Alternative]:
     """The first few runs that fit, best first."""
+    refused = replace(refused, limits=[with_spare(limit) for limit in refused.limits])
     return list(islice(chain.from_iterable(lever(refused) for lever in LEVERS), most))
+
+
+def with_spare(limit: Limit) -> Limit:
+    spare = max(SPARE_BYTES, int(limit.left_bytes * SPARE_SHARE))
+    return replace(limit, left_bytes=limit.left_bytes - spare)
 
 
 def shorter_context(refused: Refused) -> Iterator[Alternative]:

