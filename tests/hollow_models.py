@@ -99,10 +99,21 @@ def write_hollow(path: Path, model: Hollow) -> Path:
     return path
 
 
+def count_words(n_vocab: int) -> int:
+    return n_vocab - len(ALPHABET) - 2
+
+
+def random_text(n_tokens: int, n_vocab: int, seed: int = 1) -> str:
+    """A text of so many words of the vocabulary, so that its rows are read from all over."""
+    numbers = np.random.default_rng(seed).integers(0, count_words(n_vocab), n_tokens)
+    return "".join(f"<{i}>" for i in numbers)
+
+
 def add_tokenizer(writer: gguf.GGUFWriter, n_vocab: int) -> None:
-    """Every byte and one merge, then words that no text holds, then the end."""
-    words = [f"<{i}>" for i in range(n_vocab - len(ALPHABET) - 2)]
-    kinds = [gguf.TokenType.NORMAL] * (n_vocab - 1) + [gguf.TokenType.CONTROL]
+    """Every byte and one merge, then the words <0>, <1>, <2> …, then the end."""
+    words = [f"<{i}>" for i in range(count_words(n_vocab))]
+    kinds = [gguf.TokenType.NORMAL] * (len(ALPHABET) + 1)
+    kinds += [gguf.TokenType.USER_DEFINED] * len(words) + [gguf.TokenType.CONTROL]
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list([*ALPHABET, "ab", *words, END])
