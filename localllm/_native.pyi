@@ -57,7 +57,8 @@ class Model:
         kernels: str | None = None,
     ) -> dict[str, int]:
         """What an engine would use, in bytes, before anything is allocated: weight_bytes, kv_bytes,
-        scratch_bytes, logits_bytes, tables_bytes; and n_ctx, n_threads it is for."""
+        scratch_bytes, logits_bytes, tables_bytes, tokenizer_bytes; and n_ctx, n_threads it is
+        for."""
     def close(self) -> None: ...
 
 @final

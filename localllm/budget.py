@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from localllm import engines, quants
-from localllm.engines.base import EngineOptions, ModelFile, Plan
+from localllm.engines.base import EngineOptions, ModelFile
 from localllm.errors import DoesNotFitError, IntegrityError
 from localllm.memory import Limit, find_limits
+from localllm.need import Need, need_of
 from localllm.sources import Progress, Remote
 from localllm.sources.hub import Hub
 from localllm.sources.repository import WEIGHTS
@@ -29,12 +30,12 @@ MOST_HEAD_BYTES = 1 << 28
 
 
 @dataclass(frozen=True)
-class Need:
-    """What a run of one quant takes, the engine's plan; None for `plan`: the file alone is more."""
+class Candidate:
+    """A quant, and what a run of it takes; None for `need`: the file alone is more."""
 
     quant: str
     n_bytes: int
-    plan: Plan | None = None
+    need: Need | None = None
 
 
 def choose_for(hub: Hub, budget: int, work: Path, progress: Progress) -> str:
@@ -45,18 +46,18 @@ def choose_for(hub: Hub, budget: int, work: Path, progress: Progress) -> str:
     """
     limit = next(limit for limit in find_limits(budget) if limit.name == "--budget")
     offers = sorted(hub.offers(), key=lambda offer: quants.rank(quant_of(offer)))
-    needs = (
-        needs_of_files(offers, limit, work, progress)
+    candidates = (
+        judge_files(offers, limit, work, progress)
         if offers
-        else needs_of_checkpoint(hub, limit, work, progress)
+        else judge_checkpoint(hub, limit, work, progress)
     )
-    refused: Need | None = None
-    for need in needs:
-        if need.plan is not None and limit.spare(need.plan) >= 0:
-            progress.note(explain(need, refused, limit))
-            return Hub(hub.repo, need.quant).name
-        if refused is None or need.n_bytes < refused.n_bytes:
-            refused = need
+    refused: Candidate | None = None
+    for one in candidates:
+        if one.need is not None and limit.spare(one.need) >= 0:
+            progress.note(explain(one, refused, limit))
+            return Hub(hub.repo, one.quant).name
+        if refused is None or one.n_bytes < refused.n_bytes:
+            refused = one
     if refused is None:
         raise IntegrityError(f"{hub.name} has no quant that this engine runs")
     raise DoesNotFitError(
@@ -70,36 +71,52 @@ def quant_of(offer: Remote) -> str:
     return offer.name.rsplit(":", 1)[-1]
 
 
-def needs_of_files(
+def judge_files(
     offers: Sequence[Remote], limit: Limit, work: Path, progress: Progress
-) -> Iterator[Need]:
+) -> Iterator[Candidate]:
     """What a run of each offer needs; with a note, none of those that this engine does not run."""
     for offer in offers:
         quant, n_bytes = quant_of(offer), offer.n_bytes or 0
         if n_bytes > limit.left_bytes:
-            yield Need(quant, n_bytes)
+            yield Candidate(quant, n_bytes)
             continue
         try:
-            yield Need(quant, n_bytes, read_plan(open_headers(offer, work / quant)))
+            yield Candidate(quant, n_bytes, read_need(open_headers(offer, work / quant)))
         except IntegrityError as error:
             progress.note(f"passing over {quant}: {error}")
 
 
-def needs_of_checkpoint(hub: Hub, limit: Limit, work: Path, progress: Progress) -> Iterator[Need]:
+def judge_checkpoint(hub: Hub, limit: Limit, work: Path, progress: Progress) -> Iterator[Candidate]:
     """What a run of each quant needs that the checkpoint can be converted to, the best first."""
     from localllm.convert.from_checkpoint import open_source
 
-    remote = hub.find_checkpoint()
-    progress.note(f"{hub.name} has no GGUF files; judging what its checkpoint can be converted to")
-    folder = work / "checkpoint"
-    fetch_heads(remote, folder)
+    folder = fetch_checkpoint_heads(hub, work, progress)
     with open_source(folder, hub.repo, progress.note) as source:
         for quant in filter(quants.can_make, quants.BY_NAME):
             path = work / f"{quant}.gguf"
             source.sketch(path, quant)
             n_bytes = path.stat().st_size
             fits = n_bytes <= limit.left_bytes
-            yield Need(quant, n_bytes, read_plan(engines.open_model(path)) if fits else None)
+            yield Candidate(quant, n_bytes, read_need(engines.open_model(path)) if fits else None)
+
+
+def sketch(hub: Hub, quant: str, work: Path, progress: Progress) -> Path:
+    """The file that a checkpoint would become, with holes for its weights."""
+    from localllm.convert.from_checkpoint import open_source
+
+    folder = fetch_checkpoint_heads(hub, work, progress)
+    path = work / f"{quant}.gguf"
+    with open_source(folder, hub.repo, progress.note) as source:
+        source.sketch(path, quant)
+    return path
+
+
+def fetch_checkpoint_heads(hub: Hub, work: Path, progress: Progress) -> Path:
+    remote = hub.find_checkpoint()
+    progress.note(f"{hub.name} has no GGUF files; judging what its checkpoint can be converted to")
+    folder = work / "checkpoint"
+    fetch_heads(remote, folder)
+    return folder
 
 
 def fetch_heads(remote: Remote, folder: Path) -> None:
@@ -118,27 +135,27 @@ def fetch_heads(remote: Remote, folder: Path) -> None:
             head.extend(part.n_bytes or MOST_HEAD_BYTES)
 
 
-def explain(need: Need, refused: Need | None, limit: Limit) -> str:
-    n_ctx = need.plan.n_ctx if need.plan else CONTEXT
-    chosen = f"chose {describe(need, limit)} with a context of {n_ctx}"
+def explain(one: Candidate, refused: Candidate | None, limit: Limit) -> str:
+    n_ctx = one.need.n_ctx if one.need else CONTEXT
+    chosen = f"chose {describe(one, limit)} with a context of {n_ctx}"
     better = f"; {describe(refused, limit)}" if refused else "; there is no better one"
     return f"{chosen}, and --budget is {format_bytes(limit.left_bytes)}{better}"
 
 
-def describe(need: Need, limit: Limit) -> str:
-    if need.plan is None:
-        return f"{need.quant} has {format_bytes(need.n_bytes)} of weights alone"
-    return f"{need.quant} needs {format_bytes(limit.need(need.plan))}"
+def describe(one: Candidate, limit: Limit) -> str:
+    if one.need is None:
+        return f"{one.quant} has {format_bytes(one.n_bytes)} of weights alone"
+    return f"{one.quant} needs {format_bytes(limit.need(one.need))}"
 
 
-# ---- a plan from headers -------------------------------------------------------------------------
+# ---- a need from headers -------------------------------------------------------------------------
 
 
-def read_plan(file: ModelFile) -> Plan:
-    """The engine's plan of a model of which there are only the headers. Closes it."""
+def read_need(file: ModelFile) -> Need:
+    """What a run takes of a model of which there are only the headers. Closes it."""
     try:
         n_ctx = min(int(file.info["n_ctx_train"]), CONTEXT)
-        return file.plan(EngineOptions(n_ctx=n_ctx))
+        return need_of(file, EngineOptions(n_ctx=n_ctx))
     finally:
         file.close()
 
@@ -148,7 +165,7 @@ def open_headers(offer: Remote, folder: Path) -> ModelFile:
 
     Raises: IntegrityError where the engine does not run it, NetworkError.
     """
-    folder.mkdir()
+    folder.mkdir(parents=True)
     heads = [Head(part, folder / name) for part, name in name_files(offer)]
     wanted = FIRST_HEAD_BYTES
     while True:

@@ -14,9 +14,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from localllm import engines, memory, store
+from localllm import engines, store, usage
 from localllm.engines.base import Engine, EngineOptions, ModelFile
-from localllm.errors import UsageError
+from localllm.errors import DoesNotFitError, UsageError
 from localllm.generate import (
     THINK_OPEN,
     Generation,
@@ -26,20 +26,19 @@ from localllm.generate import (
     Result,
     Timeline,
 )
+from localllm.memory import find_limits
+from localllm.need import Extent, Need, need_of
 from localllm.sampling import Sampling, seeded, settled
+from localllm.verdict import Verdict, choose_options, settle_options
 
 if TYPE_CHECKING:
     import numpy
     from numpy.typing import NDArray
 
-    from localllm.prefixes import Prefixes
+    from localllm.alternatives import Alternative
     from localllm.template import ChatEncoder, Message
 
 LOGIT_ROWS = 64  # rows of logits kept per step when every row is asked for
-
-
-def ignore(text: str) -> None:
-    """Tells nobody."""
 
 
 def load(
@@ -49,6 +48,8 @@ def load(
     threads: int | None = None,
     budget: int | None = None,
     kernels: str | None = None,
+    adapt: bool = False,
+    allow_oversubscribe: bool = False,
     prefixes: bool = False,
 ) -> Model:
     """Opens a model by its catalog name, address or path, fetching it where it is not here yet.
@@ -56,50 +57,103 @@ def load(
     ctx: tokens of context; None: the model's own, or the largest that fits.
     threads: None: the usable cores. budget: bytes of memory the process may use.
     kernels: "scalar", "avx2", "avx512" …; None: $LOCALLLM_KERNELS, else the best.
+    adapt: where it does not fit, take what loses least of what does; `Model.adapted` says what.
+    allow_oversubscribe: open it although it does not fit.
     prefixes: keep what is computed of long prompts on the disk, and take from there what is known.
     Raises: ModelNotFoundError, NetworkError, IntegrityError, DoesNotFitError, UsageError.
     """
-    return open_path(
-        store.resolve(os.fspath(name_or_path)),
+    name = os.fspath(name_or_path)
+    model = open_path(
+        store.resolve(name),
+        name=name,
         ctx=ctx,
         threads=threads,
         budget=budget,
         kernels=kernels,
-        prefixes=prefixes,
+        adapt=adapt,
+        allow_oversubscribe=allow_oversubscribe,
     )
+    if prefixes:
+        model.keep_prefixes()
+    return model
+
+
+def ignore(text: str) -> None:
+    """Tells nobody."""
 
 
 def open_path(
     path: Path,
     *,
+    name: str | None = None,
     ctx: int | None = None,
     threads: int | None = None,
     budget: int | None = None,
     kernels: str | None = None,
-    prefixes: bool = False,
-    note: Callable[[str], None] = ignore,
+    adapt: bool = False,
+    allow_oversubscribe: bool = False,
 ) -> Model:
-    """Opens a model file that is already here. Settings and Raises as for load."""
+    """Opens a model file that is already here. Settings and Raises as for load.
+
+    name: what the model is called in the commands that a refusal offers; None: its path.
+    """
+    asked = check_options(ctx, threads, budget, kernels)
+    before = usage.measure()
+    file = engines.open_model(path)
+    try:
+        limits = find_limits(budget)
+        options, verdict = settle_options(file, asked, limits, before)
+        if verdict.runs or allow_oversubscribe:
+            return Model(file, file.open_engine(options), options, verdict, before)
+        from localllm import alternatives
+
+        refused = alternatives.Refused(
+            name or str(path), file, options, asked.n_ctx, limits, before
+        )
+        offers = alternatives.find(refused)
+    except BaseException:
+        file.close()
+        raise
+    here = next((offer for offer in offers if offer.path is not None), None)
+    if adapt and here is not None and here.path is not None:
+        return open_adapted(file, here, here.path, before)
+    file.close()
+    raise DoesNotFitError(verdict.describe(), hint_of(offers))
+
+
+def check_options(
+    ctx: int | None, threads: int | None, budget: int | None, kernels: str | None
+) -> EngineOptions:
+    """Raises: UsageError."""
     for name, value in (("ctx", ctx), ("threads", threads), ("budget", budget)):
         if value is not None and not 1 <= value < 1 << 53:
             raise UsageError(f"{name} is {value}, but must be at least 1")
     if max(ctx or 0, threads or 0) >= 1 << 31:
         raise UsageError("a context or a number of threads that large does not exist")
-    file = engines.open_model(path)
-    try:
-        limits = memory.find_limits(budget)
-        asked = EngineOptions(n_ctx=ctx or 0, n_threads=threads or 0, kernels=kernels)
-        options, verdict = memory.choose_options(file, asked, limits)
-        engine = file.open_engine(options)
-        kept = None
-        if prefixes:
-            from localllm.prefixes import Prefixes
+    return EngineOptions(n_ctx=ctx or 0, n_threads=threads or 0, kernels=kernels)
 
-            kept = Prefixes(file, engine.block_bytes, note)
-        return Model(file, engine, options, verdict, kept)
+
+def open_adapted(
+    file: ModelFile, offer: Alternative, path: Path, before: usage.Usage | None
+) -> Model:
+    """The model of an offer, in place of the file that does not fit."""
+    try:
+        if path != file.path:
+            file.close()
+            file = engines.open_model(path)
+        engine = file.open_engine(offer.options)
     except BaseException:
         file.close()
         raise
+    return Model(file, engine, offer.options, offer.verdict, before, adapted=offer.change)
+
+
+def hint_of(offers: Sequence[Alternative]) -> str:
+    """The commands that fit, one a line."""
+    if not offers:
+        return "a smaller model; no shorter context and no smaller quant of this one fits"
+    width = max(len(offer.command) for offer in offers)
+    return "\n   or: ".join(f"{offer.command.ljust(width)}  ({offer.change})" for offer in offers)
 
 
 class Model:
@@ -110,14 +164,17 @@ class Model:
         file: ModelFile,
         engine: Engine,
         options: EngineOptions,
-        verdict: memory.Verdict,
-        prefixes: Prefixes | None = None,
+        verdict: Verdict,
+        before: usage.Usage | None = None,
+        adapted: str | None = None,
     ) -> None:
         self.file = file
         self.engine = engine
         self.options = options
         self.verdict = verdict
-        self.timeline = Timeline(engine, prefixes)
+        self.before = before  # the process, before it opened the file
+        self.adapted = adapted  # what was changed to make it fit, None: nothing
+        self.timeline = Timeline(engine)
         self.read_template = False
         self.chat_encoder: ChatEncoder | None = None
 
@@ -189,8 +246,19 @@ class Model:
             n_threads=self.options.n_threads,
             kernels=self.options.kernels,
         )
-        options, _ = memory.choose_options(self.file, asked, memory.find_limits())
+        options, _ = choose_options(self.file, asked, find_limits())
         return self.file.open_engine(options)
+
+    def keep_prefixes(self, note: Callable[[str], None] = ignore) -> None:
+        """From here on, long prompts are kept on the disk, and what is known of them is not
+        computed again. note: told, once, of damaged files and of a disk that takes no more."""
+        from localllm.prefixes import Prefixes
+
+        self.timeline.prefixes = Prefixes(self.file, self.engine.block_bytes, note)
+
+    def need(self, extent: Extent | None = None) -> Need:
+        """What this model takes in memory when it has been used so far; None: to its end."""
+        return need_of(self.file, self.options, self.before, extent)
 
     def settle(self, **given: Any) -> Sampling:
         """Sampling with the settings given; the rest as the model says, else the defaults."""

@@ -87,6 +87,11 @@ def find_quant(file_name: str) -> str | None:
     return found[-1] if found else None
 
 
+def without_quant(file_name: str) -> str:
+    """The name in capitals without its quants: what files of one model have in common."""
+    return WORD.sub("", file_name.upper())
+
+
 def has_quant(file_name: str, quant: str) -> bool:
     """Whether the quant stands in the path as a word: Q4_K is not in model-Q4_K_M.gguf."""
     word = rf"(?<![A-Z0-9_]){re.escape(quant.upper())}(?![A-Z0-9_])"

@@ -127,7 +127,8 @@ int32_t ll_model_eos(const ll_model *m) { return tokenizer_eos(m->tokenizer); }
 bool ll_engine_plan(const ll_model *m, const ll_engine_options *options, ll_memory *out,
                     ll_error *err) {
     if (!engine_plan_memory(&m->model, options, out, err)) return false;
-    out->tables_bytes += tokenizer_memory_bytes(m->tokenizer);
+    out->tables_bytes += ll_sample_scratch_bytes(m->model.n_vocab);
+    out->tokenizer_bytes = tokenizer_memory_bytes(m->tokenizer);
     return true;
 }
 

@@ -30,22 +30,13 @@ C_FLOORS: list[set[str]] = [
 PUBLIC_HEADER = "localllm.h"
 
 PYTHON_FLOORS: list[set[str]] = [
-    {"errors", "sampling", "units", "intervals", "quants", "_native"},
-    {"catalog", "fetch", "sources", "template", "engines.base"},
+    {"errors", "sampling", "units", "intervals", "quants", "proc_files", "_native"},
+    {"usage", "disk", "catalog", "fetch", "sources", "template", "engines.base"},
     {"engines.native", "engines.quantizer"},
-    {
-        "engines",
-        "memory",
-        "store",
-        "keep",
-        "assemble",
-        "budget",
-        "acquire",
-        "convert",
-        "prefixes",
-        "snapshots",
-    },
-    {"generate", "model", "speed", "evaluate", "overflow"},
+    {"engines", "need", "memory", "verdict", "paging"}
+    | {"store", "keep", "assemble", "budget", "acquire", "convert", "prefixes", "snapshots"},
+    {"generate", "alternatives", "fitting", "model", "footprint", "overflow"}
+    | {"speed", "evaluate"},
     {"cli"},
     {"__init__", "__main__"},
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+import re
 import resource
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +12,22 @@ from typing import Any
 import pytest
 
 import localllm
+from localllm import usage
 from localllm.engines.base import EngineOptions, Plan
 from localllm.errors import DoesNotFitError
-from localllm.memory import GROWTH_BYTES, RUNTIME_BYTES, choose_options, find_limits, judge
+from localllm.memory import Counts, Limit, find_limits
+from localllm.need import (
+    GROWTH_ANONYMOUS_BYTES,
+    GROWTH_FILE_BYTES,
+    GROWTH_RESERVED_BYTES,
+    STACK_BYTES,
+    STACK_TOUCHED_BYTES,
+    Extent,
+    Need,
+    need_of,
+)
+from localllm.usage import Usage
+from localllm.verdict import Fit, Verdict, choose_options, judge
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -147,78 +162,122 @@ def test_rlimits_count_what_the_process_has_already(tmp_path: Path) -> None:
 
     address, data = find_limits(root=tmp_path, rlimit=rlimit)
     assert (address.left_bytes, data.left_bytes) == (9 * MIB, 5 * MIB - 512 * 1024)
-    assert not address.counts_weights
+    assert address.counts is data.counts is Counts.reserved
 
 
-def test_the_budget_counts_the_whole_process(tmp_path: Path) -> None:
-    (limit,) = find_limits(budget=GIB, root=tmp_path, rlimit=no_rlimit)
-    plan = make_plan(100)
-    assert limit.name == "--budget"
-    assert limit.need(plan) == plan.weight_bytes + plan.private_bytes + RUNTIME_BYTES
-
-
-# ---- the verdict -----------------------------------------------------------------------------
+# ---- which bytes a limit sees ------------------------------------------------------------------
 
 KV_PER_TOKEN = 1 << 16
-
-
-def make_plan(n_ctx: int) -> Plan:
-    return Plan(
-        weight_bytes=100 * MIB,
-        kv_bytes=n_ctx * KV_PER_TOKEN,
-        scratch_bytes=MIB,
-        logits_bytes=0,
-        tables_bytes=0,
-        n_ctx=n_ctx,
-        n_threads=2,
-    )
+WEIGHTS, HEADER, SCRATCH, TOKENIZER = 100 * MIB, 3 * MIB, MIB, 2 * MIB
+BEFORE = Usage(anonymous_bytes=10 * MIB, file_bytes=5 * MIB, peak_bytes=15 * MIB)
 
 
 class PlannedFile:
     """A model file that only plans."""
 
     def __init__(self) -> None:
-        self.info = {"n_ctx_train": 8192}
+        self.info = {
+            "n_ctx_train": 8192,
+            "weight_bytes": WEIGHTS,
+            "token_bytes": WEIGHTS,
+            "file_bytes": WEIGHTS + HEADER,
+        }
 
     def plan(self, options: EngineOptions) -> Plan:
-        return make_plan(options.n_ctx)
+        return Plan(
+            weight_bytes=WEIGHTS,
+            kv_bytes=options.n_ctx * KV_PER_TOKEN,
+            scratch_bytes=SCRATCH,
+            logits_bytes=0,
+            tables_bytes=0,
+            tokenizer_bytes=TOKENIZER,
+            n_ctx=options.n_ctx,
+            n_threads=2,
+        )
 
 
-def choose(n_ctx: int, available: int, root: Path) -> tuple[EngineOptions, Any]:
+def planned() -> Any:
+    return PlannedFile()
+
+
+def need(n_ctx: int, extent: Extent | None = None) -> Need:
+    return need_of(planned(), EngineOptions(n_ctx=n_ctx), BEFORE, extent)
+
+
+STACKS = 2 * STACK_TOUCHED_BYTES
+TO_COME = SCRATCH + GROWTH_ANONYMOUS_BYTES + STACKS
+WITH_FILES = TO_COME + WEIGHTS + GROWTH_FILE_BYTES
+
+
+def test_each_kind_of_limit_sees_its_bytes() -> None:
+    kv = 64 * KV_PER_TOKEN
+    system, budget, data = (Limit("", 0, counts) for counts in Counts)
+    wanted = need(64)
+    assert system.need(wanted) == WITH_FILES + kv
+    assert system.pinned(wanted) == TO_COME + kv
+    everything = WITH_FILES + kv + HEADER + TOKENIZER + 15 * MIB
+    assert budget.need(wanted) == budget.pinned(wanted) == everything
+    stacks = resource.getrlimit(resource.RLIMIT_STACK)[0]
+    stacks = 2 * (STACK_BYTES if stacks == resource.RLIM_INFINITY else stacks)
+    assert data.need(wanted) == kv + SCRATCH + GROWTH_RESERVED_BYTES + stacks
+
+
+def test_less_is_touched_where_less_is_used() -> None:
+    half = need(1024, Extent(n_positions=512, n_rows=100))
+    kv = next(part for part in half.components if part.name == "kv cache")
+    assert (kv.reserved_bytes, kv.touched_bytes) == (1024 * KV_PER_TOKEN, 512 * KV_PER_TOKEN)
+    assert half.touched() == need(1024).touched() - 512 * KV_PER_TOKEN
+    assert half.to_reserve() == need(1024).to_reserve()
+
+
+def test_only_the_rows_of_an_embedding_that_are_used_are_touched() -> None:
+    file = planned()
+    file.info["token_bytes"] = WEIGHTS - 40 * MIB
+    for n_positions, n_bytes in ((16, 61 * MIB), (8192, WEIGHTS)):
+        (weights, *_) = need_of(file, EngineOptions(n_ctx=n_positions)).components
+        assert (weights.reserved_bytes, weights.touched_bytes) == (WEIGHTS, n_bytes)
+
+
+# ---- the verdict -----------------------------------------------------------------------------
+
+
+def choose(n_ctx: int, available: int, root: Path) -> tuple[EngineOptions, Verdict]:
     describe(root, {"proc/meminfo": f"MemAvailable: {available // 1024} kB\n"})
     limits = find_limits(root=root, rlimit=no_rlimit)
-    file: Any = PlannedFile()
-    return choose_options(file, EngineOptions(n_ctx=n_ctx), limits)
-
-
-FIXED = 101 * MIB + GROWTH_BYTES
+    return choose_options(planned(), EngineOptions(n_ctx=n_ctx), limits, BEFORE)
 
 
 @pytest.mark.parametrize(
-    ("asked", "available", "n_ctx"),
+    ("asked", "available", "n_ctx", "fit"),
     [
-        (0, 2 * GIB, 8192),
-        (0, FIXED + 8192 * KV_PER_TOKEN, 8192),
-        (0, FIXED + 8192 * KV_PER_TOKEN - 1024, 8128),
-        (0, FIXED + 256 * KV_PER_TOKEN, 256),
-        (4096, FIXED + 4096 * KV_PER_TOKEN, 4096),
-        (100, FIXED + 100 * KV_PER_TOKEN, 100),
+        (0, 2 * GIB, 8192, Fit.fits),
+        (0, WITH_FILES + 8192 * KV_PER_TOKEN, 8192, Fit.fits),
+        (0, WITH_FILES + 8192 * KV_PER_TOKEN - 1024, 8128, Fit.fits),
+        (0, WITH_FILES + 256 * KV_PER_TOKEN, 256, Fit.fits),
+        (4096, WITH_FILES + 4096 * KV_PER_TOKEN, 4096, Fit.fits),
+        (100, WITH_FILES + 100 * KV_PER_TOKEN, 100, Fit.fits),
+        # The weights do not stay in memory, the rest does.
+        (4096, WITH_FILES + 4096 * KV_PER_TOKEN - 1024, 4096, Fit.pages),
+        (4096, TO_COME + 4096 * KV_PER_TOKEN, 4096, Fit.pages),
+        (0, WITH_FILES + 255 * KV_PER_TOKEN, (1664 + 255) // 64 * 64, Fit.pages),
+        (0, TO_COME + 300 * KV_PER_TOKEN, 256, Fit.pages),
     ],
 )
-def test_the_context_that_is_chosen(tmp_path: Path, asked: int, available: int, n_ctx: int) -> None:
+def test_the_context_that_is_chosen(
+    tmp_path: Path, asked: int, available: int, n_ctx: int, fit: Fit
+) -> None:
     options, verdict = choose(asked, available, tmp_path)
-    assert options.n_ctx == n_ctx
-    assert verdict.fits
+    assert (options.n_ctx, verdict.fit) == (n_ctx, fit)
 
 
 @pytest.mark.parametrize(
     ("asked", "available", "hint"),
     [
-        (4096, FIXED + 4096 * KV_PER_TOKEN - 1024, "-c 4032"),
-        (8192, FIXED + 1000 * KV_PER_TOKEN, "-c 960"),
-        (0, FIXED + 255 * KV_PER_TOKEN, "smaller model"),
+        (8192, WITH_FILES + 1000 * KV_PER_TOKEN, "-c 960"),
+        (4096, TO_COME + 4096 * KV_PER_TOKEN - 1024, "-c 2368"),
+        (4096, TO_COME + 100 * KV_PER_TOKEN, "smaller model"),
+        (0, TO_COME + 255 * KV_PER_TOKEN, "smaller model"),
         (0, 0, "smaller model"),
-        (4096, 50 * MIB, "smaller model"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_what_would(
@@ -230,7 +289,13 @@ def test_what_does_not_fit_is_refused_with_what_would(
     assert hint in raised.value.hint
 
 
-def test_the_tightest_limit_is_named(tmp_path: Path) -> None:
+def test_a_budget_is_never_paged() -> None:
+    limit = Limit("--budget", need(64).touched(), Counts.resident)
+    assert judge(need(64), [limit]).fit is Fit.fits
+    assert judge(need(128), [limit]).fit is Fit.does_not_fit
+
+
+def test_the_limit_with_the_worst_verdict_is_named(tmp_path: Path) -> None:
     files = {
         "proc/meminfo": MEMINFO,
         "proc/self/cgroup": "0::/a\n",
@@ -238,26 +303,65 @@ def test_the_tightest_limit_is_named(tmp_path: Path) -> None:
         **cgroup("/a", max=GIB),
     }
     limits = find_limits(budget=4 * GIB, root=describe(tmp_path, files), rlimit=no_rlimit)
-    verdict = judge(make_plan(64), limits)
+    verdict = judge(need(64), limits)
     assert verdict.limit is not None
     assert "cgroup /a" in verdict.limit.name
+    assert verdict.fits
+    tight = [Limit("pages", WITH_FILES), Limit("refuses", WITH_FILES + MIB, Counts.resident)]
+    verdict = judge(need(64), tight)
+    assert verdict.limit is not None
+    assert (verdict.fit, verdict.limit.name) == (Fit.does_not_fit, "refuses")
 
 
 def test_where_no_limit_can_be_read_everything_fits() -> None:
-    assert judge(make_plan(1 << 20), []).fits
+    assert judge(need(1 << 20), []).fits
 
 
 # ---- the real thing --------------------------------------------------------------------------
 
 
-def test_a_budget_bounds_the_context_and_refuses_what_is_asked(scripts: dict[str, Path]) -> None:
+def test_a_budget_bounds_the_context_and_refuses_what_is_asked(
+    scripts: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(usage, "measure", lambda: BEFORE)  # this process grows meanwhile
     load: Callable[..., localllm.Model] = localllm.load
-    with load(scripts["endless"], budget=100 * MIB) as model:
+    with load(scripts["endless"], ctx=131072) as model:
+        kv = next(part for part in model.need().components if part.name == "kv cache")
+        budget = model.need().touched() - kv.touched_bytes // 2
+    with load(scripts["endless"], budget=budget) as model:
         assert 256 <= model.engine.n_ctx < model.info["n_ctx_train"]
         fitting = model.engine.n_ctx
     with pytest.raises(DoesNotFitError, match="--budget") as raised:
-        load(scripts["endless"], budget=100 * MIB, ctx=131072)
+        load(scripts["endless"], budget=budget, ctx=131072)
     assert raised.value.hint is not None
-    assert f"-c {fitting}" in raised.value.hint
+    found = re.search(rf"run {scripts['endless']} -c (\d+) ", raised.value.hint)
+    assert found is not None
+    offered = int(found[1])
+    assert 0.9 * fitting < offered < fitting
+    with load(scripts["endless"], budget=budget, ctx=131072, adapt=True) as model:
+        assert (model.engine.n_ctx, model.verdict.fits) == (offered, True)
+        assert model.adapted == f"a context of {offered} instead of 131072"
     with pytest.raises(DoesNotFitError):
         load(scripts["endless"], budget=MIB)
+    with pytest.raises(DoesNotFitError):
+        load(scripts["endless"], budget=MIB, adapt=True)
+    with load(scripts["endless"], budget=MIB, ctx=512, allow_oversubscribe=True) as model:
+        assert (model.engine.n_ctx, model.verdict.runs) == (512, False)
+
+
+def test_usage_of_this_process() -> None:
+    found = usage.measure()
+    assert found is not None
+    total = found.anonymous_bytes + found.file_bytes
+    assert 4 * MIB < found.anonymous_bytes < total <= found.peak_bytes + MIB
+    assert usage.measure(Path("/nowhere")) is None
+    assert usage.mapped_bytes([Path("/nowhere")]) == 0
+
+
+def test_the_resident_part_of_a_mapping(tmp_path: Path) -> None:
+    path = tmp_path / "with a space"
+    path.write_bytes(bytes(8 * MIB))
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        assert usage.mapped_bytes([path]) == 0
+        assert sum(mapped[:: mmap.PAGESIZE]) == 0
+        assert usage.mapped_bytes([path]) == 8 * MIB

@@ -21,7 +21,7 @@ from conftest import ROOT
 from golden.tiny_models import TINY_MODELS, TinyModel, write_gguf
 from local_server import COMMIT, Fault, Server
 
-from localllm import acquire, budget, engines, fetch, store
+from localllm import acquire, budget, engines, fetch, need, store
 from localllm.cli import app
 from localllm.convert import from_checkpoint
 from localllm.engines.base import EngineOptions
@@ -32,7 +32,6 @@ from localllm.errors import (
     NetworkError,
     UsageError,
 )
-from localllm.memory import RUNTIME_BYTES
 
 REPO = "org/tiny"
 PLAIN = {
@@ -419,11 +418,21 @@ def need_of(data: bytes, folder: Path) -> int:
     """What a run of a model takes, by the engine's plan of the whole file."""
     path = folder / "whole.gguf"
     path.write_bytes(data)
+    return need_of_file(path)
+
+
+def need_of_split(files: dict[str, bytes], folder: Path) -> int:
+    for name, data in files.items():
+        (folder / Path(name).name).write_bytes(data)
+    return need_of_file(folder / Path(min(files)).name)
+
+
+def need_of_file(path: Path) -> int:
     file = engines.open_model(path)
     n_ctx = min(budget.CONTEXT, file.info["n_ctx_train"])
-    plan = file.plan(EngineOptions(n_ctx=n_ctx))
+    n_bytes = need.need_of(file, EngineOptions(n_ctx=n_ctx)).touched()
     file.close()
-    return plan.weight_bytes + plan.private_bytes + RUNTIME_BYTES
+    return n_bytes
 
 
 def offered(tiny: dict[str, bytes]) -> dict[str, bytes]:
@@ -440,7 +449,7 @@ def test_the_best_quant_that_fits_is_taken(
     hub: Server, tiny: dict[str, bytes], tmp_path: Path
 ) -> None:
     hub.add_repository(REPO, offered(tiny))
-    large, small = need_of(tiny["large"], tmp_path), need_of(tiny["small"], tmp_path)
+    large, small = need_of(tiny["large"], tmp_path), need_of_split(split_files(tiny), tmp_path)
     assert small < large
     for amount, quant in ((large, "F16"), (large - 1, "Q8_0"), (small, "Q8_0")):
         notebook = Notebook()
@@ -538,3 +547,51 @@ def test_the_command_prints_the_first_files_path_or_json(
     assert app.main(["run", last, "hello", "-n", "1", "--no-stdin"]) == 0
     assert app.main(["rm", f"hf:{REPO}", "-y"]) == 0
     assert not path.exists() and left() == []
+
+
+# ---- fit, which fetches headers alone ------------------------------------------------------------
+
+
+def fit_json(capfd: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, Any]]:
+    code = app.main(["fit", *arguments, "--json"])
+    return code, json.loads(capfd.readouterr().out)
+
+
+def test_fit_judges_a_repository_by_headers(
+    hub: Server, tiny: dict[str, bytes], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    holes = bytes(64 << 20)  # behind what the engine reads
+    hub.add_repository(
+        REPO, {"tiny-Q8_0.gguf": tiny["large"] + holes, "tiny-IQ1_S.gguf": tiny["small"],
+               "tiny-F16.gguf": tiny["large"] + holes, "tiny-Q4_0.gguf": tiny["small"]}
+    )  # fmt: skip
+    code, said = fit_json(capfd, f"hf:{REPO}:Q8_0")
+    assert (code, said["model"], said["quant"]) == (0, f"hf:{REPO}:Q8_0", "Q8_0")
+    assert (said["path"], said["verdict"]) == (None, "fits")
+    assert hub.sent_bytes < 16 << 20, "of 130 MiB, what lay in the sockets included"
+    rows = {cell["quant"]: cell for cell in said["table"]}
+    assert set(rows) == {"F16", "Q8_0", "Q4_0"}, "the one that this engine does not run is left out"
+    assert rows["F16"]["weight_bytes"] == len(tiny["large"]) + len(holes)
+    assert rows["Q4_0"]["command"] == f"localllm pull hf:{REPO}:Q4_0"
+    assert not (tmp_path / "data/localllm/models").exists(), "nothing is kept"
+    _, preferred = fit_json(capfd, f"hf:{REPO}")
+    assert preferred["quant"] == "Q4_0"
+    code, refused = fit_json(capfd, f"hf:{REPO}:Q8_0", "--budget", "1M")
+    assert (code, refused["verdict"]) == (7, "does_not_fit")
+    assert app.main(["fit", f"hf:{REPO}:Q2_K"]) == 3
+    assert "F16, Q8_0, Q4_0" in capfd.readouterr().err
+
+
+def test_fit_of_a_checkpoint_says_what_it_can_become(
+    hub: Server, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = checkpoints.write_tiny(TINY_MODELS[0], tmp_path / "plain", "BF16", n_shards=2)
+    hub.add_repository("org/plain", {path.name: path.read_bytes() for path in folder.iterdir()})
+    code, said = fit_json(capfd, "hf:org/plain")
+    assert (code, said["quant"]) == (0, "Q4_K_M")
+    from_checkpoint.convert_checkpoint(folder, tmp_path / "made.gguf", "Q8_0")
+    file = engines.open_model(tmp_path / "made.gguf")
+    rows = {cell["quant"]: cell for cell in said["table"]}
+    assert rows["Q8_0"]["weight_bytes"] == file.info["weight_bytes"]
+    assert rows["Q8_0"]["command"] == "localllm pull hf:org/plain:Q8_0"
+    file.close()

@@ -30,6 +30,7 @@ COMMANDS = {
     "run": Command("run", "Answer a prompt, or talk in the terminal"),
     "list": Command("list", "List the models that are here"),
     "show": Command("show", "Describe one model"),
+    "fit": Command("fit", "Say whether a model fits this machine, and what would"),
     "rm": Command("rm", "Delete a model"),
     "tokenize": Command("tokenize", "Turn text into token ids"),
     "convert": Command("convert", "Make a GGUF file of a Hugging Face checkpoint"),

@@ -21,7 +21,8 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from localllm.cli import console
+from localllm import footprint
+from localllm.cli import console, stats
 from localllm.cli.answer import HOW_IT_ENDED, AnswerStream, PrefillMeter, describe
 from localllm.cli.prompting import state_folder
 from localllm.cli.request import has_template, shift
@@ -252,7 +253,10 @@ class Conversation:
     def tell_end(self, result: Result) -> None:
         if result.finish in HOW_IT_ENDED:
             console.note(f"({HOW_IT_ENDED[result.finish]})")
-        if self.request.verbose:
+        if self.request.stats:
+            for line in stats.lines(result, footprint.of(self.model, result)):
+                console.note(line)
+        elif self.request.verbose:
             console.note(describe(result))
 
     def set_system(self, text: str | None) -> None:

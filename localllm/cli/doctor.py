@@ -20,7 +20,7 @@ from localllm.units import format_bytes
 
 PACKAGES = ("huggingface-hub", "jinja2", "numpy", "prompt-toolkit", "rich", "typer")
 VARIABLES = ("HF_ENDPOINT", "HF_HOME", "HF_HUB_OFFLINE", "HTTPS_PROXY", "SSL_CERT_FILE")
-READ_BYTES = 256 * memory.MIB
+READ_BYTES = 256 << 20
 READ_SECONDS = 0.5
 
 

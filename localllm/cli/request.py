@@ -49,6 +49,7 @@ class Request:
     json: bool
     quiet: bool
     verbose: bool
+    stats: bool
     before: Sequence[dict[str, str]] = ()  # messages that the prompt goes on from
     overflow: Overflow = Overflow.error
 

@@ -21,7 +21,7 @@ import typer
 
 from localllm import store
 from localllm.cli import console, prompting
-from localllm.cli.flags import Json, Offline, Quiet
+from localllm.cli.flags import Adapt, AllowOversubscribe, Json, Offline, Quiet
 from localllm.cli.request import Overflow, Part, Request, has_template, note, shift
 from localllm.errors import ContextFullError, DeadlineError, UsageError
 from localllm.overflow import window
@@ -94,6 +94,8 @@ def command(
     budget: Annotated[
         int | None, option("--budget", help="Memory the process may use, as 2G.", **BYTES)
     ] = None,
+    adapt: Adapt = False,
+    allow_oversubscribe: AllowOversubscribe = False,
     raw: Annotated[bool, option("--raw", help="Leave out the model's chat template.")] = False,
     think: Annotated[
         Switch | None, option("--think", help="Let the model reason first, or not.")
@@ -128,6 +130,9 @@ def command(
     json: Json = False,
     quiet: Quiet = False,
     verbose: Annotated[bool, option("-v", "--verbose", help="Tell the timings.")] = False,
+    stats: Annotated[
+        bool, option("--stats", help="Tell timings and memory, predicted and measured.")
+    ] = False,
 ) -> None:
     """Answers a prompt, or talks in the terminal.
 
@@ -160,6 +165,7 @@ def command(
         json=json,
         quiet=quiet,
         verbose=verbose,
+        stats=stats,
     )
     check(request)
     if snapshot is not None and (raw or system is not None):
@@ -175,19 +181,22 @@ def command(
 
     if not raw:
         import_beside("localllm.template")
-    said = ignore if quiet else console.note
     with open_path(
         path,
+        name=name,
         ctx=ctx,
         threads=threads,
         budget=budget,
         kernels=kernels,
-        prefixes=not no_prefix_cache,
-        note=said,
+        adapt=adapt,
+        allow_oversubscribe=allow_oversubscribe,
     ) as model:
+        said = ignore if quiet else console.note
+        if not no_prefix_cache:
+            model.keep_prefixes(said)
         if snapshot is not None:
             request = replace(request, before=model.restore(snapshot, said))
-        note_context(model, ctx, request)
+        note_fit(model, ctx, request)
         if ask is None:
             from localllm.cli import chat
 
@@ -234,14 +243,26 @@ def set_deadline(seconds: float) -> None:
     signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
-def note_context(model: Model, asked: int | None, request: Request) -> None:
+def note_fit(model: Model, asked: int | None, request: Request) -> None:
+    """What was changed to make the model fit, and what it costs that it hardly does."""
+    verdict = model.verdict
+    limit = verdict.limit and verdict.limit.name
     own = int(model.file.info["n_ctx_train"])
-    if asked is None and model.engine.n_ctx < own:
-        limit = model.verdict.limit
-        note(request, f"a context of {model.engine.n_ctx} of {own} fits in {limit and limit.name}")
+    if model.adapted is not None:
+        console.note(f"adapted to {limit}: {model.adapted}")
+    elif asked is None and model.engine.n_ctx < own:
+        note(request, f"a context of {model.engine.n_ctx} of {own} fits in {limit}")
+    if not verdict.runs:
+        console.note(f"{verdict.describe()}; --allow-oversubscribe runs it all the same")
+    elif not verdict.fits and not request.quiet:
+        from localllm import paging
+
+        console.note(paging.describe(verdict, model.file))
 
 
 def respond(model: Model, request: Request, ask: Ask, load_seconds: float) -> None:
+    from localllm import footprint
+    from localllm.cli import stats
     from localllm.cli.answer import HOW_IT_ENDED, PrefillMeter, describe, stream
 
     meter = PrefillMeter(request.quiet)
@@ -252,7 +273,10 @@ def respond(model: Model, request: Request, ask: Ask, load_seconds: float) -> No
     else:
         stream(answer)
     result = answer.result
-    if request.verbose:
+    if request.stats:
+        for line in stats.lines(result, footprint.of(model, result)):
+            console.note(line)
+    elif request.verbose:
         console.note(describe(result))
     if result.finish == "context" or (result.finish == "length" and request.strict):
         raise ContextFullError(
@@ -333,6 +357,9 @@ def cut(model: Model, ids: list[int], n_kept: int, part: Part) -> str:
 def report(
     model: Model, request: Request, answer: Answer, text: str, load_seconds: float
 ) -> dict[str, Any]:
+    from localllm import footprint
+    from localllm.cli import stats
+
     result = answer.result
     sampling = asdict(answer.sampling)
     sampling["biases"] = [list(bias) for bias in sampling["biases"]]
@@ -356,4 +383,5 @@ def report(
             "generate": result.generate_seconds,
             "first_token": result.first_token_seconds,
         },
+        "memory": stats.memory_json(footprint.of(model, result)),
     }

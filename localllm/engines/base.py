@@ -21,13 +21,15 @@ class Plan:
     scratch_bytes: int
     logits_bytes: int
     tables_bytes: int
+    tokenizer_bytes: int  # there since the model was opened
     n_ctx: int
     n_threads: int
 
     @property
     def private_bytes(self) -> int:
         """What only this process has: everything but the mapped weights."""
-        return self.kv_bytes + self.scratch_bytes + self.logits_bytes + self.tables_bytes
+        parts = (self.kv_bytes, self.scratch_bytes, self.logits_bytes, self.tables_bytes)
+        return sum(parts) + self.tokenizer_bytes
 
 
 class TensorInfo(NamedTuple):

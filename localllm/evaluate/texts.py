@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from localllm import memory
 from localllm.engines.base import EngineOptions
 from localllm.errors import UsageError
+from localllm.memory import find_limits
+from localllm.verdict import choose_options
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -55,7 +56,7 @@ def open_engine(file: ModelFile, n_ctx: int, n_threads: int = 0) -> Engine:
     """An engine for such chunks, after a look at memory. Raises: DoesNotFitError."""
     n_rows = min(LOGIT_ROWS, n_ctx)
     asked = EngineOptions(n_ctx=n_ctx, n_batch=n_rows, n_logits=n_rows, n_threads=n_threads)
-    options, _ = memory.choose_options(file, asked, memory.find_limits())
+    options, _ = choose_options(file, asked, find_limits())
     return file.open_engine(options)
 
 

@@ -9,13 +9,13 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from localllm import memory
 from localllm.errors import EngineError
+from localllm.proc_files import read_text
 
 if TYPE_CHECKING:
     from localllm.engines.base import Work
 
-READ_BYTES = 256 * memory.MIB  # far more than any cache holds
+READ_BYTES = 256 << 20  # far more than any cache holds
 READ_SECONDS = 0.1
 PEAK_SECONDS = 0.03
 
@@ -64,7 +64,7 @@ def middle(all_limits: Iterable[Limits]) -> Limits:
 
 
 def processor_name() -> str:
-    for line in memory.read_text(Path("/proc/cpuinfo")).splitlines():
+    for line in read_text(Path("/proc/cpuinfo")).splitlines():
         key, _, value = line.partition(":")
         if key.strip() == "model name":
             return value.strip()

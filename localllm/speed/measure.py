@@ -15,12 +15,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from localllm import memory
 from localllm.engines.base import EngineOptions, PhaseTime, Work
 from localllm.errors import DoesNotFitError, UsageError
+from localllm.memory import find_limits
+from localllm.need import need_of
 from localllm.speed.cases import PROMPT, Case
 from localllm.speed.limits import Limits, measure_limits
-from localllm.units import format_bytes
+from localllm.verdict import judge
 
 if TYPE_CHECKING:
     from localllm.engines.base import Engine, ModelFile, Session
@@ -126,12 +127,10 @@ def open_engine(file: ModelFile, variant: Variant, n_ctx: int, n_sessions: int) 
         n_threads=variant.n_threads,
         kernels=variant.kernels,
     )
-    verdict = memory.judge(file.plan(options), memory.find_limits())
-    if not verdict.fits and verdict.limit is not None:
+    verdict = judge(need_of(file, options), find_limits())
+    if not verdict.runs:
         raise DoesNotFitError(
-            f"{n_sessions} sequences of {n_ctx} tokens need "
-            f"{format_bytes(verdict.limit.need(verdict.plan))}, but {verdict.limit.name} leaves "
-            f"{format_bytes(max(verdict.limit.left_bytes, 0))}",
+            f"{n_sessions} sequences: {verdict.describe()}",
             "a smaller --depth, --prompt, --gen or --batch",
         )
     engine = file.open_engine(options)
