@@ -129,6 +129,8 @@ class Session:
     """One timeline of tokens inside an engine; keeps the engine alive."""
 
     n_tokens: int
+    def share(self, other: Session, n_tokens: int) -> None:
+        """Holds, while empty, the first n_tokens of another session of its engine as well."""
     def get_block(self, i: int) -> bytes:
         """The KV of the tokens of block i, all of which must have been fed."""
     def put_block(self, kv: bytes) -> None:

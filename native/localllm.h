@@ -185,6 +185,10 @@ void ll_session_close(ll_session *s);
 uint32_t ll_session_n_tokens(const ll_session *s);
 /* Drops tokens from the end until at most n_tokens are left; returns the number left. */
 uint32_t ll_session_truncate(ll_session *s, uint32_t n_tokens);
+/* Makes an empty session hold the first n_tokens tokens of another one of its engine, without
+ * computing or copying them: both have the same blocks until one of them writes into a block that
+ * is not full. Errors: ARGUMENT. */
+bool ll_session_share(ll_session *to, const ll_session *from, uint32_t n_tokens, ll_error *err);
 
 /* The KV of LL_BLOCK_TOKENS consecutive tokens, which is all that a session is: with the same
  * tokens before it, the same model and the same LL_ARITHMETIC it has the same bytes in every

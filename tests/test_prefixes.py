@@ -413,3 +413,58 @@ def test_the_cache_is_listed_and_cleared(
     assert prefixes.kept_files(folder) == [] and not any(folder.iterdir())
     assert app.main(["cache", "clear"]) == 0
     assert app.main(["cache", "drop"]) == 2
+
+
+# ---- sessions of one engine ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["llama3", "gemma3"])
+@pytest.mark.parametrize("n_shared", [1, 63, 64, 100, 128, 150])
+def test_sessions_share_what_they_begin_with(
+    name: str, n_shared: int, models: dict[str, Path]
+) -> None:
+    """Each goes on as if it had computed all itself, and neither writes into the other's."""
+    engine = _native.Engine(_native.Model(str(models[name])), n_ctx=256, n_sessions=3, n_logits=2)
+    one, two, alone = engine.session(), engine.session(), engine.session()
+    engine.step([(one, IDS[:150], 1)])
+    two.share(one, n_shared)
+    assert two.n_tokens == n_shared
+    engine.step([(alone, [*IDS[:n_shared], *IDS[300:320]], 1)])
+    expected = bytes(engine.logits())
+    engine.step([(one, IDS[150:170], 1), (two, IDS[300:320], 1)])
+    both = bytes(engine.logits())
+    assert both[len(expected) :] == expected
+    alone.truncate(0)
+    engine.step([(alone, IDS[:170], 1)])
+    assert both[: len(expected)] == bytes(engine.logits())
+
+
+def test_what_was_shared_is_given_back(models: dict[str, Path]) -> None:
+    engine = _native.Engine(_native.Model(str(models["llama3"])), n_ctx=128, n_sessions=2)
+    one, two = engine.session(), engine.session()
+    for _ in range(20):
+        engine.step([(one, IDS[:100], 1)])
+        two.share(one, 90)
+        engine.step([(two, IDS[:20], 1)])
+        one.truncate(0)
+        engine.step([(one, IDS[:128], 1), (two, IDS[:18], 0)])
+        assert (one.n_tokens, two.n_tokens) == (128, 128)
+        one.truncate(0)
+        two.truncate(0)
+
+
+def test_what_cannot_be_shared(models: dict[str, Path]) -> None:
+    model = _native.Model(str(models["llama3"]))
+    engine, other = (_native.Engine(model, n_ctx=128, n_sessions=2) for _ in range(2))
+    one, two, foreign = engine.session(), engine.session(), other.session()
+    engine.step([(one, IDS[:70], 1)])
+    other.step([(foreign, IDS[:70], 1)])
+    for session, source, n_tokens in (
+        (two, one, 71),
+        (two, foreign, 5),
+        (one, two, 0),
+        (one, one, 1),
+    ):
+        with pytest.raises(_native.ArgumentError, match="cannot take"):
+            session.share(source, n_tokens)
+    assert (one.n_tokens, two.n_tokens) == (70, 0)

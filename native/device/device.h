@@ -58,6 +58,7 @@ typedef struct device_kind {
     size_t (*block_bytes)(const device *d, uint32_t group);
     void (*get_block)(const device *d, uint32_t group, uint32_t block, void *out);
     void (*put_block)(device *d, uint32_t group, uint32_t block, const void *kv);
+    void (*copy_block)(device *d, uint32_t group, uint32_t from, uint32_t to);
     /* The kept rows of the last run, [n_kept, n_vocab]. */
     const float *(*logits)(const device *d);
     /* See ll_engine_set_profile and ll_engine_get_profile. */

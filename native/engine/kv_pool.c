@@ -33,3 +33,10 @@ void kv_pool_drop(kv_pool *p, uint32_t block) {
     assert(p->references[block] > 0);
     if (--p->references[block] == 0) p->free_blocks[p->n_free++] = block;
 }
+
+void kv_pool_share(kv_pool *p, uint32_t block) {
+    assert(p->references[block] > 0);
+    p->references[block]++;
+}
+
+bool kv_pool_is_shared(const kv_pool *p, uint32_t block) { return p->references[block] > 1; }

@@ -21,5 +21,8 @@ void kv_pool_close(kv_pool *p);
 /* A block with one reference; the pool must have one free. */
 uint32_t kv_pool_take(kv_pool *p);
 void kv_pool_drop(kv_pool *p, uint32_t block);
+/* One more reference to a block that has some. */
+void kv_pool_share(kv_pool *p, uint32_t block);
+bool kv_pool_is_shared(const kv_pool *p, uint32_t block);
 
 #endif

@@ -51,6 +51,40 @@ uint32_t ll_session_truncate(ll_session *s, uint32_t n_tokens) {
     return s->n_tokens;
 }
 
+bool ll_session_share(ll_session *to, const ll_session *from, uint32_t n_tokens, ll_error *err) {
+    ll_engine *e = to->engine;
+    if (from->engine != e || from == to || to->n_tokens > 0 || n_tokens > from->n_tokens)
+        return ll_fail(err, LL_ERR_ARGUMENT,
+                       "a session of %u tokens cannot take %u tokens of one that has %u",
+                       to->n_tokens, n_tokens, from->n_tokens);
+    for (; to->n_blocks < blocks_for(n_tokens); to->n_blocks++)
+        for (uint32_t g = 0; g < e->plan.n_groups; g++) {
+            uint32_t block = from->tables[g][to->n_blocks];
+            kv_pool_share(&e->pools[g], block);
+            to->tables[g][to->n_blocks] = block;
+        }
+    to->n_tokens = n_tokens;
+    return true;
+}
+
+/* Gives the session a block of its own where the next token would go into a shared one. */
+static bool own_last_block(ll_session *s, ll_error *err) {
+    ll_engine *e = s->engine;
+    uint32_t i = s->n_tokens / BLOCK_POSITIONS;
+    if (s->n_tokens % BLOCK_POSITIONS == 0 || s->n_pending > 0) return true;
+    for (uint32_t g = 0; g < e->plan.n_groups; g++) {
+        uint32_t shared = s->tables[g][i];
+        if (!kv_pool_is_shared(&e->pools[g], shared)) continue;
+        if (e->pools[g].n_free == 0)
+            return ll_fail(err, LL_ERR_CONTEXT, "all %u KV blocks are in use",
+                           e->pools[g].n_blocks);
+        s->tables[g][i] = kv_pool_take(&e->pools[g]);
+        e->kind->copy_block(e->device, g, shared, s->tables[g][i]);
+        kv_pool_drop(&e->pools[g], shared);
+    }
+    return true;
+}
+
 bool ll_session_get_block(const ll_session *s, uint32_t i, void *out, ll_error *err) {
     ll_engine *e = s->engine;
     if (i >= s->n_tokens / BLOCK_POSITIONS)
@@ -85,6 +119,7 @@ bool session_reserve(ll_session *s, uint32_t n_tokens, ll_error *err) {
     if (n_tokens > e->options.n_ctx)
         return ll_fail(err, LL_ERR_CONTEXT, "%u tokens do not fit a context of %u", n_tokens,
                        e->options.n_ctx);
+    if (!own_last_block(s, err)) return false;
     for (; s->n_blocks < needed; s->n_blocks++)
         for (uint32_t g = 0; g < e->plan.n_groups; g++) {
             if (e->pools[g].n_free == 0) { /* groups advance together: undo this block's others */

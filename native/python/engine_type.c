@@ -519,6 +519,20 @@ static PyObject *session_truncate(PyObject *self, PyObject *n_tokens) {
     return PyLong_FromUnsignedLong(ll_session_truncate(s, left));
 }
 
+static PyObject *session_share(PyObject *self, PyObject *args) {
+    module_state *st = module_state_of(self);
+    ll_session *s = idle_session(self);
+    PyObject *from;
+    unsigned n_tokens;
+    if (s == NULL || !PyArg_ParseTuple(args, "O!I", st->session_type, &from, &n_tokens))
+        return NULL;
+    ll_session *other = idle_session(from);
+    if (other == NULL) return NULL;
+    ll_error err = {0};
+    if (!ll_session_share(s, other, n_tokens, &err)) return module_raise(st, &err);
+    Py_RETURN_NONE;
+}
+
 static PyObject *session_get_block(PyObject *self, PyObject *index) {
     ll_session *s = idle_session(self);
     if (s == NULL) return NULL;
@@ -559,6 +573,7 @@ static PyObject *session_get_n_tokens(PyObject *self, void *unused) {
 
 static PyMethodDef session_methods[] = {
     {"truncate", session_truncate, METH_O, "Drops tokens from the end; returns how many are left."},
+    {"share", session_share, METH_VARARGS, "Holds the first tokens of another session too."},
     {"get_block", session_get_block, METH_O, "The KV of 64 tokens, as bytes."},
     {"put_block", session_put_block, METH_O, "Adds 64 tokens by their KV."},
     {"close", session_close, METH_NOARGS, "Gives its KV blocks back."},

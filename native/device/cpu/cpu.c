@@ -162,6 +162,7 @@ const device_kind device_cpu = {
     .block_bytes = cpu_block_bytes,
     .get_block = cpu_get_block,
     .put_block = cpu_put_block,
+    .copy_block = cpu_copy_block,
     .logits = cpu_logits,
     .set_profile = cpu_set_profile,
     .get_profile = cpu_get_profile,

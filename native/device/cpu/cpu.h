@@ -105,6 +105,7 @@ void cpu_release(cpu *d);
 size_t cpu_block_bytes(const device *d, uint32_t group);
 void cpu_get_block(const device *d, uint32_t group, uint32_t block, void *out);
 void cpu_put_block(device *d, uint32_t group, uint32_t block, const void *kv);
+void cpu_copy_block(device *d, uint32_t group, uint32_t from, uint32_t to);
 
 /* Scratch of one thread: the kernels' panel, a tile of outputs, and one row of floats. */
 void *cpu_thread_panel(const cpu *d, uint32_t thread);

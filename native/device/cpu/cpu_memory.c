@@ -161,6 +161,11 @@ void cpu_put_block(device *opaque, uint32_t group, uint32_t block, const void *k
     memcpy(d->kv[group] + d->block_bytes[group] * block, kv, d->block_bytes[group]);
 }
 
+void cpu_copy_block(device *opaque, uint32_t group, uint32_t from, uint32_t to) {
+    cpu *d = (cpu *)(void *)opaque;
+    cpu_put_block(opaque, group, to, d->kv[group] + d->block_bytes[group] * from);
+}
+
 /* A block is [layers of the group][K, then V][kv head][BLOCK_POSITIONS * head_dim]. */
 static uint16_t *block_head(const cpu *d, const step *s, uint32_t block, uint32_t kv_head,
                             uint32_t is_value) {
