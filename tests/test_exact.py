@@ -25,7 +25,13 @@ N_QUANTS = 16
 class ChunkStruct(ctypes.Structure):
     """attend_chunk of native/kernels/kernels.h."""
 
-    _fields_ = (("k", ctypes.c_void_p), ("v", ctypes.c_void_p), ("head_dim", ctypes.c_size_t))
+    _fields_ = (
+        ("k", ctypes.c_void_p),
+        ("v", ctypes.c_void_p),
+        ("head_dim", ctypes.c_size_t),
+        ("k_type", ctypes.c_int),  # 0: F16
+        ("v_type", ctypes.c_int),
+    )
 
 
 class StateStruct(ctypes.Structure):

@@ -293,8 +293,9 @@ static PyObject *model_find_token(PyObject *self, PyObject *text) {
 static PyObject *model_plan(PyObject *self, PyObject *args, PyObject *kwargs) {
     static char *names[] = {OPTION_NAMES};
     ll_engine_options o = {.n_sessions = 1, .n_logits = 1};
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$IIIIIz", names, &o.n_ctx, &o.n_sessions,
-                                     &o.n_batch, &o.n_logits, &o.n_threads, &o.kernels))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$IIIIIzzz", names, &o.n_ctx, &o.n_sessions,
+                                     &o.n_batch, &o.n_logits, &o.n_threads, &o.kernels, &o.kv_k,
+                                     &o.kv_v))
         return NULL;
     ll_model *m = model_get_open(self);
     if (m == NULL) return NULL;
@@ -321,7 +322,8 @@ static PyMethodDef model_methods[] = {
     {"meta", model_meta, METH_O, "The value of one metadata key, None where absent."},
     {"meta_keys", model_meta_keys, METH_NOARGS, "Every key with its type and element count."},
     {"meta_bytes", model_meta_bytes, METH_NOARGS, "Every key with its value as in the file."},
-    {"tensors", model_tensors, METH_NOARGS, "Every tensor: name, quant, shape, bytes, offset, file."},
+    {"tensors", model_tensors, METH_NOARGS,
+     "Every tensor: name, quant, shape, bytes, offset, file."},
     {"tokenize", (PyCFunction)(void (*)(void))model_tokenize, METH_VARARGS | METH_KEYWORDS,
      "The ids of a text."},
     {"token_bytes", (PyCFunction)(void (*)(void))model_token_bytes, METH_VARARGS | METH_KEYWORDS,
