@@ -43,12 +43,15 @@ def load(
     threads: int | None = None,
     budget: int | None = None,
     kernels: str | None = None,
+    kv_k: str | None = None,
+    kv_v: str | None = None,
 ) -> Model:
     """Opens a model by its catalog name, address or path, fetching it where it is not here yet.
 
     ctx: tokens of context; None: the model's own, or the largest that fits.
     threads: None: the usable cores. budget: bytes of memory the process may use.
     kernels: "scalar", "avx2", "avx512" …; None: $LOCALLLM_KERNELS, else the best.
+    kv_k, kv_v: what keys and values are stored as, "f16" or "q8_0"; None: "f16".
     Raises: ModelNotFoundError, NetworkError, IntegrityError, DoesNotFitError, UsageError.
     """
     return open_path(
@@ -57,6 +60,8 @@ def load(
         threads=threads,
         budget=budget,
         kernels=kernels,
+        kv_k=kv_k,
+        kv_v=kv_v,
     )
 
 
@@ -67,6 +72,8 @@ def open_path(
     threads: int | None = None,
     budget: int | None = None,
     kernels: str | None = None,
+    kv_k: str | None = None,
+    kv_v: str | None = None,
 ) -> Model:
     """Opens a model file that is already here. Settings and Raises as for load."""
     for name, value in (("ctx", ctx), ("threads", threads), ("budget", budget)):
@@ -77,7 +84,9 @@ def open_path(
     file = engines.open_model(path)
     try:
         limits = memory.find_limits(budget)
-        asked = EngineOptions(n_ctx=ctx or 0, n_threads=threads or 0, kernels=kernels)
+        asked = EngineOptions(
+            n_ctx=ctx or 0, n_threads=threads or 0, kernels=kernels, kv_k=kv_k, kv_v=kv_v
+        )
         options, verdict = memory.choose_options(file, asked, limits)
         return Model(file, file.open_engine(options), options, verdict)
     except BaseException:
@@ -117,13 +126,16 @@ class Model:
 
     @property
     def info(self) -> dict[str, Any]:
-        """What the file says of itself, and how it runs: path, n_ctx, n_threads, kernels."""
+        """What the file says of itself, and how it runs: path, n_ctx, n_threads, kernels,
+        kv_k, kv_v."""
         return {
             **self.file.info,
             "path": str(self.file.path),
             "n_ctx": self.engine.n_ctx,
             "n_threads": self.engine.n_threads,
             "kernels": self.engine.kernels,
+            "kv_k": self.engine.kv_k,
+            "kv_v": self.engine.kv_v,
         }
 
     def tokenize(self, text: str, special: bool = False) -> list[int]:
@@ -166,6 +178,8 @@ class Model:
             n_logits=n_logits,
             n_threads=self.options.n_threads,
             kernels=self.options.kernels,
+            kv_k=self.options.kv_k,
+            kv_v=self.options.kv_v,
         )
         options, _ = memory.choose_options(self.file, asked, memory.find_limits())
         return self.file.open_engine(options)

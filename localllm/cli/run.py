@@ -20,7 +20,7 @@ import typer
 
 from localllm import store
 from localllm.cli import console, prompting
-from localllm.cli.flags import Json, Offline, Quiet
+from localllm.cli.flags import CacheTypeK, CacheTypeV, Json, Offline, Quiet
 from localllm.cli.request import Part, Request, has_template, note
 from localllm.errors import ContextFullError, DeadlineError, UsageError
 from localllm.sampling import settled
@@ -109,6 +109,8 @@ def command(
     kernels: Annotated[
         str | None, option("--kernels", help="Force kernels: scalar, avx2 or avx512.")
     ] = None,
+    cache_type_k: CacheTypeK = None,
+    cache_type_v: CacheTypeV = None,
     no_stdin: Annotated[bool, option("--no-stdin", help="Do not read stdin.")] = False,
     no_pull: Annotated[bool, option("--no-pull", help="Do not fetch a missing model.")] = False,
     offline: Offline = False,
@@ -159,7 +161,15 @@ def command(
 
     if not raw:
         import_beside("localllm.template")
-    with open_path(path, ctx=ctx, threads=threads, budget=budget, kernels=kernels) as model:
+    with open_path(
+        path,
+        ctx=ctx,
+        threads=threads,
+        budget=budget,
+        kernels=kernels,
+        kv_k=cache_type_k,
+        kv_v=cache_type_v,
+    ) as model:
         note_context(model, ctx, request)
         if ask is None:
             from localllm.cli import chat
@@ -322,6 +332,8 @@ def report(
         "n_ctx": model.engine.n_ctx,
         "n_threads": model.engine.n_threads,
         "kernels": model.engine.kernels,
+        "kv_k": model.engine.kv_k,
+        "kv_v": model.engine.kv_v,
         "seconds": {
             "load": load_seconds,
             "prompt": result.prompt_seconds,
