@@ -46,7 +46,9 @@ class Run:
 
     def __str__(self) -> str:
         threads = f"{self.n_threads} thread{'s' * (self.n_threads != 1)}"
-        return f"{self.kernels} kernels, {threads}, keys {self.kv_k}, values {self.kv_v}"
+        text = f"{self.kernels} kernels, {threads}"
+        is_plain = (self.kv_k, self.kv_v) == ("f16", "f16")
+        return text if is_plain else f"{text}, keys {self.kv_k}, values {self.kv_v}"
 
     def to_json(self) -> dict[str, Any]:
         return {

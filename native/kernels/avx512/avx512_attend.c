@@ -85,6 +85,11 @@ EXP_INLINE void score_tile(form as, int n_rows, int n_vectors, const block *b, s
         }
         const size_t end = start + span < b->head_dim ? start + span : b->head_dim;
         for (size_t d = start; d < end; d++) {
+            /* Several tiles of values will take turns in each row, which the processor's own
+             * prefetching does not follow. */
+            if (as == Q8 && n_vectors == TILE_VECTORS && b->head_dim > TILE_LANES) {
+                _mm_prefetch((const char *)b->v + d * KERNELS_CHUNK, _MM_HINT_T0);
+            }
             __m512 keys[TILE_VECTORS];
 #pragma GCC unroll 4
             for (size_t v = 0; v < (size_t)n_vectors; v++) {
