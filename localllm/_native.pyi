@@ -55,6 +55,8 @@ class Model:
         n_logits: int = 1,
         n_threads: int = 0,
         kernels: str | None = None,
+        kv_k: str | None = None,
+        kv_v: str | None = None,
     ) -> dict[str, int]:
         """What an engine would use, in bytes, before anything is allocated: weight_bytes, kv_bytes,
         scratch_bytes, logits_bytes, tables_bytes, tokenizer_bytes; and n_ctx, n_threads it is
@@ -75,8 +77,12 @@ class Engine:
         n_logits: int = 1,
         n_threads: int = 0,
         kernels: str | None = None,
+        kv_k: str | None = None,
+        kv_v: str | None = None,
     ) -> None: ...
     kernels: str
+    kv_k: str
+    kv_v: str
     n_threads: int
     n_ctx: int
     n_batch: int

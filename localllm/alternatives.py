@@ -1,8 +1,8 @@
 """What would fit instead, each as the command to type, the one that loses least first.
 
-A lever is a row: a shorter context, fewer threads, another quant of the same model that is here,
-one that the catalog knows, one that this file can be made into. Each is judged exactly as the run
-itself would be, by the engine's plan.
+A lever is a row: a shorter context, smaller keys and values, another quant of the same model that is
+here, one that the catalog knows, one that this file can be made into, fewer threads. Each is judged
+exactly as the run itself would be, by the engine's plan.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from localllm.usage import Usage
 from localllm.verdict import Verdict, find_largest_context, judge, settle_options
 
 MOST = 3
+SMALLER_KV = "q8_0"
 # What is left of a limit, and what a process takes, move a little from one command to the next; an
 # alternative fits with this much to spare, so that it still does when it is typed.
 SPARE_SHARE = 0.01
@@ -78,6 +79,12 @@ def shorter_context(refused: Refused) -> Iterator[Alternative]:
         change = f"a context of {largest} instead of {refused.options.n_ctx}"
         shorter = replace(refused.options, n_ctx=largest)
         yield from fitting(refused, change, ("-c", str(largest)), shorter)
+
+
+def smaller_kv(refused: Refused) -> Iterator[Alternative]:
+    quantized = replace(refused.options, kv_k=SMALLER_KV, kv_v=SMALLER_KV)
+    flags = ("--cache-type-k", SMALLER_KV, "--cache-type-v", SMALLER_KV)
+    yield from fitting(refused, f"keys and values stored as {SMALLER_KV}", flags, quantized)
 
 
 def fewer_threads(refused: Refused) -> Iterator[Alternative]:
@@ -187,6 +194,7 @@ def all_quants(file: ModelFile) -> Iterator[tuple[str, int]]:
 
 LEVERS: tuple[Callable[[Refused], Iterator[Alternative]], ...] = (
     shorter_context,
+    smaller_kv,
     smaller_quants_here,
     smaller_quants_known,
     quants_to_make,

@@ -48,6 +48,8 @@ def load(
     threads: int | None = None,
     budget: int | None = None,
     kernels: str | None = None,
+    kv_k: str | None = None,
+    kv_v: str | None = None,
     adapt: bool = False,
     allow_oversubscribe: bool = False,
     prefixes: bool = False,
@@ -57,6 +59,7 @@ def load(
     ctx: tokens of context; None: the model's own, or the largest that fits.
     threads: None: the usable cores. budget: bytes of memory the process may use.
     kernels: "scalar", "avx2", "avx512" …; None: $LOCALLLM_KERNELS, else the best.
+    kv_k, kv_v: what keys and values are stored as, "f16" or "q8_0"; None: "f16".
     adapt: where it does not fit, take what loses least of what does; `Model.adapted` says what.
     allow_oversubscribe: open it although it does not fit.
     prefixes: keep what is computed of long prompts on the disk, and take from there what is known.
@@ -70,6 +73,8 @@ def load(
         threads=threads,
         budget=budget,
         kernels=kernels,
+        kv_k=kv_k,
+        kv_v=kv_v,
         adapt=adapt,
         allow_oversubscribe=allow_oversubscribe,
     )
@@ -90,6 +95,8 @@ def open_path(
     threads: int | None = None,
     budget: int | None = None,
     kernels: str | None = None,
+    kv_k: str | None = None,
+    kv_v: str | None = None,
     adapt: bool = False,
     allow_oversubscribe: bool = False,
 ) -> Model:
@@ -97,7 +104,7 @@ def open_path(
 
     name: what the model is called in the commands that a refusal offers; None: its path.
     """
-    asked = check_options(ctx, threads, budget, kernels)
+    asked = check_options(ctx, threads, budget, kernels, kv_k, kv_v)
     before = usage.measure()
     file = engines.open_model(path)
     try:
@@ -122,7 +129,12 @@ def open_path(
 
 
 def check_options(
-    ctx: int | None, threads: int | None, budget: int | None, kernels: str | None
+    ctx: int | None,
+    threads: int | None,
+    budget: int | None,
+    kernels: str | None,
+    kv_k: str | None,
+    kv_v: str | None,
 ) -> EngineOptions:
     """Raises: UsageError."""
     for name, value in (("ctx", ctx), ("threads", threads), ("budget", budget)):
@@ -130,7 +142,9 @@ def check_options(
             raise UsageError(f"{name} is {value}, but must be at least 1")
     if max(ctx or 0, threads or 0) >= 1 << 31:
         raise UsageError("a context or a number of threads that large does not exist")
-    return EngineOptions(n_ctx=ctx or 0, n_threads=threads or 0, kernels=kernels)
+    return EngineOptions(
+        n_ctx=ctx or 0, n_threads=threads or 0, kernels=kernels, kv_k=kv_k, kv_v=kv_v
+    )
 
 
 def open_adapted(
@@ -196,13 +210,16 @@ class Model:
 
     @property
     def info(self) -> dict[str, Any]:
-        """What the file says of itself, and how it runs: path, n_ctx, n_threads, kernels."""
+        """What the file says of itself, and how it runs: path, n_ctx, n_threads, kernels,
+        kv_k, kv_v."""
         return {
             **self.file.info,
             "path": str(self.file.path),
             "n_ctx": self.engine.n_ctx,
             "n_threads": self.engine.n_threads,
             "kernels": self.engine.kernels,
+            "kv_k": self.engine.kv_k,
+            "kv_v": self.engine.kv_v,
         }
 
     def tokenize(self, text: str, special: bool = False) -> list[int]:
@@ -245,6 +262,8 @@ class Model:
             n_logits=n_logits,
             n_threads=self.options.n_threads,
             kernels=self.options.kernels,
+            kv_k=self.options.kv_k,
+            kv_v=self.options.kv_v,
         )
         options, _ = choose_options(self.file, asked, find_limits())
         return self.file.open_engine(options)
@@ -254,7 +273,7 @@ class Model:
         computed again. note: told, once, of damaged files and of a disk that takes no more."""
         from localllm.prefixes import Prefixes
 
-        self.timeline.prefixes = Prefixes(self.file, self.engine.block_bytes, note)
+        self.timeline.prefixes = Prefixes(self.file, self.engine, note)
 
     def need(self, extent: Extent | None = None) -> Need:
         """What this model takes in memory when it has been used so far; None: to its end."""
@@ -349,7 +368,7 @@ class Model:
         from localllm import snapshots
 
         timeline = self.timeline
-        return snapshots.save(path, messages, self.file, timeline.session, timeline.ids)
+        return snapshots.save(path, messages, self.file, self.engine, timeline)
 
     def restore(self, path: Path, note: Callable[[str], None] = ignore) -> list[dict[str, str]]:
         """The messages of a saved conversation, whose KV the next answer goes on from.
@@ -361,7 +380,7 @@ class Model:
 
         snapshot = snapshots.read(path)
         if len(snapshot.ids) < self.engine.n_ctx:
-            kv = snapshots.blocks(snapshot, self.file, self.engine.block_bytes, note)
+            kv = snapshots.blocks(snapshot, self.file, self.engine, note)
             self.timeline.restore(snapshot.ids, kv)
         return snapshot.messages
 

@@ -34,7 +34,7 @@ from localllm.sources.split import model_files
 from localllm.store import read_manifest
 
 if TYPE_CHECKING:
-    from localllm.engines.base import ModelFile, Session
+    from localllm.engines.base import Engine, ModelFile, Session
 
 ARITHMETIC, BLOCK_TOKENS = kv_format()
 
@@ -60,10 +60,10 @@ def cache_folder() -> Path:
 # ---- keys ----------------------------------------------------------------------------------------
 
 
-def fingerprint(file: ModelFile) -> bytes:
+def fingerprint(file: ModelFile, engine: Engine) -> bytes:
     """A hash of all that K and V depend on beside the tokens. Raises: OSError."""
-    digest = hashlib.sha256(json.dumps([ARITHMETIC, BLOCK_TOKENS, identity(file)]).encode())
-    return digest.digest()
+    settings = [ARITHMETIC, BLOCK_TOKENS, engine.kv_k, engine.kv_v, identity(file)]
+    return hashlib.sha256(json.dumps(settings).encode()).digest()
 
 
 def identity(file: ModelFile) -> list[object]:
@@ -195,10 +195,9 @@ class Prefixes:
     finish() when it has. Only one block is in memory at a time.
     """
 
-    def __init__(self, file: ModelFile, block_bytes: int, note: Note) -> None:
-        """block_bytes: of a KV block of the engine that runs the model."""
+    def __init__(self, file: ModelFile, engine: Engine, note: Note) -> None:
         self.folder = cache_folder()
-        self.block_bytes = block_bytes
+        self.engine = engine
         self.note = note
         self.said: set[str] = set()
         self.file = file
@@ -208,7 +207,7 @@ class Prefixes:
     @functools.cached_property
     def first(self) -> bytes:
         """The key before the first block. Short prompts never ask for it."""
-        return fingerprint(self.file)
+        return fingerprint(self.file, self.engine)
 
     @property
     def model_folder(self) -> Path:
@@ -239,7 +238,7 @@ class Prefixes:
     def load(self, session: Session, key: bytes) -> bool:
         path = self.path(key)
         try:
-            session.put_block(read_block(path, key, self.block_bytes))
+            session.put_block(read_block(path, key, self.engine.block_bytes))
         except DamagedError:
             self.say("a kept prefix is damaged; it is computed again")
             with contextlib.suppress(OSError):

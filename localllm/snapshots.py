@@ -21,7 +21,8 @@ from localllm.errors import IntegrityError
 from localllm.prefixes import BLOCK_TOKENS, Note, fingerprint, keys_of
 
 if TYPE_CHECKING:
-    from localllm.engines.base import ModelFile, Session
+    from localllm.engines.base import Engine, ModelFile
+    from localllm.generate import Timeline
 
 SCHEMA_VERSION = 1
 MAGIC = b"llsnap\1\0"
@@ -44,15 +45,13 @@ def save(
     path: Path,
     messages: Sequence[Mapping[str, Any]],
     file: ModelFile,
-    session: Session,
-    ids: Sequence[int],
+    engine: Engine,
+    timeline: Timeline,
 ) -> int:
-    """Writes a conversation, and the whole blocks of what a session holds of it.
-
-    ids: those that the session holds. Returns how many of them are kept. Raises: OSError.
-    """
-    keys = keys_of(fingerprint(file), ids)
-    kept = list(ids[: len(keys) * BLOCK_TOKENS])
+    """Writes a conversation, and the whole blocks of what is computed of it; returns how many
+    tokens that are. Raises: OSError."""
+    keys = keys_of(fingerprint(file, engine), timeline.ids)
+    kept = timeline.ids[: len(keys) * BLOCK_TOKENS]
     document = {
         "schema_version": SCHEMA_VERSION,
         "messages": [dict(message) for message in messages],
@@ -66,7 +65,7 @@ def save(
         with os.fdopen(fd, "wb") as out:
             out.write(MAGIC + LENGTH.pack(len(text)) + text)
             for i in range(len(keys)):
-                kv = session.get_block(i)
+                kv = timeline.session.get_block(i)
                 out.write(CHECKSUM.pack(zlib.crc32(kv)))
                 out.write(kv)
         partial.replace(path)
@@ -99,16 +98,15 @@ def read(path: Path) -> Snapshot:
     return Snapshot(path, messages, ids, key, kv_at)
 
 
-def blocks(snapshot: Snapshot, file: ModelFile, block_bytes: int, note: Note) -> Iterator[bytes]:
-    """The KV of a snapshot, block by block, as far as it is this model's and whole.
-
-    block_bytes: of the engine that is to go on. Raises: OSError.
-    """
-    keys = keys_of(fingerprint(file), snapshot.ids)
+def blocks(snapshot: Snapshot, file: ModelFile, engine: Engine, note: Note) -> Iterator[bytes]:
+    """The KV of a snapshot, block by block, as far as it is this model's and whole, and of the
+    types that this engine keeps. Raises: OSError."""
+    block_bytes = engine.block_bytes
+    keys = keys_of(fingerprint(file, engine), snapshot.ids)
     if not keys:
         return
     if keys[-1].hex() != snapshot.key:
-        note(f"{str(snapshot.path)!r} was made with another model or version; it is computed again")
+        note(f"{str(snapshot.path)!r} was made by another model or KV type; it is computed again")
         return
     with snapshot.path.open("rb") as opened:
         opened.seek(snapshot.kv_at)

@@ -157,6 +157,8 @@ typedef struct ll_engine_options {
     uint32_t n_logits;   /* rows per step whose logits are kept; 0: 1 */
     uint32_t n_threads;  /* 0: usable cores */
     const char *kernels; /* a name of kernels_list; NULL: $LOCALLLM_KERNELS, else the best */
+    const char *kv_k;    /* what keys are stored as, "f16" or "q8_0"; NULL: "f16" */
+    const char *kv_v;    /* values likewise */
 } ll_engine_options;
 
 /* What an engine will use, before anything is allocated. The allocator reads the same numbers. */
@@ -176,6 +178,8 @@ bool ll_engine_plan(const ll_model *m, const ll_engine_options *options, ll_memo
 ll_engine *ll_engine_open(const ll_model *m, const ll_engine_options *options, ll_error *err);
 void ll_engine_close(ll_engine *e);
 const char *ll_engine_kernels(const ll_engine *e);
+const char *ll_engine_kv_k(const ll_engine *e);
+const char *ll_engine_kv_v(const ll_engine *e);
 uint32_t ll_engine_n_threads(const ll_engine *e);
 uint32_t ll_engine_n_ctx(const ll_engine *e);
 uint32_t ll_engine_n_batch(const ll_engine *e);

@@ -259,8 +259,39 @@ static void attend(const kernels *k, const attend_chunk *chunk, const float *q, 
     }
 }
 
-static void check_attend_case(const kernels *k, sight how, size_t n_rows, size_t head_dim) {
-    static uint16_t keys[MAX_HEAD * KERNELS_CHUNK], values[KERNELS_CHUNK * MAX_HEAD];
+/* A number of keys or values, and a scale where codes are one; what nobody sees may hold anything.
+ */
+static uint16_t draw_number(bool is_seen, float scale) {
+    return is_seen ? exact_f32_to_f16(draw_unit() * scale) : 0x7e00;
+}
+
+static void draw_chunk(attend_chunk *chunk, const bool *is_seen, float scale, uint8_t *keys,
+                       uint8_t *values) {
+    const size_t n = chunk->head_dim, n_blocks = kv_n_blocks(n);
+    uint16_t *numbers[2] = {(uint16_t *)(void *)keys, (uint16_t *)(void *)values};
+    bool is_half[2] = {chunk->k_type == KV_F16, chunk->v_type == KV_F16};
+    if (!is_half[0]) numbers[0] = kv_scales(chunk->k_type, keys, n);
+    if (!is_half[1]) numbers[1] = kv_scales(chunk->v_type, values, n);
+    for (size_t i = 0; i < n * KERNELS_CHUNK; i++) {
+        keys[i] = (uint8_t)draw_below(256);
+        values[i] = (uint8_t)draw_below(256);
+    }
+    for (size_t j = 0; j < KERNELS_CHUNK; j++) {
+        for (size_t d = 0; d < (is_half[0] ? n : n_blocks); d++)
+            numbers[0][d * KERNELS_CHUNK + j] =
+                draw_number(is_seen[j], is_half[0] ? scale : scale / 127);
+        size_t width = is_half[1] ? n : n_blocks;
+        for (size_t d = 0; d < width; d++)
+            numbers[1][j * width + d] = draw_number(is_seen[j], is_half[1] ? 1 : 1.0f / 127);
+    }
+    chunk->k = keys;
+    chunk->v = values;
+}
+
+static void check_attend_case(const kernels *k, sight how, size_t n_rows, size_t head_dim,
+                              kv_type k_type, kv_type v_type) {
+    enum { CHUNK_BYTES = MAX_HEAD * KERNELS_CHUNK * 2 }; /* of F16, the widest type */
+    static _Alignas(64) uint8_t keys[CHUNK_BYTES], values[CHUNK_BYTES];
     static float q[MAX_ROWS * Q_STRIDE];
     static attended expected, got;
     uint8_t first[MAX_ROWS], last[MAX_ROWS];
@@ -275,33 +306,33 @@ static void check_attend_case(const kernels *k, sight how, size_t n_rows, size_t
         if (n_rows == 5 && row % 2) q[i] = 0;              /* scores of zero */
         if (n_rows == 2) q[i] = row ? 1e-44f : -1e-44f;    /* that underflow to either zero */
     }
-    for (size_t j = 0; j < KERNELS_CHUNK; j++) { /* what nobody sees may hold anything */
-        for (size_t d = 0; d < head_dim; d++) {
-            const float scale = n_rows == 2 ? 0x1p-23f : 2;
-            keys[d * KERNELS_CHUNK + j] =
-                is_seen[j] ? exact_f32_to_f16(draw_unit() * scale) : 0x7e00;
-            values[j * head_dim + d] = is_seen[j] ? exact_f32_to_f16(draw_unit()) : 0x7c00;
-        }
-    }
-    const attend_chunk chunk = {keys, values, head_dim};
+    attend_chunk chunk = {.head_dim = head_dim, .k_type = k_type, .v_type = v_type};
+    draw_chunk(&chunk, is_seen, n_rows == 2 ? 0x1p-23f : 2, keys, values);
     attend(&kernels_scalar, &chunk, q, n_rows, first, last, &expected);
     attend(k, &chunk, q, n_rows, first, last, &got);
     char what[96];
-    snprintf(what, sizeof what, "attend, %s, %zu rows, heads of %zu", sight_names[how], n_rows,
-             head_dim);
+    snprintf(what, sizeof what, "attend, %s, %zu rows, heads of %zu, %s and %s", sight_names[how],
+             n_rows, head_dim, kv_names[k_type], kv_names[v_type]);
     expect_equal(k, what, &expected, &got, sizeof got);
 }
 
-static void check_attend(const kernels *k) {
+static void check_attend_types(const kernels *k, kv_type k_type, kv_type v_type) {
     static const size_t n_rows[] = {1, 2, 3, 4, 5, 8, 9, 31, 70};
     static const size_t head_dims[] = {8, 24, 64, 72, MAX_HEAD};
     for (sight how = 0; how < SIGHTS; how++) {
         for (size_t r = 0; r < sizeof n_rows / sizeof *n_rows; r++) {
             for (size_t h = 0; h < sizeof head_dims / sizeof *head_dims; h++) {
                 if (n_rows[r] > 9 && head_dims[h] > 128) continue;
-                check_attend_case(k, how, n_rows[r], head_dims[h]);
+                check_attend_case(k, how, n_rows[r], head_dims[h], k_type, v_type);
             }
         }
+    }
+}
+
+static void check_attend(const kernels *k) {
+    for (kv_type k_type = 0; k_type < KV_TYPE_COUNT; k_type++) {
+        for (kv_type v_type = 0; v_type < KV_TYPE_COUNT; v_type++)
+            check_attend_types(k, k_type, v_type);
     }
 }
 

@@ -386,6 +386,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "setting of nothing": (["--against", "threads="], "--against"),
     "setting given twice": (["--against", "threads=1,threads=2"], "--against"),
     "unknown kernels": (["--against", "kernels=mmx"], "mmx"),
+    "unknown type of keys": (["--against", "cache-type-k=q9"], "q9"),
     "too few for a comparison": (["--against", "threads=1", "--repeat", "4"], "--repeat"),
     "two comparisons": (["--against", "threads=1", "--compare", "x"], "--against"),
     "cases of its own": (["--compare", "x", "--depth", "3"], "--depth"),

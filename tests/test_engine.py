@@ -5,6 +5,7 @@ hurts, a plan that is what is used, and an answer to Ctrl-C.
 from __future__ import annotations
 
 import gc
+import itertools
 import signal
 import threading
 import time
@@ -14,7 +15,7 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
-from golden.tiny_models import TINY_MODELS, write_gguf
+from golden.tiny_models import TINY_MODELS, TinyModel, token_ids, write_gguf
 from numpy.typing import NDArray
 
 from localllm import _native
@@ -196,6 +197,14 @@ def test_unknown_kernels_are_refused(model: _native.Model) -> None:
         _native.Engine(model, kernels="abacus")
 
 
+@pytest.mark.parametrize("side", ["kv_k", "kv_v"])
+def test_unknown_types_of_keys_and_values_are_refused(model: _native.Model, side: str) -> None:
+    expected = r'no type "q9" of keys and values; there are f16, q8_0'
+    for open_or_plan in (lambda **o: _native.Engine(model, **o), model.plan):
+        with pytest.raises(_native.ArgumentError, match=expected):
+            open_or_plan(**{side: "q9"})
+
+
 def test_no_order_of_closing_hurts(path: Path) -> None:
     model = _native.Model(str(path))
     engine = _native.Engine(model, n_ctx=64)
@@ -276,3 +285,43 @@ def test_the_plan_grows_with_the_context_alone(model: _native.Model) -> None:
     small, large = model.plan(n_ctx=64), model.plan(n_ctx=640)
     assert large["kv_bytes"] == 10 * small["kv_bytes"]
     assert large["weight_bytes"] == small["weight_bytes"] == model.info["weight_bytes"]
+
+
+# Bytes of one position of a head of 16 channels: codes, and one scale of F16.
+KV_BYTES = {"f16": 32, "q8_0": 16 + 2}
+
+
+@pytest.mark.parametrize("types", list(itertools.product(KV_BYTES, KV_BYTES)), ids="/".join)
+def test_the_plan_and_the_work_know_the_types_of_keys_and_values(
+    model: _native.Model, types: tuple[str, str]
+) -> None:
+    options: dict[str, Any] = {"n_ctx": 2 * BLOCK, "kv_k": types[0], "kv_v": types[1]}
+    info = model.info
+    assert info["head_dim"] == 16
+    per_position = info["n_layers"] * info["n_kv_heads"] * sum(KV_BYTES[t] for t in types)
+    assert model.plan(**options)["kv_bytes"] == 2 * BLOCK * per_position
+    engine = _native.Engine(model, **options)
+    assert (engine.kv_k, engine.kv_v) == types
+    assert engine.work([(9, 1, 1)])["kv_bytes"] == 10 * per_position
+
+
+# How far logits may move, over their own spread. A scale belongs to 32 channels, of which the
+# largest is some 2 to 3 times what is usual: a code is off by 0.3 of 1/127 of that.
+MOST_MOVED = {"q8_0": 0.01}
+
+
+@pytest.mark.parametrize("tiny", TINY_MODELS, ids=lambda tiny: tiny.name)
+@pytest.mark.parametrize("side", ["kv_k", "kv_v"])
+@pytest.mark.parametrize("kind", MOST_MOVED)
+def test_rounded_keys_and_values_move_the_logits_a_little(
+    tiny: TinyModel, side: str, kind: str, tmp_path: Path
+) -> None:
+    write_gguf(tiny, tmp_path / "tiny.gguf")
+    model, ids = _native.Model(str(tmp_path / "tiny.gguf")), token_ids(tiny) * 2
+    found = []
+    for options in ({}, {side: kind}):
+        engine = _native.Engine(model, n_ctx=len(ids), n_logits=len(ids), **options)
+        engine.step([(engine.session(), ids, len(ids))])
+        found.append(kept(engine))
+    moved = float((found[1] - found[0]).std() / found[0].std())
+    assert 0 < moved < MOST_MOVED[kind]

@@ -19,13 +19,20 @@ Doubles = npt.NDArray[np.float64]
 Halves = npt.NDArray[np.float16]
 
 CHUNK = 64
+Q8_0 = 1  # of enum kv_type
 N_QUANTS = 16
 
 
 class ChunkStruct(ctypes.Structure):
     """attend_chunk of native/kernels/kernels.h."""
 
-    _fields_ = (("k", ctypes.c_void_p), ("v", ctypes.c_void_p), ("head_dim", ctypes.c_size_t))
+    _fields_ = (
+        ("k", ctypes.c_void_p),
+        ("v", ctypes.c_void_p),
+        ("head_dim", ctypes.c_size_t),
+        ("k_type", ctypes.c_int),  # 0: F16
+        ("v_type", ctypes.c_int),
+    )
 
 
 class StateStruct(ctypes.Structure):
@@ -364,6 +371,26 @@ def test_elementwise_kernels(lib: ctypes.CDLL, scalar: KernelsStruct) -> None:
 
 
 # ---- attention --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("head_dim", [8, 64, 80])
+def test_elements_of_int8_keys_and_values(lib: ctypes.CDLL, head_dim: int) -> None:
+    """Where codes and scales lie, and their exact product."""
+    rng = np.random.default_rng(head_dim)
+    n_blocks = (head_dim + 31) // 32
+    codes = rng.integers(-128, 128, (head_dim, CHUNK)).astype(np.int8)
+    scales = rng.normal(size=(n_blocks, CHUNK)).astype(np.float16)
+    block = np.arange(head_dim) // 32
+    expected = codes.astype(np.float64) * scales[block].astype(np.float64)
+    for read, stored in (
+        (lib.kv_key, codes.tobytes() + scales.tobytes()),
+        (lib.kv_value, codes.T.tobytes() + scales.T.tobytes()),
+    ):
+        read.restype = FLOAT
+        read.argtypes = (ctypes.c_int, POINTER, SIZE, SIZE, SIZE)
+        for j, channel in ((0, 0), (63, head_dim - 1), (17, head_dim // 2), (40, 3)):
+            found = read(Q8_0, stored, head_dim, j, channel)
+            assert found == expected[channel, j]
 
 
 class Chunk:

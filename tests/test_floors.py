@@ -34,8 +34,8 @@ PYTHON_FLOORS: list[set[str]] = [
     {"usage", "disk", "catalog", "fetch", "sources", "template", "engines.base"},
     {"engines.native", "engines.quantizer"},
     {"engines", "need", "memory", "verdict", "paging"}
-    | {"store", "keep", "assemble", "budget", "acquire", "convert", "prefixes", "snapshots"},
-    {"generate", "alternatives", "fitting", "model", "footprint", "overflow"}
+    | {"store", "keep", "assemble", "budget", "acquire", "convert", "prefixes"},
+    {"generate", "alternatives", "fitting", "model", "footprint", "overflow", "snapshots"}
     | {"speed", "evaluate"},
     {"cli"},
     {"__init__", "__main__"},

@@ -8,6 +8,7 @@ not write) with chosen f16 scales; results are compared as bytes, without a tole
 from __future__ import annotations
 
 import ctypes
+import itertools
 import math
 import mmap
 from collections.abc import Iterator
@@ -70,7 +71,13 @@ class QuantTraits(ctypes.Structure):
 
 
 class AttendChunk(ctypes.Structure):
-    _fields_ = (("k", ptr), ("v", ptr), ("head_dim", c_size_t))
+    _fields_ = (
+        ("k", ptr),
+        ("v", ptr),
+        ("head_dim", c_size_t),
+        ("k_type", ctypes.c_int),
+        ("v_type", ctypes.c_int),
+    )
 
 
 class AttendState(ctypes.Structure):
@@ -458,22 +465,45 @@ def test_sum_weights(engine: Engine) -> None:
 # ---- attention ---------------------------------------------------------------------------------
 
 
+KV_F16, KV_Q8_0 = KV_TYPES = range(2)
+
+
 class Attention(NamedTuple):
-    k: np.ndarray  # [head_dim, CHUNK] f16
-    v: np.ndarray  # [CHUNK, head_dim] f16
+    k: np.ndarray  # u8, the bytes of a chunk of its type
+    v: np.ndarray
+    k_type: int
+    v_type: int
+    head_dim: int
     q: np.ndarray  # [n_rows, head_dim + 3] f32, of which head_dim are read
     first: np.ndarray
     last: np.ndarray
     scale: float
 
 
+def as_bytes(*arrays: np.ndarray) -> np.ndarray:
+    return np.concatenate([np.ascontiguousarray(a).view(np.uint8).ravel() for a in arrays])
+
+
+def draw_side(
+    rng: np.random.Generator, kind: int, head_dim: int, seen: np.ndarray, unseen: float
+) -> list[np.ndarray]:
+    """Keys, or values transposed, as stored; `unseen` is in memory that nobody sees."""
+    numbers = rng.standard_normal((head_dim, CHUNK)).astype(np.float16)
+    if kind == KV_F16:
+        numbers[:, ~seen] = unseen
+        return [numbers]
+    scales = numbers[: (head_dim + 31) // 32] / np.float16(100)
+    scales[:, ~seen] = unseen
+    return [rng.integers(-128, 128, numbers.shape).astype(np.int8), scales]
+
+
 def run_attend(kernels: Kernels, t: Attention) -> tuple[bytes, list[AttendState], np.ndarray]:
-    n_rows, head_dim = len(t.q), len(t.k)
+    n_rows, head_dim = len(t.q), t.head_dim
     o = np.full((n_rows, head_dim), GUARD, np.float32)
     states = (AttendState * n_rows)()
     for r in range(n_rows):
         states[r].o = o[r].ctypes.data
-    chunk = AttendChunk(t.k.ctypes.data, t.v.ctypes.data, head_dim)
+    chunk = AttendChunk(t.k.ctypes.data, t.v.ctypes.data, head_dim, t.k_type, t.v_type)
     kernels.attend(
         ctypes.byref(chunk), t.q.ctypes.data, t.q.shape[1], n_rows, t.scale, t.first.ctypes.data,
         t.last.ctypes.data, ctypes.addressof(states), SCRATCH.ctypes.data,
@@ -496,24 +526,26 @@ def ranges(rng: np.random.Generator, how: str, n_rows: int) -> tuple[np.ndarray,
     return first, last
 
 
-def attention(rng: np.random.Generator, how: str, n_rows: int, head_dim: int) -> Attention:
+def attention(
+    rng: np.random.Generator, how: str, n_rows: int, head_dim: int, types: tuple[int, int]
+) -> Attention:
     first, last = ranges(rng, how, n_rows)
-    k = rng.standard_normal((head_dim, CHUNK)).astype(np.float16)
-    v = rng.standard_normal((CHUNK, head_dim)).astype(np.float16)
     seen = np.zeros(CHUNK, bool)
     for a, b in zip(first, last, strict=True):
         seen[a:b] = True
-    k[:, ~seen], v[~seen] = np.nan, np.inf  # memory nobody sees may hold anything
+    k = as_bytes(*draw_side(rng, types[0], head_dim, seen, math.nan))
+    v = as_bytes(*(a.T for a in draw_side(rng, types[1], head_dim, seen, math.inf)))
     q = rng.standard_normal((n_rows, head_dim + 3)).astype(np.float32)
-    return Attention(k, v, q, first, last, 1 / math.sqrt(head_dim))
+    return Attention(k, v, *types, head_dim, q, first, last, 1 / math.sqrt(head_dim))
 
 
+@pytest.mark.parametrize("types", list(itertools.product(KV_TYPES, KV_TYPES)))
 @pytest.mark.parametrize("how", ["full", "diagonal", "window", "any", "few"])
-def test_attend(engine: Engine, how: str) -> None:
+def test_attend(engine: Engine, how: str, types: tuple[int, int]) -> None:
     rng = np.random.default_rng(5)
     for n_rows in (1, 2, 3, 4, 5, 8, 9, 31, 64, 70):
         for head_dim in (8, 24, 64, 72, 128, 256):
-            t = attention(rng, how, n_rows, head_dim)
+            t = attention(rng, how, n_rows, head_dim, types)
             if n_rows == 3:
                 t.q[:] *= 50  # exponentials that vanish
             if n_rows == 5:
@@ -531,7 +563,8 @@ def test_attend_zero_of_either_sign(engine: Engine) -> None:
     v = np.ones((CHUNK, 8), np.float16)
     q = np.zeros((2, 8), np.float32)
     q[:, 7] = [1e-44, -1e-44]  # the last dimension: nothing is added to its zero
-    t = Attention(k, v, q, np.zeros(2, np.uint8), np.full(2, CHUNK, np.uint8), 1.0)
+    seen = np.zeros(2, np.uint8), np.full(2, CHUNK, np.uint8)
+    t = Attention(as_bytes(k), as_bytes(v), KV_F16, KV_F16, 8, q, *seen, 1.0)
     expected = run_attend(engine.scalar, t)
     assert [math.copysign(1, s.m) for s in expected[1]] == [1, -1]
     for kernels in engine.others:

@@ -54,7 +54,7 @@ class Run:
         self.file = engines.open_model(path)
         self.engine = self.file.open_engine(EngineOptions(n_ctx=1024, **options))
         self.notes: list[str] = []
-        self.prefixes = Prefixes(self.file, self.engine.block_bytes, self.notes.append)
+        self.prefixes = Prefixes(self.file, self.engine, self.notes.append)
         self.timeline = Timeline(self.engine, self.prefixes)
 
     def feed(self, ids: list[int]) -> tuple[int, bytes]:
@@ -178,6 +178,15 @@ def test_models_do_not_share(open_run: Open, folder: Path) -> None:
     open_run("llama3").feed(IDS)
     assert open_run("qwen3").feed(IDS)[0] == 0
     assert len({path.parent for path in files_of(folder)}) == 2
+
+
+def test_types_of_kv_do_not_share(open_run: Open, folder: Path) -> None:
+    open_run().feed(IDS)
+    cold = open_run(kv_k="q8_0").feed(IDS)
+    assert cold[0] == 0
+    assert open_run(kv_k="q8_0", n_threads=1).feed(IDS) == (640, cold[1])
+    assert open_run(kv_k="q8_0", kv_v="q8_0").feed(IDS)[0] == 0
+    assert len({path.parent for path in files_of(folder)}) == 3
 
 
 def test_a_changed_model_is_another(models: dict[str, Path], tmp_path: Path, folder: Path) -> None:

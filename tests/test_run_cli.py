@@ -92,6 +92,8 @@ ANSWERS: dict[str, tuple[list[str], bytes | None, bytes]] = {
     "not utf-8": (["@paris"], b"\xff\xfe\x00q", PARIS),
     "one thread": (["@paris", "q", "-t", "1", "-c", "64"], None, PARIS),
     "scalar": (["@paris", "q", "--kernels", "scalar"], None, PARIS),
+    "int8 keys": (["@paris", "q", "--cache-type-k", "q8_0"], None, PARIS),
+    "int8 values": (["@paris", "q", "--cache-type-v", "q8_0"], None, PARIS),
     "numbers with units": (["@paris", "q", "-c", "0.25k", "--budget", "2GiB"], None, PARIS),
 }
 
@@ -203,6 +205,8 @@ MISTAKES: dict[str, tuple[list[str], int, str]] = {
     "bad size": (["run", "@paris", "q", "--budget", "big"], 2, "'big'"),
     "no context": (["run", "@paris", "q", "-c", "0"], 2, "ctx"),
     "bad kernels": (["run", "@paris", "q", "--kernels", "mmx"], 2, "mmx"),
+    "bad type of keys": (["run", "@paris", "q", "--cache-type-k", "q9"], 2, "f16, q8_0"),
+    "bad type of values": (["run", "@paris", "q", "--cache-type-v", "q9"], 2, "f16, q8_0"),
     "empty stop": (["run", "@paris", "q", "--stop", ""], 2, "--stop"),
     "bad part": (["run", "@paris", "q", "--truncate", "half"], 2, "half"),
     "bad deadline": (["run", "@paris", "q", "--deadline", "0"], 2, "--deadline"),

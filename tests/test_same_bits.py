@@ -22,6 +22,8 @@ CHUNKS = (1, 7, 64, 512)
 N_SCALAR = 32
 N_CHUNKED = 200
 N_LAST = 16
+F16 = ("f16", "f16")
+QUANTIZED = [("q8_0", "q8_0"), ("f16", "q8_0"), ("q8_0", "f16")]
 
 
 @pytest.fixture(scope="module", params=TINY_MODELS, ids=lambda tiny: tiny.name)
@@ -53,6 +55,7 @@ def open_engine(
     threads: int = 2,
     sessions: int = 1,
     n_ctx: int = 1024,
+    kv: tuple[str, str] = F16,
 ) -> _native.Engine:
     n_ctx = min(n_ctx, model.info["n_ctx_train"])
     return _native.Engine(
@@ -63,6 +66,8 @@ def open_engine(
         n_logits=N_LAST * sessions,
         n_threads=threads,
         kernels=kernels,
+        kv_k=kv[0],
+        kv_v=kv[1],
     )
 
 
@@ -94,19 +99,23 @@ def row_digests(engine: _native.Engine) -> list[str]:
     return [hashlib.sha256(flat[start : start + row_bytes]).hexdigest() for start in starts]
 
 
-def check_threads_and_chunks(model: _native.Model, ids: list[int], kernels: str) -> str:
-    with_two = open_engine(model, kernels=kernels, threads=2)
+def check_threads_and_chunks(
+    model: _native.Model, ids: list[int], kernels: str, kv: tuple[str, str] = F16
+) -> str:
+    with_two = open_engine(model, kv=kv, kernels=kernels, threads=2)
     expected = run(with_two, ids, 512)
     for chunk in CHUNKS[:-1]:
         assert run(with_two, ids, chunk) == expected, f"chunks of {chunk}"
-    with_one = open_engine(model, kernels=kernels, threads=1)
+    with_one = open_engine(model, kv=kv, kernels=kernels, threads=1)
     assert run(with_one, ids, 64) == expected, "one thread"
     return expected
 
 
-def check_single_row_steps(model: _native.Model, ids: list[int], kernels: str) -> None:
+def check_single_row_steps(
+    model: _native.Model, ids: list[int], kernels: str, kv: tuple[str, str] = F16
+) -> None:
     """The last rows one at a time, as generation feeds them, against all of them in one step."""
-    engine = open_engine(model, kernels=kernels)
+    engine = open_engine(model, kv=kv, kernels=kernels)
     session = engine.session()
     feed(session, engine, ids[:-N_LAST], 512)
     engine.step([(session, ids[-N_LAST:], N_LAST)])
@@ -118,17 +127,19 @@ def check_single_row_steps(model: _native.Model, ids: list[int], kernels: str) -
         assert row_digests(engine) == [expected]
 
 
-def check_neighbours(model: _native.Model, ids: list[int], kernels: str) -> None:
+def check_neighbours(
+    model: _native.Model, ids: list[int], kernels: str, kv: tuple[str, str] = F16
+) -> None:
     """Three sessions of different lengths in one step, each equal to its run alone."""
     texts = [ids, ids[: len(ids) // 2], list(reversed(ids))[: len(ids) // 3]]
     alone = []
     for text in texts:
-        engine = open_engine(model, kernels=kernels)
+        engine = open_engine(model, kv=kv, kernels=kernels)
         session = engine.session()
         feed(session, engine, text[:-N_LAST], 512)
         engine.step([(session, text[-N_LAST:], N_LAST)])
         alone += row_digests(engine)
-    engine = open_engine(model, kernels=kernels, sessions=3)
+    engine = open_engine(model, kv=kv, kernels=kernels, sessions=3)
     sessions = [engine.session() for _ in texts]
     # Unequal shares of one step, then all the ends in one step.
     for cut in range(0, len(ids), 50):
@@ -145,11 +156,13 @@ def check_neighbours(model: _native.Model, ids: list[int], kernels: str) -> None
     assert row_digests(engine) == alone
 
 
-def check_truncate(model: _native.Model, ids: list[int], kernels: str) -> None:
+def check_truncate(
+    model: _native.Model, ids: list[int], kernels: str, kv: tuple[str, str] = F16
+) -> None:
     """Other ids are fed and dropped, then the right ones: as if the others had never been."""
-    fresh = open_engine(model, kernels=kernels)
+    fresh = open_engine(model, kv=kv, kernels=kernels)
     expected = run(fresh, ids, 512)
-    engine = open_engine(model, kernels=kernels)
+    engine = open_engine(model, kv=kv, kernels=kernels)
     session = engine.session()
     for kept in (len(ids) * 2 // 3, len(ids) // 2 + 1, 5, 0):
         feed(session, engine, ids[session.n_tokens : kept], 64)
@@ -170,6 +183,30 @@ def test_tiny_model(tiny: tuple[_native.Model, list[int]], kernels: str) -> None
     check_single_row_steps(model, ids, kernels)
     check_neighbours(model, ids, kernels)
     check_truncate(model, ids, kernels)
+
+
+@pytest.mark.parametrize("kv", QUANTIZED, ids="/".join)
+def test_tiny_model_with_quantized_keys_and_values(
+    tiny: tuple[_native.Model, list[int]], kv: tuple[str, str]
+) -> None:
+    model, ids = tiny
+    digests = {check_threads_and_chunks(model, ids, kernels, kv) for kernels in KERNELS}
+    assert len(digests) == 1, "the kernels differ"
+    best = KERNELS[0]
+    assert digests != {run(open_engine(model, kernels=best), ids, 64)}, "nothing was rounded"
+    check_single_row_steps(model, ids, best, kv)
+    check_neighbours(model, ids, best, kv)
+    check_truncate(model, ids, best, kv)
+
+
+@pytest.mark.parametrize("kernels", FAST_KERNELS)
+def test_real_model_with_quantized_keys_and_values(
+    real: tuple[_native.Model, list[int]], kernels: str
+) -> None:
+    model, ids = real
+    kv = ("q8_0", "q8_0")
+    check_threads_and_chunks(model, ids[:N_CHUNKED], kernels, kv)
+    check_single_row_steps(model, ids[: N_CHUNKED // 2], kernels, kv)
 
 
 @pytest.mark.parametrize("kernels", FAST_KERNELS)

@@ -98,7 +98,7 @@ def test_what_does_not_fit_is_computed(
         n = int.from_bytes(raw[at : at + 8], "little") + 1
         raw[at : at + 8] = n.to_bytes(8, "little")
         copy.write_bytes(raw)
-        said = "was made with another model or version; it is computed again"
+        said = "was made by another model or KV type"
     whole = answer(model_path, "--snapshot", str(made))
     again = answer(model_path, "--snapshot", str(copy))
     assert again["text"] == whole["text"] and again["n_reused"] < whole["n_reused"]
@@ -109,7 +109,7 @@ def test_another_models_snapshot(real_models: dict[str, Path], made: Path) -> No
     with localllm.load(real_models["gemma3"], ctx=1024) as model:
         notes: list[str] = []
         assert model.restore(made, notes.append) == [{"role": "system", "content": SYSTEM}]
-        assert "made with another model" in notes[0] and model.timeline.ids == []
+        assert "made by another model" in notes[0] and model.timeline.ids == []
 
 
 def test_a_conversation_is_saved_with_what_was_computed(model_path: Path, tmp_path: Path) -> None:

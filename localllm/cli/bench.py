@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,13 +16,20 @@ import typer
 
 from localllm import __version__, engines, store
 from localllm.cli import bench_tables, console
-from localllm.cli.flags import Json, Offline
+from localllm.cli.flags import CacheTypeK, CacheTypeV, Json, Offline
 from localllm.errors import UsageError
 from localllm.intervals import ENOUGH
 from localllm.speed import cases, limits, measure, record, roofline
 from localllm.units import parse_count
 
 REDRAW_SECONDS = 0.1
+# What --against may set, and the variant's name of it.
+SETTINGS = {
+    "kernels": "kernels",
+    "threads": "n_threads",
+    "cache-type-k": "kv_k",
+    "cache-type-v": "kv_v",
+}
 DEFAULTS = {"--prompt": "512", "--gen": "128", "--depth": "0", "--batch": "1"}
 
 
@@ -51,6 +59,8 @@ def command(
         str | None,
         typer.Option("--kernels", envvar="LOCALLLM_KERNELS", help="Force kernels."),
     ] = None,
+    cache_type_k: CacheTypeK = None,
+    cache_type_v: CacheTypeV = None,
     profile: Annotated[
         bool, option("--profile", "Show where the time goes, step by step.")
     ] = False,
@@ -76,7 +86,7 @@ def command(
     """Measures the speed of a model on this machine."""
     asked = {"--prompt": prompt, "--gen": gen, "--depth": depth, "--batch": batch}
     n_repeat = parse_count(repeat)
-    own = measure.Variant(parse_count(threads), kernels)
+    own = measure.Variant(parse_count(threads), kernels, cache_type_k, cache_type_v)
     variants = [own, *(read_variant(text, own) for text in against or [])]
     check_flags(asked, n_repeat, compare, against)
     check_outputs(save, plot)
@@ -162,17 +172,17 @@ def read_counts(flag: str, text: str | None) -> list[int]:
 
 def read_variant(text: str, own: measure.Variant) -> measure.Variant:
     """`kernels=avx2,threads=1`; what is not named is as in the run it is held against."""
-    settings: dict[str, str] = {}
+    settings: dict[str, Any] = {}
     for part in text.split(","):
         key, equals, value = part.partition("=")
-        if not (equals and value) or key in settings or key not in ("kernels", "threads"):
+        field = SETTINGS.get(key)
+        if not (equals and value) or field is None or field in settings:
             raise UsageError(
-                f"--against {text!r} is not settings of kernels and threads",
+                f"--against {text!r} is not settings of {', '.join(SETTINGS)}",
                 "--against kernels=avx2,threads=1",
             )
-        settings[key] = value
-    threads = parse_count(settings["threads"]) if "threads" in settings else own.n_threads
-    return measure.Variant(threads, settings.get("kernels", own.kernels))
+        settings[field] = parse_count(value) if key == "threads" else value
+    return replace(own, **settings)
 
 
 class ProgressLine:

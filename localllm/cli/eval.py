@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import functools
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -13,7 +14,7 @@ import typer
 
 from localllm import store
 from localllm.cli import console
-from localllm.cli.flags import Json, Offline
+from localllm.cli.flags import CacheTypeK, CacheTypeV, Json, Offline
 from localllm.cli.watching import CountLine, check_file, read_text
 from localllm.errors import UsageError
 from localllm.units import parse_count
@@ -68,6 +69,8 @@ def command(
             "--plot", envvar="LOCALLLM_PLOT", help="kl: draw size against loss.", metavar="F.png"
         ),
     ] = None,
+    cache_type_k: CacheTypeK = None,
+    cache_type_v: CacheTypeV = None,
     offline: Offline = False,
     json: Json = False,
 ) -> None:
@@ -83,15 +86,16 @@ def command(
         check_plot(plot, reference)
     if what is What.tasks and text is None:
         raise UsageError("tasks needs --text with a JSONL file of tasks")
+    open_engine = opener(cache_type_k, cache_type_v)
     if save_reference is not None:
-        save(names, save_reference, text, n_ctx, n_chunks, offline, json)
+        save(names, save_reference, text, n_ctx, n_chunks, open_engine, offline, json)
         return
     if what is What.tasks:
-        measure = tasks_of(text)
+        measure = tasks_of(text, open_engine)
     elif what is What.ppl:
-        measure = perplexities_of(text, n_ctx, n_chunks)
+        measure = perplexities_of(text, n_ctx, n_chunks, open_engine)
     else:
-        measure = divergences_of(reference or "", text, n_ctx, n_chunks, offline)
+        measure = divergences_of(reference or "", text, n_ctx, n_chunks, open_engine, offline)
     paths = {name: store.resolve(name, offline=offline) for name in names}
     rows = [row_of(name, path, measure) for name, path in paths.items()]
     if plot is not None:
@@ -105,6 +109,14 @@ def command(
 # A measurement opens its own engine and returns it, how many tokens it alone ran (0 where its time
 # is not its own), and the losses.
 Measure = Callable[["ModelFile"], tuple["Engine", int, Row]]
+Opener = Callable[["ModelFile", int], "Engine"]  # takes a model and the tokens of its context
+
+
+def opener(kv_k: str | None, kv_v: str | None) -> Opener:
+    """Opens what is measured; a reference beside it keeps F16."""
+    from localllm.evaluate import texts
+
+    return functools.partial(texts.open_engine, kv_k=kv_k, kv_v=kv_v)
 
 
 def row_of(name: str, path: Path, measure: Measure) -> Row:
@@ -116,7 +128,7 @@ def row_of(name: str, path: Path, measure: Measure) -> Row:
     begun = time.perf_counter()
     engine, n_tokens, found = measure(file)
     seconds = time.perf_counter() - begun
-    plan = file.plan(EngineOptions(n_ctx=engine.n_ctx))
+    plan = file.plan(EngineOptions(n_ctx=engine.n_ctx, kv_k=engine.kv_k, kv_v=engine.kv_v))
     row = {
         "model": name,
         "file_bytes": path.stat().st_size,
@@ -131,14 +143,14 @@ def row_of(name: str, path: Path, measure: Measure) -> Row:
     return row
 
 
-def perplexities_of(text: Path | None, n_ctx: int, n_chunks: int) -> Measure:
+def perplexities_of(text: Path | None, n_ctx: int, n_chunks: int, open_engine: Opener) -> Measure:
     from localllm.evaluate import perplexity, texts
 
     words, _ = read_text(text)
 
     def measure(file: ModelFile) -> tuple[Engine, int, Row]:
         cut = texts.cut(file, words, n_ctx, n_chunks)
-        engine = texts.open_engine(file, n_ctx)
+        engine = open_engine(file, n_ctx)
         with CountLine("chunk") as line:
             found = perplexity.measure(engine, cut, line.show)
         return engine, len(cut) * n_ctx, {"perplexity": asdict(found)}
@@ -147,7 +159,12 @@ def perplexities_of(text: Path | None, n_ctx: int, n_chunks: int) -> Measure:
 
 
 def divergences_of(
-    reference: str, text: Path | None, n_ctx: int, n_chunks: int, offline: bool
+    reference: str,
+    text: Path | None,
+    n_ctx: int,
+    n_chunks: int,
+    open_engine: Opener,
+    offline: bool,
 ) -> Measure:
     """Against a stored reference, whose chunks are its own, or against a model that runs beside."""
     from localllm import engines
@@ -169,7 +186,7 @@ def divergences_of(
         def measure_stored(file: ModelFile) -> tuple[Engine, int, Row]:
             stored.check(int(file.info["n_vocab"]))
             stored.rewind()
-            engine = texts.open_engine(file, stored.n_ctx)
+            engine = open_engine(file, stored.n_ctx)
             found = report(engine, stored.chunks, stored)
             return engine, len(stored.chunks) * stored.n_ctx, found
 
@@ -182,7 +199,7 @@ def divergences_of(
         cut = texts.cut(judge, words, n_ctx, n_chunks)
         if texts.cut(file, words, n_ctx, n_chunks) != cut:
             raise UsageError("the model and its reference read the text as different tokens")
-        beside, engine = texts.open_engine(judge, n_ctx), texts.open_engine(file, n_ctx)
+        beside, engine = texts.open_engine(judge, n_ctx), open_engine(file, n_ctx)
         found = report(engine, cut, divergence.ModelReference(beside, cut))
         beside.close()
         return engine, 0, found
@@ -190,14 +207,14 @@ def divergences_of(
     return measure_beside
 
 
-def tasks_of(path: Path | None) -> Measure:
-    from localllm.evaluate import tasks, texts
+def tasks_of(path: Path | None, open_engine: Opener) -> Measure:
+    from localllm.evaluate import tasks
 
     assert path is not None, "command() has refused that"
     questions = tasks.read(path)
 
     def measure(file: ModelFile) -> tuple[Engine, int, Row]:
-        engine = texts.open_engine(file, min(TASKS_CTX, int(file.info["n_ctx_train"])))
+        engine = open_engine(file, min(TASKS_CTX, int(file.info["n_ctx_train"])))
         with CountLine("task") as line:
             found = tasks.measure(file, engine, questions, line.show)
         return engine, 0, asdict(found)
@@ -211,6 +228,7 @@ def save(
     text: Path | None,
     n_ctx: int,
     n_chunks: int,
+    open_engine: Opener,
     offline: bool,
     json: bool,
 ) -> None:
@@ -223,7 +241,7 @@ def save(
     words, _ = read_text(text)
     file = engines.open_model(store.resolve(names[0], offline=offline))
     cut = texts.cut(file, words, n_ctx, n_chunks)
-    engine = texts.open_engine(file, n_ctx)
+    engine = open_engine(file, n_ctx)
     with CountLine("chunk") as line:
         n_bytes = reference_file.write(target, engine, cut, int(file.info["n_vocab"]), line.show)
     if json:

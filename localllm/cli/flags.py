@@ -18,6 +18,24 @@ Quiet = Annotated[
     bool,
     typer.Option("-q", "--quiet", envvar="LOCALLLM_QUIET", help="Print no progress and no notes."),
 ]
+CacheTypeK = Annotated[
+    str | None,
+    typer.Option(
+        "--cache-type-k",
+        envvar="LOCALLLM_CACHE_TYPE_K",
+        metavar="TYPE",
+        help="Store keys as f16 or q8_0.",
+    ),
+]
+CacheTypeV = Annotated[
+    str | None,
+    typer.Option(
+        "--cache-type-v",
+        envvar="LOCALLLM_CACHE_TYPE_V",
+        metavar="TYPE",
+        help="Store values as f16 or q8_0.",
+    ),
+]
 Source = Annotated[
     str | None,
     typer.Option(

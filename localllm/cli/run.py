@@ -21,7 +21,15 @@ import typer
 
 from localllm import store
 from localllm.cli import console, prompting
-from localllm.cli.flags import Adapt, AllowOversubscribe, Json, Offline, Quiet
+from localllm.cli.flags import (
+    Adapt,
+    AllowOversubscribe,
+    CacheTypeK,
+    CacheTypeV,
+    Json,
+    Offline,
+    Quiet,
+)
 from localllm.cli.request import Overflow, Part, Request, has_template, note, shift
 from localllm.errors import ContextFullError, DeadlineError, UsageError
 from localllm.overflow import window
@@ -117,6 +125,8 @@ def command(
     kernels: Annotated[
         str | None, option("--kernels", help="Force kernels: scalar, avx2 or avx512.")
     ] = None,
+    cache_type_k: CacheTypeK = None,
+    cache_type_v: CacheTypeV = None,
     snapshot: Annotated[
         Path | None,
         option("--snapshot", help="Go on from a file of `snapshot` or /save.", metavar="FILE"),
@@ -188,6 +198,8 @@ def command(
         threads=threads,
         budget=budget,
         kernels=kernels,
+        kv_k=cache_type_k,
+        kv_v=cache_type_v,
         adapt=adapt,
         allow_oversubscribe=allow_oversubscribe,
     ) as model:
@@ -377,6 +389,8 @@ def report(
         "n_ctx": model.engine.n_ctx,
         "n_threads": model.engine.n_threads,
         "kernels": model.engine.kernels,
+        "kv_k": model.engine.kv_k,
+        "kv_v": model.engine.kv_v,
         "seconds": {
             "load": load_seconds,
             "prompt": result.prompt_seconds,

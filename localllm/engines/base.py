@@ -54,6 +54,8 @@ class EngineOptions:
     n_logits: int = 1
     n_threads: int = 0
     kernels: str | None = None
+    kv_k: str | None = None  # what keys are stored as: f16 or q8_0
+    kv_v: str | None = None  # values likewise
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,10 @@ class Engine(Protocol):
 
     @property
     def kernels(self) -> str: ...
+    @property
+    def kv_k(self) -> str: ...
+    @property
+    def kv_v(self) -> str: ...
     @property
     def n_threads(self) -> int: ...
     @property

@@ -65,6 +65,8 @@ class NativeEngine:
     def __init__(self, engine: _native.Engine) -> None:
         self.engine = engine
         self.kernels: str = engine.kernels
+        self.kv_k: str = engine.kv_k
+        self.kv_v: str = engine.kv_v
         self.n_threads: int = engine.n_threads
         self.n_ctx: int = engine.n_ctx
         self.n_batch: int = engine.n_batch

@@ -52,10 +52,18 @@ def cut(file: ModelFile, text: str, n_ctx: int, max_chunks: int = 0) -> list[lis
     return chunks
 
 
-def open_engine(file: ModelFile, n_ctx: int, n_threads: int = 0) -> Engine:
+def open_engine(
+    file: ModelFile,
+    n_ctx: int,
+    n_threads: int = 0,
+    kv_k: str | None = None,
+    kv_v: str | None = None,
+) -> Engine:
     """An engine for such chunks, after a look at memory. Raises: DoesNotFitError."""
     n_rows = min(LOGIT_ROWS, n_ctx)
-    asked = EngineOptions(n_ctx=n_ctx, n_batch=n_rows, n_logits=n_rows, n_threads=n_threads)
+    asked = EngineOptions(
+        n_ctx=n_ctx, n_batch=n_rows, n_logits=n_rows, n_threads=n_threads, kv_k=kv_k, kv_v=kv_v
+    )
     options, _ = choose_options(file, asked, find_limits())
     return file.open_engine(options)
 

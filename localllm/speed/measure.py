@@ -35,6 +35,8 @@ class Variant:
 
     n_threads: int = 0
     kernels: str | None = None
+    kv_k: str | None = None
+    kv_v: str | None = None
 
 
 @dataclass
@@ -126,6 +128,8 @@ def open_engine(file: ModelFile, variant: Variant, n_ctx: int, n_sessions: int) 
         n_logits=n_sessions,
         n_threads=variant.n_threads,
         kernels=variant.kernels,
+        kv_k=variant.kv_k,
+        kv_v=variant.kv_v,
     )
     verdict = judge(need_of(file, options), find_limits())
     if not verdict.runs:

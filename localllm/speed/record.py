@@ -30,25 +30,32 @@ class Run:
 
     kernels: str
     n_threads: int
+    kv_k: str
+    kv_v: str
     results: list[Result]
 
     @classmethod
     def of(cls, subject: Subject) -> Run:
         engine = subject.engine
         results = [Result(measured) for measured in subject.measured]
-        return cls(engine.kernels, engine.n_threads, results)
+        return cls(engine.kernels, engine.n_threads, engine.kv_k, engine.kv_v, results)
 
     @property
     def limits(self) -> Limits:
         return middle(limits for result in self.results for limits in result.measured.limits)
 
     def __str__(self) -> str:
-        return f"{self.kernels} kernels, {self.n_threads} thread{'s' * (self.n_threads != 1)}"
+        threads = f"{self.n_threads} thread{'s' * (self.n_threads != 1)}"
+        text = f"{self.kernels} kernels, {threads}"
+        is_plain = (self.kv_k, self.kv_v) == ("f16", "f16")
+        return text if is_plain else f"{text}, keys {self.kv_k}, values {self.kv_v}"
 
     def to_json(self) -> dict[str, Any]:
         return {
             "kernels": self.kernels,
             "n_threads": self.n_threads,
+            "kv_k": self.kv_k,
+            "kv_v": self.kv_v,
             "limits": vars(self.limits),
             "results": [result.to_json() for result in self.results],
         }
@@ -146,7 +153,8 @@ def read_run(run: dict[str, Any]) -> Run:
     results = [read_result(result) for result in run["results"]]
     if not results:
         raise ValueError("no results")
-    return Run(str(run["kernels"]), int(run["n_threads"]), results)
+    kv_k, kv_v = (str(run.get(key, "f16")) for key in ("kv_k", "kv_v"))  # what all once were
+    return Run(str(run["kernels"]), int(run["n_threads"]), kv_k, kv_v, results)
 
 
 def read_result(result: dict[str, Any]) -> Result:

@@ -19,6 +19,7 @@ typedef struct device_options {
     uint32_t n_threads;
     uint32_t n_blocks; /* KV blocks of each layer group */
     uint32_t n_ctx;    /* positions of the longest session */
+    kv_type kv_k, kv_v;
     const kernels *kernels;
 } device_options;
 

@@ -22,6 +22,18 @@ static bool fail_kernels(const char *name, ll_error *err) {
                    known);
 }
 
+static bool resolve_kv(const char *name, kv_type *out, ll_error *err) {
+    *out = KV_F16;
+    if (name == NULL || kv_find(name, out)) return true;
+    char known[128] = "";
+    for (kv_type type = 0; type < KV_TYPE_COUNT; type++) {
+        size_t used = strlen(known);
+        (void)snprintf(known + used, sizeof known - used, type > 0 ? ", %s" : "%s", kv_names[type]);
+    }
+    return ll_fail(err, LL_ERR_ARGUMENT, "no type \"%.32s\" of keys and values; there are %s", name,
+                   known);
+}
+
 /* Fills what the caller left to us and checks the rest. */
 static bool resolve_options(const model *m, const ll_engine_options *in, device_options *out,
                             uint32_t *n_sessions, ll_error *err) {
@@ -36,6 +48,8 @@ static bool resolve_options(const model *m, const ll_engine_options *in, device_
         .kernels = kernels_find(name),
     };
     if (out->kernels == NULL) return fail_kernels(name, err);
+    if (!resolve_kv(in->kv_k, &out->kv_k, err) || !resolve_kv(in->kv_v, &out->kv_v, err))
+        return false;
     if (out->n_ctx > MAX_CONTEXT || out->n_threads > MAX_THREADS || out->n_batch > MAX_CONTEXT ||
         *n_sessions > MAX_CONTEXT)
         return ll_fail(err, LL_ERR_ARGUMENT,
@@ -114,6 +128,8 @@ void ll_engine_close(ll_engine *e) {
 }
 
 const char *ll_engine_kernels(const ll_engine *e) { return e->options.kernels->name; }
+const char *ll_engine_kv_k(const ll_engine *e) { return kv_names[e->options.kv_k]; }
+const char *ll_engine_kv_v(const ll_engine *e) { return kv_names[e->options.kv_v]; }
 uint32_t ll_engine_n_threads(const ll_engine *e) { return e->options.n_threads; }
 uint32_t ll_engine_n_ctx(const ll_engine *e) { return e->options.n_ctx; }
 uint32_t ll_engine_n_batch(const ll_engine *e) { return e->options.n_batch; }
@@ -214,7 +230,8 @@ bool ll_engine_get_work(const ll_engine *e, const ll_span *spans, size_t n_spans
     for (size_t i = 0; i < e->plan.n_steps; i++) {
         const step *s = &e->plan.steps[i];
         work_add_weights(&e->plan, s, n_rows, n_kept, out);
-        for (size_t j = 0; j < n_spans; j++) work_add_attention(&e->plan, s, &spans[j], out);
+        for (size_t j = 0; j < n_spans; j++)
+            work_add_attention(&e->plan, s, &spans[j], e->options.kv_k, e->options.kv_v, out);
     }
     return true;
 }

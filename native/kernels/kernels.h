@@ -12,11 +12,12 @@
 #include <stdint.h>
 
 #include "format/acts.h"
+#include "format/kv.h"
 #include "format/quant.h"
 
 enum {
     KERNELS_SCRATCH_BYTES = 512 * 1024, /* per thread, 64-byte aligned, for unpacked panels */
-    KERNELS_CHUNK = 64,                 /* positions of one attention chunk = one KV block */
+    KERNELS_CHUNK = KV_CHUNK,           /* positions of one attention chunk = one KV block */
 };
 
 /* y[c * y_stride + r] = dot(row r, column c) for r in [0, n_rows), c in [col0, col0 + n_cols);
@@ -24,12 +25,13 @@ enum {
 typedef void matmul_kernel(const void *rows, size_t row_bytes, size_t n_rows, const acts *a,
                            size_t col0, size_t n_cols, float *y, size_t y_stride, void *scratch);
 
-/* One chunk of keys and values of one KV head: at most KERNELS_CHUNK positions, F16.
- *   k [head_dim][KERNELS_CHUNK]   v [KERNELS_CHUNK][head_dim] */
+/* One chunk of keys and values of one KV head, at most KERNELS_CHUNK positions, as format/kv.h lays
+ * their types out. */
 typedef struct attend_chunk {
-    const uint16_t *k;
-    const uint16_t *v;
+    const void *k;
+    const void *v;
     size_t head_dim; /* a multiple of 8 */
+    kv_type k_type, v_type;
 } attend_chunk;
 
 /* The running result of one query row: maximum, sum of exponentials, weighted values. */
@@ -68,7 +70,7 @@ typedef struct kernels {
 
     /* Attention of n_rows query rows over one chunk. Row r sees the positions [first[r], last[r])
      * of the chunk, a range that is never empty. For each row, with j over its visible positions
-     * in ascending order and lanes j mod 16:
+     * in ascending order and lanes j mod 16, k[d][j] and v[j][d] being kv_key and kv_value:
      *   s_j = (fmaf chain over d ascending of q[d] * k[d][j], from 0) * scale
      *   m = max s_j;  p_j = exact_exp(s_j - m);  l = tree16 of lane sums of p_j
      *   o[d] = fmaf(p_j, v[j][d], o[d]) from 0

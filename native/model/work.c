@@ -48,8 +48,8 @@ void work_add_weights(const plan *p, const step *s, uint32_t n_rows, uint32_t n_
     if (runs) add_bytes(p, s->post_norm, w);
 }
 
-void work_add_attention(const plan *p, const step *s, const ll_span *rows, ll_work *w) {
-    enum { VALUE_BYTES = 2 }; /* of keys and values: F16 */
+void work_add_attention(const plan *p, const step *s, const ll_span *rows, kv_type kv_k,
+                        kv_type kv_v, ll_work *w) {
     uint64_t n_rows = count_columns(s, 0, rows->n_rows, rows->n_logits);
     if (s->kind != STEP_ATTEND || n_rows == 0) return;
     const model *m = p->model;
@@ -59,6 +59,7 @@ void work_add_attention(const plan *p, const step *s, const ll_span *rows, ll_wo
         n_pairs += position + 1 < window ? position + 1 : window;
     /* Together they see from what the first of them sees to their own last. */
     uint64_t first_seen = first + 1 > window ? first + 1 - window : 0;
-    w->kv_bytes += 2 * (end - first_seen) * m->n_kv_heads * m->head_dim * VALUE_BYTES;
+    size_t head_bytes = kv_position_bytes(kv_k, m->head_dim) + kv_position_bytes(kv_v, m->head_dim);
+    w->kv_bytes += (end - first_seen) * m->n_kv_heads * head_bytes;
     w->float_macs += 2 * n_pairs * m->n_heads * m->head_dim;
 }

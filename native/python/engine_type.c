@@ -53,9 +53,9 @@ static int engine_init(PyObject *self, PyObject *args, PyObject *kwargs) {
     module_state *st = module_state_of(self);
     PyObject *model;
     ll_engine_options o = {.n_sessions = 1, .n_logits = 1};
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!|$IIIIIz", names, st->model_type, &model,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!|$IIIIIzzz", names, st->model_type, &model,
                                      &o.n_ctx, &o.n_sessions, &o.n_batch, &o.n_logits, &o.n_threads,
-                                     &o.kernels))
+                                     &o.kernels, &o.kv_k, &o.kv_v))
         return -1;
     ll_model *m = model_get_open(model);
     if (m == NULL) return -1;
@@ -404,13 +404,21 @@ static PyObject *engine_importance(PyObject *self, PyObject *unused) {
     return rows;
 }
 
-static PyObject *engine_get_kernels(PyObject *self, void *unused) {
-    (void)unused;
+/* The closure of a getter is the function that reads what it gets. */
+typedef const char *engine_name(const ll_engine *e);
+typedef struct engine_namer {
+    engine_name *read;
+} engine_namer;
+
+static engine_namer read_kernels = {ll_engine_kernels};
+static engine_namer read_kv_k = {ll_engine_kv_k};
+static engine_namer read_kv_v = {ll_engine_kv_v};
+
+static PyObject *engine_get_name(PyObject *self, void *namer) {
     ll_engine *e = open_engine(self);
-    return e == NULL ? NULL : PyUnicode_FromString(ll_engine_kernels(e));
+    return e == NULL ? NULL : PyUnicode_FromString(((engine_namer *)namer)->read(e));
 }
 
-/* The closure of a count's getter is the function that reads it. */
 typedef uint32_t engine_count(const ll_engine *e);
 typedef struct engine_counter {
     engine_count *read;
@@ -449,7 +457,9 @@ static PyObject *engine_get_block_bytes(PyObject *self, void *unused) {
 }
 
 static PyGetSetDef engine_getset[] = {
-    {"kernels", engine_get_kernels, NULL, "Name of the kernels in use.", NULL},
+    {"kernels", engine_get_name, NULL, "Name of the kernels in use.", &read_kernels},
+    {"kv_k", engine_get_name, NULL, "What keys are stored as.", &read_kv_k},
+    {"kv_v", engine_get_name, NULL, "What values are stored as.", &read_kv_v},
     {"n_threads", engine_get_count, NULL, "Threads.", &read_n_threads},
     {"n_ctx", engine_get_count, NULL, "Positions per session.", &read_n_ctx},
     {"n_batch", engine_get_count, NULL, "Rows per step.", &read_n_batch},

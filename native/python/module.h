@@ -47,8 +47,9 @@ ll_model *model_get_open(PyObject *self);
 /* Closes the model if that was asked for and no engine borrows from it. */
 void model_release(model_object *m);
 
-/* The fields of ll_engine_options as keyword arguments, in the order of "IIIIIz". */
-#define OPTION_NAMES "n_ctx", "n_sessions", "n_batch", "n_logits", "n_threads", "kernels", NULL
+/* The fields of ll_engine_options as keyword arguments, in the order of "IIIIIzzz". */
+#define OPTION_NAMES                                                                               \
+    "n_ctx", "n_sessions", "n_batch", "n_logits", "n_threads", "kernels", "kv_k", "kv_v", NULL
 
 extern PyType_Spec model_spec, engine_spec, session_spec, quantizer_spec;
 

@@ -112,9 +112,9 @@ void *cpu_thread_panel(const cpu *d, uint32_t thread);
 float *cpu_thread_tile(const cpu *d, uint32_t thread); /* [tile_floats] */
 float *cpu_thread_row(const cpu *d, uint32_t thread);  /* [widest row] */
 
-/* K [head_dim][BLOCK_POSITIONS] and V [BLOCK_POSITIONS][head_dim] of one block, layer and head. */
-uint16_t *cpu_keys(const cpu *d, const step *s, uint32_t block, uint32_t kv_head);
-uint16_t *cpu_values(const cpu *d, const step *s, uint32_t block, uint32_t kv_head);
+/* Keys and values of one block, layer and head: chunks as format/kv.h lays their types out. */
+void *cpu_keys(const cpu *d, const step *s, uint32_t block, uint32_t kv_head);
+void *cpu_values(const cpu *d, const step *s, uint32_t block, uint32_t kv_head);
 
 /* ---- cpu_rows.c: phases that go row by row ---- */
 
@@ -133,6 +133,13 @@ void cpu_run_heads(cpu *d, const phase *p, uint32_t task, uint32_t thread);
 void cpu_run_project(cpu *d, const phase *p, uint32_t task, uint32_t thread);
 void cpu_run_gate_up(cpu *d, const phase *p, uint32_t task, uint32_t thread);
 void cpu_run_logits(cpu *d, const phase *p, uint32_t task, uint32_t thread);
+
+/* ---- cpu_append.c ---- */
+
+/* Rounds one KV head of every row of the batch, y [n_rows, head_dim], to the type of keys or values
+ * and appends it to its session's blocks. */
+void cpu_append_keys(cpu *d, const step *s, uint32_t kv_head, const float *y, uint32_t thread);
+void cpu_append_values(cpu *d, const step *s, uint32_t kv_head, const float *y, uint32_t thread);
 
 /* ---- cpu_attend.c ---- */
 

@@ -103,7 +103,9 @@ static void attend_one(const cpu *d, const step *s, const tile *t, uint32_t kv_h
     uint32_t block = t->segment->tables[s->group][c];
     attend_chunk chunk = {.k = cpu_keys(d, s, block, kv_head),
                           .v = cpu_values(d, s, block, kv_head),
-                          .head_dim = d->model->head_dim};
+                          .head_dim = d->model->head_dim,
+                          .k_type = d->options.kv_k,
+                          .v_type = d->options.kv_v};
     d->kernels->attend(&chunk, q->q + *first_row * chunk.head_dim, chunk.head_dim,
                        *end_row - *first_row, d->model->attention_scale, first + *first_row,
                        last + *first_row, q->chunk_states + *first_row,

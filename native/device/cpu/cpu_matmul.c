@@ -141,37 +141,6 @@ static void finish_head(const cpu *d, const step *s, const row_set *set, int whi
     }
 }
 
-/* Keys [n_run, n] to consecutive slots of a block, which holds them channel by channel. */
-static void append_keys(const cpu *d, const float *x, uint32_t n_run, uint16_t *keys,
-                        uint16_t *half) {
-    size_t n = d->model->head_dim;
-    d->kernels->to_f16(x, half, n_run * n);
-    for (size_t c = 0; c < n; c++)
-        for (uint32_t j = 0; j < n_run; j++) keys[c * BLOCK_POSITIONS + j] = half[j * n + c];
-}
-
-/* Rounds one head of every row to F16 and appends it to its session's blocks, as many consecutive
- * positions at a time as lie in one block. */
-static void append_head(cpu *d, const step *s, bool is_value, uint32_t kv_head, const float *y,
-                        uint32_t thread) {
-    size_t n = d->model->head_dim;
-    for (uint32_t i = 0; i < d->batch->n_segments; i++) {
-        const segment *g = &d->batch->segments[i];
-        for (uint32_t j = 0, n_run; j < g->n_rows; j += n_run) {
-            uint32_t position = g->first_position + j, slot = position % BLOCK_POSITIONS;
-            uint32_t block = g->tables[s->group][position / BLOCK_POSITIONS];
-            const float *x = y + (g->first_row + j) * n;
-            n_run = BLOCK_POSITIONS - slot;
-            if (n_run > g->n_rows - j) n_run = g->n_rows - j;
-            if (is_value)
-                d->kernels->to_f16(x, cpu_values(d, s, block, kv_head) + slot * n, n_run * n);
-            else
-                append_keys(d, x, n_run, cpu_keys(d, s, block, kv_head) + slot,
-                            cpu_thread_panel(d, thread));
-        }
-    }
-}
-
 /* The rows a step wants of queries lie in runs of columns prepared for all rows. */
 static void multiply_queries(const cpu *d, const step *s, range r, float *y, size_t y_stride,
                              uint32_t thread) {
@@ -203,7 +172,7 @@ void cpu_run_heads(cpu *d, const phase *p, uint32_t task, uint32_t thread) {
     range rows = {kv_head * head_dim, head_dim};
     multiply_columns(d, s->w[which], rows, every->n, (range){0, every->n}, y, head_dim, thread);
     finish_head(d, s, every, which, kv_head, y, head_dim);
-    append_head(d, s, which == 2, kv_head, y, thread);
+    (which == 1 ? cpu_append_keys : cpu_append_values)(d, s, kv_head, y, thread);
 }
 
 /* ---- the others: a task is a tile of weight rows --------------------------------------------- */

@@ -82,12 +82,15 @@ static void lay_out(cpu *d, arena *a) {
     d->thread_memory = take(a, d->thread_bytes * o->n_threads);
 }
 
+/* Bytes of the keys, or of the values, of one layer's heads in a block. */
+static size_t layer_bytes(const cpu *d, kv_type type) {
+    return d->model->n_kv_heads * BLOCK_POSITIONS * kv_position_bytes(type, d->model->head_dim);
+}
+
 static size_t kv_bytes(cpu *d) {
-    const model *m = d->model;
-    size_t total = 0;
+    size_t total = 0, both = layer_bytes(d, d->options.kv_k) + layer_bytes(d, d->options.kv_v);
     for (uint32_t g = 0; g < d->plan->n_groups; g++) {
-        size_t head_bytes = (size_t)BLOCK_POSITIONS * m->head_dim * sizeof(uint16_t);
-        d->block_bytes[g] = d->plan->groups[g].n_layers * 2 * m->n_kv_heads * head_bytes;
+        d->block_bytes[g] = d->plan->groups[g].n_layers * both;
         total += d->block_bytes[g] * d->options.n_blocks;
     }
     return total;
@@ -166,20 +169,15 @@ void cpu_copy_block(device *opaque, uint32_t group, uint32_t from, uint32_t to) 
     cpu_put_block(opaque, group, to, d->kv[group] + d->block_bytes[group] * from);
 }
 
-/* A block is [layers of the group][K, then V][kv head][BLOCK_POSITIONS * head_dim]. */
-static uint16_t *block_head(const cpu *d, const step *s, uint32_t block, uint32_t kv_head,
-                            uint32_t is_value) {
-    const model *m = d->model;
-    size_t head = (size_t)BLOCK_POSITIONS * m->head_dim;
+/* A block is [layers of the group][K, then V][kv head], each a chunk of format/kv.h. */
+void *cpu_keys(const cpu *d, const step *s, uint32_t block, uint32_t kv_head) {
+    size_t keys = layer_bytes(d, d->options.kv_k), values = layer_bytes(d, d->options.kv_v);
     char *start = d->kv[s->group] + d->block_bytes[s->group] * block;
-    size_t heads_before = ((size_t)s->group_layer * 2 + is_value) * m->n_kv_heads + kv_head;
-    return (uint16_t *)(void *)start + heads_before * head;
+    return start + s->group_layer * (keys + values) + kv_head * (keys / d->model->n_kv_heads);
 }
 
-uint16_t *cpu_keys(const cpu *d, const step *s, uint32_t block, uint32_t kv_head) {
-    return block_head(d, s, block, kv_head, 0);
-}
-
-uint16_t *cpu_values(const cpu *d, const step *s, uint32_t block, uint32_t kv_head) {
-    return block_head(d, s, block, kv_head, 1);
+void *cpu_values(const cpu *d, const step *s, uint32_t block, uint32_t kv_head) {
+    size_t values = layer_bytes(d, d->options.kv_v);
+    char *layer = cpu_keys(d, s, block, 0);
+    return layer + layer_bytes(d, d->options.kv_k) + kv_head * (values / d->model->n_kv_heads);
 }

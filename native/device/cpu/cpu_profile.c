@@ -91,7 +91,7 @@ void cpu_profile_end(cpu *d) {
         work_add_weights(d->plan, p->step, b->n_rows, b->n_kept, work);
         for (uint32_t s = 0; s < b->n_segments; s++) {
             ll_span span = span_of(b, &b->segments[s]);
-            work_add_attention(d->plan, p->step, &span, work);
+            work_add_attention(d->plan, p->step, &span, d->options.kv_k, d->options.kv_v, work);
         }
     }
 }

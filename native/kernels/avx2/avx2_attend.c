@@ -3,7 +3,7 @@
  * Keys lie beside each other for one dimension, so eight keys' scores are the lanes of a register
  * and no score needs a sum across lanes; values are the lanes of the result. Both passes work on
  * tiles of up to four rows, eight chains of fmaf at once. With few rows every key and value is
- * converted from F16 once on its way; with many, a slab of them is converted first and met by all
+ * converted to f32 once on its way; with many, a slab of them is converted first and met by all
  * rows.
  */
 #include <assert.h>
@@ -28,42 +28,108 @@ typedef struct attend_scratch {
     float k[][SLAB]; /* [head_dim] */
 } attend_scratch;
 
-/* Eight values from F16 or, when `slab`, from converted memory. */
-EXP_INLINE __m256 load(bool slab, const void *from, size_t i) {
-    if (slab) return _mm256_loadu_ps((const float *)from + i);
-    return _mm256_cvtph_ps(_mm_loadu_si128((const void *)((const uint16_t *)from + i)));
+/* What a tile finds keys or values as: converted, or one of the stored types. */
+typedef enum form { F32, F16, Q8 } form;
+
+static const form form_of[KV_TYPE_COUNT] = {[KV_F16] = F16, [KV_Q8_0] = Q8};
+
+/* Where the keys or values of a tile lie, from its first lane on. Strides count elements. */
+typedef struct source {
+    const void *at;
+    size_t stride;          /* from a channel of keys, or from a value, to the next */
+    const uint16_t *scales; /* of Q8 */
+    size_t scale_stride;    /* from a block of keys, or from a value, to the next */
+} source;
+
+/* Eight values from element i; of Q8, the codes. */
+EXP_INLINE __m256 load(form as, const void *from, size_t i) {
+    if (as == F32) return _mm256_loadu_ps((const float *)from + i);
+    if (as == F16)
+        return _mm256_cvtph_ps(_mm_loadu_si128((const void *)((const uint16_t *)from + i)));
+    __m128i codes = _mm_loadl_epi64((const void *)((const int8_t *)from + i));
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(codes));
 }
 
-static void convert(const uint16_t *from, size_t stride, size_t n, size_t width,
-                    float (*to)[SLAB]) {
-    for (size_t i = 0; i < n; i++) {
-        for (size_t j = 0; j < width; j += 8) {
-            _mm256_storeu_ps(to[i] + j, load(false, from, i * stride + j));
+/* The scales of eight keys in the block of channel d. */
+EXP_INLINE __m256 key_scales(const source *k, size_t d, size_t key) {
+    const uint16_t *scales = k->scales + d / KV_BLOCK_DIM * k->scale_stride + key;
+    return _mm256_cvtph_ps(_mm_loadu_si128((const void *)scales));
+}
+
+/* The scale of value j. */
+EXP_INLINE __m256 value_scale(const source *v, size_t j) {
+    return _mm256_cvtph_ps(_mm_set1_epi16((short)v->scales[j * v->scale_stride]));
+}
+
+/* Keys from `key` on, and values from position j and channel d on. */
+static source keys_at(const attend_chunk *chunk, size_t key) {
+    const size_t item = chunk->k_type == KV_F16 ? sizeof(uint16_t) : sizeof(int8_t);
+    return (source){(const char *)chunk->k + key * item, KERNELS_CHUNK,
+                    kv_scales(chunk->k_type, chunk->k, chunk->head_dim) + key, KERNELS_CHUNK};
+}
+
+static source values_at(const attend_chunk *chunk, size_t j, size_t d) {
+    const size_t item = chunk->v_type == KV_F16 ? sizeof(uint16_t) : sizeof(int8_t);
+    const size_t n = chunk->head_dim, n_blocks = kv_n_blocks(n);
+    return (source){(const char *)chunk->v + (j * n + d) * item, n,
+                    kv_scales(chunk->v_type, chunk->v, n) + j * n_blocks + d / KV_BLOCK_DIM,
+                    n_blocks};
+}
+
+/* A slab of keys, channel by channel. */
+EXP_INLINE void convert_keys(form as, source k, size_t head_dim, float (*to)[SLAB]) {
+    for (size_t d = 0; d < head_dim; d++) {
+        for (size_t j = 0; j < SLAB; j += 8) {
+            __m256 x = load(as, k.at, d * k.stride + j);
+            if (as == Q8) x = _mm256_mul_ps(x, key_scales(&k, d, j));
+            _mm256_storeu_ps(to[d] + j, x);
+        }
+    }
+}
+
+/* n_dims channels of n values. */
+EXP_INLINE void convert_values(form as, source v, size_t n, size_t n_dims, float (*to)[SLAB]) {
+    for (size_t j = 0; j < n; j++) {
+        for (size_t d = 0; d < n_dims; d += 8) {
+            __m256 x = load(as, v.at, j * v.stride + d);
+            if (as == Q8) x = _mm256_mul_ps(x, value_scale(&v, j));
+            _mm256_storeu_ps(to[j] + d, x);
         }
     }
 }
 
 /* p[r][8 v ...] = scale * q[r] . keys, for n_rows rows and 8 * n_vectors keys at k. */
-EXP_INLINE void score_tile(bool slab, int n_rows, int n_vectors, const void *k, size_t head_dim,
+EXP_INLINE void score_tile(form as, int n_rows, int n_vectors, source k, size_t head_dim,
                            const float *q, size_t q_stride, float scale, float (*p)[KERNELS_CHUNK],
                            size_t key) {
-    const size_t stride = slab ? SLAB : KERNELS_CHUNK;
     __m256 sums[TILE_ROWS][CHAINS];
 #pragma GCC unroll 4
     for (int r = 0; r < n_rows; r++) {
 #pragma GCC unroll 8
         for (int v = 0; v < n_vectors; v++) sums[r][v] = _mm256_setzero_ps();
     }
-    for (size_t d = 0; d < head_dim; d++) {
-        __m256 keys[CHAINS];
+    const size_t span = as == Q8 ? KV_BLOCK_DIM : head_dim; /* channels of one scale */
+    for (size_t start = 0; start < head_dim; start += span) {
+        __m256 scales[CHAINS];
 #pragma GCC unroll 8
-        for (int v = 0; v < n_vectors; v++) keys[v] = load(slab, k, d * stride + 8 * (size_t)v);
-#pragma GCC unroll 4
-        for (int r = 0; r < n_rows; r++) {
-            __m256 x = _mm256_broadcast_ss(q + (size_t)r * q_stride + d);
+        for (int v = 0; v < n_vectors; v++) {
+            if (as == Q8) scales[v] = key_scales(&k, start, 8 * (size_t)v);
+        }
+        const size_t end = start + span < head_dim ? start + span : head_dim;
+        for (size_t d = start; d < end; d++) {
+            __m256 keys[CHAINS];
 #pragma GCC unroll 8
             for (int v = 0; v < n_vectors; v++) {
-                sums[r][v] = _mm256_fmadd_ps(x, keys[v], sums[r][v]);
+                keys[v] = load(as, k.at, d * k.stride + 8 * (size_t)v);
+                if (as == Q8) keys[v] = _mm256_mul_ps(keys[v], scales[v]);
+            }
+#pragma GCC unroll 4
+            for (int r = 0; r < n_rows; r++) {
+                __m256 x = _mm256_broadcast_ss(q + (size_t)r * q_stride + d);
+#pragma GCC unroll 8
+                for (int v = 0; v < n_vectors; v++) {
+                    sums[r][v] = _mm256_fmadd_ps(x, keys[v], sums[r][v]);
+                }
             }
         }
     }
@@ -77,20 +143,20 @@ EXP_INLINE void score_tile(bool slab, int n_rows, int n_vectors, const void *k, 
     }
 }
 
-EXP_INLINE void score_rows(bool slab, size_t n_rows, const void *k, size_t head_dim, const float *q,
+EXP_INLINE void score_rows(form as, size_t n_rows, source k, size_t head_dim, const float *q,
                            size_t q_stride, float scale, float (*p)[KERNELS_CHUNK], size_t key) {
     switch (n_rows) {
     case 1:
-        score_tile(slab, 1, 2, k, head_dim, q, q_stride, scale, p, key);
+        score_tile(as, 1, 2, k, head_dim, q, q_stride, scale, p, key);
         break;
     case 2:
-        score_tile(slab, 2, 2, k, head_dim, q, q_stride, scale, p, key);
+        score_tile(as, 2, 2, k, head_dim, q, q_stride, scale, p, key);
         break;
     case 3:
-        score_tile(slab, 3, 2, k, head_dim, q, q_stride, scale, p, key);
+        score_tile(as, 3, 2, k, head_dim, q, q_stride, scale, p, key);
         break;
     default:
-        score_tile(slab, 4, 2, k, head_dim, q, q_stride, scale, p, key);
+        score_tile(as, 4, 2, k, head_dim, q, q_stride, scale, p, key);
         break;
     }
 }
@@ -136,9 +202,8 @@ static void softmax(float *p, size_t first, size_t last, attend_state *state) {
 }
 
 /* o[r][d ...] += p[r][j] * v[j], j in [first, last) ascending, for 8 * n_vectors dimensions. */
-EXP_INLINE void value_tile(bool slab, int n_rows, int n_vectors, const void *v, size_t stride,
-                           const float *p, size_t first, size_t last, const attend_state *state,
-                           size_t dim) {
+EXP_INLINE void value_tile(form as, int n_rows, int n_vectors, source v, const float *p,
+                           size_t first, size_t last, const attend_state *state, size_t dim) {
     __m256 sums[TILE_ROWS][CHAINS];
 #pragma GCC unroll 4
     for (int r = 0; r < n_rows; r++) {
@@ -148,7 +213,10 @@ EXP_INLINE void value_tile(bool slab, int n_rows, int n_vectors, const void *v, 
     for (size_t j = first; j < last; j++) {
         __m256 values[CHAINS];
 #pragma GCC unroll 8
-        for (int i = 0; i < n_vectors; i++) values[i] = load(slab, v, j * stride + 8 * (size_t)i);
+        for (int i = 0; i < n_vectors; i++) {
+            values[i] = load(as, v.at, j * v.stride + 8 * (size_t)i);
+            if (as == Q8) values[i] = _mm256_mul_ps(values[i], value_scale(&v, j));
+        }
 #pragma GCC unroll 4
         for (int r = 0; r < n_rows; r++) {
             __m256 x = _mm256_broadcast_ss(p + r * KERNELS_CHUNK + (ptrdiff_t)j);
@@ -166,36 +234,35 @@ EXP_INLINE void value_tile(bool slab, int n_rows, int n_vectors, const void *v, 
 }
 
 /* The same for up to SLAB dimensions from dim. */
-EXP_INLINE void value_rows(bool slab, size_t n_rows, size_t n_dims, const void *v, size_t stride,
-                           const float *p, size_t first, size_t last, const attend_state *state,
-                           size_t dim) {
+EXP_INLINE void value_rows(form as, size_t n_rows, size_t n_dims, source v, const float *p,
+                           size_t first, size_t last, const attend_state *state, size_t dim) {
     if (first >= last) return;
     if (n_dims < SLAB) {
         for (size_t r = 0; r < n_rows; r++) {
-            value_tile(slab, 1, 1, v, stride, p + r * KERNELS_CHUNK, first, last, state + r, dim);
+            value_tile(as, 1, 1, v, p + r * KERNELS_CHUNK, first, last, state + r, dim);
         }
         return;
     }
     switch (n_rows) {
     case 1:
-        value_tile(slab, 1, 2, v, stride, p, first, last, state, dim);
+        value_tile(as, 1, 2, v, p, first, last, state, dim);
         break;
     case 2:
-        value_tile(slab, 2, 2, v, stride, p, first, last, state, dim);
+        value_tile(as, 2, 2, v, p, first, last, state, dim);
         break;
     case 3:
-        value_tile(slab, 3, 2, v, stride, p, first, last, state, dim);
+        value_tile(as, 3, 2, v, p, first, last, state, dim);
         break;
     default:
-        value_tile(slab, 4, 2, v, stride, p, first, last, state, dim);
+        value_tile(as, 4, 2, v, p, first, last, state, dim);
         break;
     }
 }
 
 /* Rows see different positions: together where all of them see, each alone before and after. */
-EXP_INLINE void value_ranges(bool slab, size_t n_rows, size_t n_dims, const void *v, size_t stride,
-                             const float *p, const uint8_t *first, const uint8_t *last,
-                             const attend_state *state, size_t dim) {
+EXP_INLINE void value_ranges(form as, size_t n_rows, size_t n_dims, source v, const float *p,
+                             const uint8_t *first, const uint8_t *last, const attend_state *state,
+                             size_t dim) {
     size_t from = 0, to = KERNELS_CHUNK;
     for (size_t r = 0; r < n_rows; r++) {
         from = first[r] > from ? first[r] : from;
@@ -204,27 +271,37 @@ EXP_INLINE void value_ranges(bool slab, size_t n_rows, size_t n_dims, const void
     if (from > to) from = to = KERNELS_CHUNK; /* nothing in common */
     for (size_t r = 0; r < n_rows; r++) {
         size_t end = last[r] < from ? last[r] : from;
-        value_rows(slab, 1, n_dims, v, stride, p + r * KERNELS_CHUNK, first[r], end, state + r,
-                   dim);
+        value_rows(as, 1, n_dims, v, p + r * KERNELS_CHUNK, first[r], end, state + r, dim);
     }
-    value_rows(slab, n_rows, n_dims, v, stride, p, from, to, state, dim);
+    value_rows(as, n_rows, n_dims, v, p, from, to, state, dim);
     for (size_t r = 0; r < n_rows; r++) {
-        value_rows(slab, 1, n_dims, v, stride, p + r * KERNELS_CHUNK, to, last[r], state + r, dim);
+        value_rows(as, 1, n_dims, v, p + r * KERNELS_CHUNK, to, last[r], state + r, dim);
     }
 }
 
-/* Up to TILE_ROWS rows, straight from F16. */
+/* Up to TILE_ROWS rows, straight from what is stored. */
 static void attend_few(const attend_chunk *chunk, const float *q, size_t q_stride, size_t n_rows,
                        float scale, const uint8_t *first, const uint8_t *last, size_t key0,
                        size_t key1, attend_state *state, attend_scratch *s) {
     const size_t head_dim = chunk->head_dim;
+    const form k_form = form_of[chunk->k_type], v_form = form_of[chunk->v_type];
     for (size_t key = key0; key < key1; key += SLAB) {
-        score_rows(false, n_rows, chunk->k + key, head_dim, q, q_stride, scale, s->p, key);
+        source k = keys_at(chunk, key);
+        if (k_form == F16) {
+            score_rows(F16, n_rows, k, head_dim, q, q_stride, scale, s->p, key);
+        } else {
+            score_rows(Q8, n_rows, k, head_dim, q, q_stride, scale, s->p, key);
+        }
     }
     for (size_t r = 0; r < n_rows; r++) softmax(s->p[r], first[r], last[r], &state[r]);
     for (size_t d = 0; d < head_dim; d += SLAB) {
         size_t n_dims = head_dim - d < SLAB ? head_dim - d : SLAB;
-        value_ranges(false, n_rows, n_dims, chunk->v + d, head_dim, s->p[0], first, last, state, d);
+        source v = values_at(chunk, 0, d);
+        if (v_form == F16) {
+            value_ranges(F16, n_rows, n_dims, v, s->p[0], first, last, state, d);
+        } else {
+            value_ranges(Q8, n_rows, n_dims, v, s->p[0], first, last, state, d);
+        }
     }
 }
 
@@ -241,21 +318,31 @@ static void attend_many(const attend_chunk *chunk, const float *q, size_t q_stri
                         float scale, const uint8_t *first, const uint8_t *last, size_t key0,
                         size_t key1, attend_state *state, attend_scratch *s) {
     const size_t head_dim = chunk->head_dim;
+    const form k_form = form_of[chunk->k_type], v_form = form_of[chunk->v_type];
+    const source k = {.at = s->k, .stride = SLAB}, v = {.at = s->v, .stride = SLAB};
     for (size_t key = key0; key < key1; key += SLAB) {
-        convert(chunk->k + key, KERNELS_CHUNK, head_dim, SLAB, s->k);
+        if (k_form == F16) {
+            convert_keys(F16, keys_at(chunk, key), head_dim, s->k);
+        } else {
+            convert_keys(Q8, keys_at(chunk, key), head_dim, s->k);
+        }
         for (size_t r = 0; r < n_rows; r += TILE_ROWS) {
             size_t n = n_rows - r < TILE_ROWS ? n_rows - r : TILE_ROWS;
             if (!sees(first + r, last + r, n, key)) continue;
-            score_rows(true, n, s->k, head_dim, q + r * q_stride, q_stride, scale, s->p + r, key);
+            score_rows(F32, n, k, head_dim, q + r * q_stride, q_stride, scale, s->p + r, key);
         }
     }
     for (size_t r = 0; r < n_rows; r++) softmax(s->p[r], first[r], last[r], &state[r]);
     for (size_t d = 0; d < head_dim; d += SLAB) {
         size_t n_dims = head_dim - d < SLAB ? head_dim - d : SLAB;
-        convert(chunk->v + key0 * head_dim + d, head_dim, key1 - key0, n_dims, s->v + key0);
+        if (v_form == F16) {
+            convert_values(F16, values_at(chunk, key0, d), key1 - key0, n_dims, s->v + key0);
+        } else {
+            convert_values(Q8, values_at(chunk, key0, d), key1 - key0, n_dims, s->v + key0);
+        }
         for (size_t r = 0; r < n_rows; r += TILE_ROWS) {
             size_t n = n_rows - r < TILE_ROWS ? n_rows - r : TILE_ROWS;
-            value_ranges(true, n, n_dims, s->v, SLAB, s->p[r], first + r, last + r, state + r, d);
+            value_ranges(F32, n, n_dims, v, s->p[r], first + r, last + r, state + r, d);
         }
     }
 }

@@ -3,7 +3,7 @@
  * Keys lie beside each other for one dimension, so the 64 keys of a chunk are the lanes of four
  * registers and no score needs a sum across lanes; values are the lanes of the result. Both passes
  * work on tiles of up to four rows and four registers, sixteen chains of fmaf at once. With few
- * rows every key and value is converted from F16 on its way; with many, all of them are converted
+ * rows every key and value is converted to f32 on its way; with many, all of them are converted
  * first and met by all rows.
  */
 #include <assert.h>
@@ -24,12 +24,19 @@ enum {
 
 static_assert((int)TILE_LANES == (int)KERNELS_CHUNK, "a tile's keys are a chunk");
 
+/* What a tile finds keys or values as: converted, or one of the stored types. */
+typedef enum form { F32, F16, Q8, N_FORMS } form;
+
+static const form form_of[KV_TYPE_COUNT] = {[KV_F16] = F16, [KV_Q8_0] = Q8};
+
 /* Query rows of one call, BLOCK_ROWS at most, and where their chunk's numbers lie. Strides count
- * elements; keys and values are f32 where converted, else F16. */
+ * elements. */
 typedef struct block {
-    const void *k; /* [head_dim][KERNELS_CHUNK] */
-    const void *v; /* [KERNELS_CHUNK][v_stride] */
-    size_t v_stride, head_dim;
+    const void *k;            /* [head_dim][KERNELS_CHUNK] */
+    const void *v;            /* [KERNELS_CHUNK][v_stride] */
+    const uint16_t *k_scales; /* [n_blocks][KERNELS_CHUNK], of Q8 */
+    const uint16_t *v_scales; /* [KERNELS_CHUNK][n_blocks], of Q8 */
+    size_t v_stride, head_dim, n_blocks;
     const float *q; /* [n_rows][q_stride] */
     size_t q_stride, n_rows;
     float scale;
@@ -38,16 +45,29 @@ typedef struct block {
     float (*p)[KERNELS_CHUNK];   /* [n_rows] scores, then their exponentials */
 } block;
 
-/* The lanes `m` of 16 values from element i. */
-EXP_INLINE __m512 load(bool converted, const void *from, size_t i, __mmask16 m) {
-    if (converted) return _mm512_maskz_loadu_ps(m, (const float *)from + i);
-    return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(m, (const uint16_t *)from + i));
+/* The lanes `m` of 16 values from element i; of Q8, the codes. */
+EXP_INLINE __m512 load(form as, const void *from, size_t i, __mmask16 m) {
+    if (as == F32) return _mm512_maskz_loadu_ps(m, (const float *)from + i);
+    if (as == F16) return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(m, (const uint16_t *)from + i));
+    __m128i codes = _mm_maskz_loadu_epi8(m, (const int8_t *)from + i);
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes));
+}
+
+/* The scales of 16 keys in the block of channel d. */
+EXP_INLINE __m512 key_scales(const block *b, size_t d, size_t key) {
+    const uint16_t *scales = b->k_scales + d / KV_BLOCK_DIM * KERNELS_CHUNK + key;
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const void *)scales));
+}
+
+/* The scale of block i of value j. */
+EXP_INLINE __m512 value_scale(const block *b, size_t j, size_t i) {
+    return _mm512_cvtph_ps(_mm256_set1_epi16((short)b->v_scales[j * b->n_blocks + i]));
 }
 
 /* ---- scores -------------------------------------------------------------------------------- */
 
 /* p[row ...][key ...] = scale * q . keys, for n_rows rows and 16 * n_vectors keys. */
-EXP_INLINE void score_tile(bool converted, int n_rows, int n_vectors, const block *b, size_t row,
+EXP_INLINE void score_tile(form as, int n_rows, int n_vectors, const block *b, size_t row,
                            size_t key) {
     const float *q = b->q + row * b->q_stride;
     __m512 sums[TILE_ROWS][TILE_VECTORS];
@@ -56,18 +76,33 @@ EXP_INLINE void score_tile(bool converted, int n_rows, int n_vectors, const bloc
 #pragma GCC unroll 4
         for (int v = 0; v < n_vectors; v++) sums[r][v] = _mm512_setzero_ps();
     }
-    for (size_t d = 0; d < b->head_dim; d++) {
-        __m512 keys[TILE_VECTORS];
+    const size_t span = as == Q8 ? KV_BLOCK_DIM : b->head_dim; /* channels of one scale */
+    for (size_t start = 0; start < b->head_dim; start += span) {
+        __m512 scales[TILE_VECTORS];
 #pragma GCC unroll 4
         for (size_t v = 0; v < (size_t)n_vectors; v++) {
-            keys[v] = load(converted, b->k, d * KERNELS_CHUNK + key + N_LANES * v, 0xffff);
+            if (as == Q8) scales[v] = key_scales(b, start, key + N_LANES * v);
         }
+        const size_t end = start + span < b->head_dim ? start + span : b->head_dim;
+        for (size_t d = start; d < end; d++) {
+            /* Several tiles of values will take turns in each row, which the processor's own
+             * prefetching does not follow. */
+            if (as == Q8 && n_vectors == TILE_VECTORS && b->head_dim > TILE_LANES) {
+                _mm_prefetch((const char *)b->v + d * KERNELS_CHUNK, _MM_HINT_T0);
+            }
+            __m512 keys[TILE_VECTORS];
 #pragma GCC unroll 4
-        for (size_t r = 0; r < (size_t)n_rows; r++) {
-            __m512 x = _mm512_set1_ps(q[r * b->q_stride + d]);
+            for (size_t v = 0; v < (size_t)n_vectors; v++) {
+                keys[v] = load(as, b->k, d * KERNELS_CHUNK + key + N_LANES * v, 0xffff);
+                if (as == Q8) keys[v] = _mm512_mul_ps(keys[v], scales[v]);
+            }
 #pragma GCC unroll 4
-            for (int v = 0; v < n_vectors; v++) {
-                sums[r][v] = _mm512_fmadd_ps(x, keys[v], sums[r][v]);
+            for (size_t r = 0; r < (size_t)n_rows; r++) {
+                __m512 x = _mm512_set1_ps(q[r * b->q_stride + d]);
+#pragma GCC unroll 4
+                for (int v = 0; v < n_vectors; v++) {
+                    sums[r][v] = _mm512_fmadd_ps(x, keys[v], sums[r][v]);
+                }
             }
         }
     }
@@ -81,20 +116,20 @@ EXP_INLINE void score_tile(bool converted, int n_rows, int n_vectors, const bloc
     }
 }
 
-EXP_INLINE void score_rows(bool converted, int n_vectors, const block *b, size_t key) {
+EXP_INLINE void score_rows(form as, int n_vectors, const block *b, size_t key) {
     size_t r = 0;
     for (; r + TILE_ROWS <= b->n_rows; r += TILE_ROWS) {
-        score_tile(converted, TILE_ROWS, n_vectors, b, r, key);
+        score_tile(as, TILE_ROWS, n_vectors, b, r, key);
     }
     switch (b->n_rows - r) {
     case 1:
-        score_tile(converted, 1, n_vectors, b, r, key);
+        score_tile(as, 1, n_vectors, b, r, key);
         break;
     case 2:
-        score_tile(converted, 2, n_vectors, b, r, key);
+        score_tile(as, 2, n_vectors, b, r, key);
         break;
     case 3:
-        score_tile(converted, 3, n_vectors, b, r, key);
+        score_tile(as, 3, n_vectors, b, r, key);
         break;
     default:
         break;
@@ -138,7 +173,7 @@ static void softmax(float *p, size_t first, size_t last, attend_state *state) {
 
 /* o[row ...][dim ...] += p[row ...][j] * v[j], j in [first, last) ascending, for 16 * n_vectors
  * dimensions, or the lanes m of a single vector. */
-EXP_INLINE void value_tile(bool converted, int n_rows, int n_vectors, const block *b, size_t row,
+EXP_INLINE void value_tile(form as, int n_rows, int n_vectors, const block *b, size_t row,
                            size_t first, size_t last, size_t dim, __mmask16 m) {
     __m512 sums[TILE_ROWS][TILE_VECTORS];
 #pragma GCC unroll 4
@@ -152,7 +187,10 @@ EXP_INLINE void value_tile(bool converted, int n_rows, int n_vectors, const bloc
         __m512 values[TILE_VECTORS];
 #pragma GCC unroll 4
         for (size_t v = 0; v < (size_t)n_vectors; v++) {
-            values[v] = load(converted, b->v, j * b->v_stride + dim + N_LANES * v, m);
+            values[v] = load(as, b->v, j * b->v_stride + dim + N_LANES * v, m);
+            if (as != Q8) continue;
+            /* dim is a multiple of KV_BLOCK_DIM where there is more than one register */
+            values[v] = _mm512_mul_ps(values[v], value_scale(b, j, dim / KV_BLOCK_DIM + v / 2));
         }
 #pragma GCC unroll 4
         for (size_t r = 0; r < (size_t)n_rows; r++) {
@@ -173,20 +211,20 @@ EXP_INLINE void value_tile(bool converted, int n_rows, int n_vectors, const bloc
 }
 
 /* The same for all dimensions. */
-EXP_INLINE void value_dims(bool converted, int n_rows, const block *b, size_t row, size_t first,
+EXP_INLINE void value_dims(form as, int n_rows, const block *b, size_t row, size_t first,
                            size_t last) {
     if (first >= last) return;
     size_t dim = 0;
     for (; dim + TILE_LANES <= b->head_dim; dim += TILE_LANES) {
-        value_tile(converted, n_rows, TILE_VECTORS, b, row, first, last, dim, 0xffff);
+        value_tile(as, n_rows, TILE_VECTORS, b, row, first, last, dim, 0xffff);
     }
     for (; dim < b->head_dim; dim += N_LANES) {
-        value_tile(converted, n_rows, 1, b, row, first, last, dim, lanes_below(b->head_dim - dim));
+        value_tile(as, n_rows, 1, b, row, first, last, dim, lanes_below(b->head_dim - dim));
     }
 }
 
 /* Rows see different positions: together where all of them see, each alone before and after. */
-EXP_INLINE void value_ranges(bool converted, int n_rows, const block *b, size_t row) {
+EXP_INLINE void value_ranges(form as, int n_rows, const block *b, size_t row) {
     size_t from = 0, to = KERNELS_CHUNK;
     for (size_t r = row; r < row + (size_t)n_rows; r++) {
         from = b->first[r] > from ? b->first[r] : from;
@@ -195,26 +233,26 @@ EXP_INLINE void value_ranges(bool converted, int n_rows, const block *b, size_t 
     if (from > to) from = to = KERNELS_CHUNK; /* nothing in common */
     for (size_t r = row; r < row + (size_t)n_rows; r++) {
         size_t end = b->last[r] < from ? b->last[r] : from;
-        value_dims(converted, 1, b, r, b->first[r], end);
+        value_dims(as, 1, b, r, b->first[r], end);
     }
-    value_dims(converted, n_rows, b, row, from, to);
+    value_dims(as, n_rows, b, row, from, to);
     for (size_t r = row; r < row + (size_t)n_rows; r++) {
-        value_dims(converted, 1, b, r, to, b->last[r]);
+        value_dims(as, 1, b, r, to, b->last[r]);
     }
 }
 
-EXP_INLINE void value_rows(bool converted, const block *b) {
+EXP_INLINE void value_rows(form as, const block *b) {
     size_t r = 0;
-    for (; r + TILE_ROWS <= b->n_rows; r += TILE_ROWS) value_ranges(converted, TILE_ROWS, b, r);
+    for (; r + TILE_ROWS <= b->n_rows; r += TILE_ROWS) value_ranges(as, TILE_ROWS, b, r);
     switch (b->n_rows - r) {
     case 1:
-        value_ranges(converted, 1, b, r);
+        value_ranges(as, 1, b, r);
         break;
     case 2:
-        value_ranges(converted, 2, b, r);
+        value_ranges(as, 2, b, r);
         break;
     case 3:
-        value_ranges(converted, 3, b, r);
+        value_ranges(as, 3, b, r);
         break;
     default:
         break;
@@ -224,63 +262,107 @@ EXP_INLINE void value_rows(bool converted, const block *b) {
 /* ---- a block of rows ----------------------------------------------------------------------- */
 
 /* Keys [key0, key1) in multiples of 16; up to 16 of them are one register instead of four. */
-EXP_INLINE void attend_block(bool converted, const block *b, size_t key0, size_t key1) {
+EXP_INLINE void score_keys(form as, const block *b, size_t key0, size_t key1) {
     if (key1 - key0 <= N_LANES) {
-        score_rows(converted, 1, b, key0);
+        score_rows(as, 1, b, key0);
     } else {
-        score_rows(converted, TILE_VECTORS, b, 0);
+        score_rows(as, TILE_VECTORS, b, 0);
     }
+}
+
+/* One function for each form. */
+#define FORMS(X) X(F32) X(F16) X(Q8)
+#define X(form)                                                                                    \
+    static void score_##form(const block *b, size_t key0, size_t key1) {                           \
+        score_keys(form, b, key0, key1);                                                           \
+    }                                                                                              \
+    static void value_##form(const block *b) { value_rows(form, b); }
+FORMS(X)
+#undef X
+
+static void attend_block(form k, form v, const block *b, size_t key0, size_t key1) {
+#define X(form) [form] = score_##form,
+    static void (*const score[N_FORMS])(const block *, size_t, size_t) = {FORMS(X)};
+#undef X
+#define X(form) [form] = value_##form,
+    static void (*const value[N_FORMS])(const block *) = {FORMS(X)};
+#undef X
+    score[k](b, key0, key1);
     for (size_t r = 0; r < b->n_rows; r++) {
         memset(b->state[r].o, 0, b->head_dim * sizeof(float));
         softmax(b->p[r], b->first[r], b->last[r], &b->state[r]);
     }
-    value_rows(converted, b);
+    value[v](b);
 }
 
-static void attend_few(const block *b, size_t key0, size_t key1) {
-    attend_block(false, b, key0, key1);
-}
+/* ---- conversion ---------------------------------------------------------------------------- */
 
-static void attend_many(const block *b, size_t key0, size_t key1) {
-    attend_block(true, b, key0, key1);
-}
-
-/* n rows of n_values F16 (a multiple of 8) to f32, in rows of 16s. */
-static void convert(const uint16_t *from, size_t n, size_t n_values, float *to, size_t to_stride) {
-    for (size_t i = 0; i < n; i++) {
-        for (size_t j = 0; j < n_values; j += N_LANES) {
-            __mmask16 m = lanes_below(n_values - j);
-            _mm512_storeu_ps(to + i * to_stride + j, load(false, from, i * n_values + j, m));
+EXP_INLINE void convert_keys(form as, const block *b, float *to) {
+    for (size_t d = 0; d < b->head_dim; d++) {
+        for (size_t j = 0; j < KERNELS_CHUNK; j += N_LANES) {
+            __m512 x = load(as, b->k, d * KERNELS_CHUNK + j, 0xffff);
+            if (as == Q8) x = _mm512_mul_ps(x, key_scales(b, d, j));
+            _mm512_storeu_ps(to + d * KERNELS_CHUNK + j, x);
         }
     }
+}
+
+/* In rows of 16s. */
+EXP_INLINE void convert_values(form as, const block *b, float *to, size_t to_stride) {
+    for (size_t j = 0; j < KERNELS_CHUNK; j++) {
+        for (size_t d = 0; d < b->head_dim; d += N_LANES) {
+            __m512 x = load(as, b->v, j * b->v_stride + d, lanes_below(b->head_dim - d));
+            if (as == Q8) x = _mm512_mul_ps(x, value_scale(b, j, d / KV_BLOCK_DIM));
+            _mm512_storeu_ps(to + j * to_stride + d, x);
+        }
+    }
+}
+
+/* Converts the chunk of b into memory; b then reads it there. */
+static void convert(form k, form v, block *b, float *memory) {
+    float *const keys = memory, *const values = keys + b->head_dim * KERNELS_CHUNK;
+    const size_t stride = (b->head_dim + N_LANES - 1) / N_LANES * N_LANES;
+    if (k == F16) {
+        convert_keys(F16, b, keys);
+    } else {
+        convert_keys(Q8, b, keys);
+    }
+    if (v == F16) {
+        convert_values(F16, b, values, stride);
+    } else {
+        convert_values(Q8, b, values, stride);
+    }
+    b->k = keys;
+    b->v = values;
+    b->v_stride = stride;
 }
 
 void avx512_attend(const attend_chunk *chunk, const float *q, size_t q_stride, size_t n_rows,
                    float scale, const uint8_t *first, const uint8_t *last, attend_state *state,
                    void *scratch) {
     const size_t head_dim = chunk->head_dim;
-    const size_t v_stride = (head_dim + N_LANES - 1) / N_LANES * N_LANES;
-    float *const p = scratch, *const k = p + (size_t)BLOCK_ROWS * KERNELS_CHUNK;
-    float *const v = k + head_dim * KERNELS_CHUNK;
-    const size_t n_floats = (BLOCK_ROWS + head_dim + v_stride) * KERNELS_CHUNK;
-    const bool converted = n_rows > TILE_ROWS && n_floats * sizeof(float) <= KERNELS_SCRATCH_BYTES;
-    if (converted) {
-        convert(chunk->k, head_dim, KERNELS_CHUNK, k, KERNELS_CHUNK);
-        convert(chunk->v, KERNELS_CHUNK, head_dim, v, v_stride);
+    const size_t n_floats = (BLOCK_ROWS + 2 * head_dim + N_LANES) * KERNELS_CHUNK;
+    form k = form_of[chunk->k_type], v = form_of[chunk->v_type];
+    block b = {.k = chunk->k,
+               .v = chunk->v,
+               .k_scales = kv_scales(chunk->k_type, chunk->k, head_dim),
+               .v_scales = kv_scales(chunk->v_type, chunk->v, head_dim),
+               .v_stride = head_dim,
+               .head_dim = head_dim,
+               .n_blocks = kv_n_blocks(head_dim),
+               .q_stride = q_stride,
+               .scale = scale,
+               .p = (float (*)[KERNELS_CHUNK])scratch};
+    if (n_rows > TILE_ROWS && n_floats * sizeof(float) <= KERNELS_SCRATCH_BYTES) {
+        convert(k, v, &b, (float *)scratch + (size_t)BLOCK_ROWS * KERNELS_CHUNK);
+        k = v = F32;
     }
     for (size_t r0 = 0; r0 < n_rows; r0 += BLOCK_ROWS) {
-        block b = {.k = converted ? (const void *)k : chunk->k,
-                   .v = converted ? (const void *)v : chunk->v,
-                   .v_stride = converted ? v_stride : head_dim,
-                   .head_dim = head_dim,
-                   .q = q + r0 * q_stride,
-                   .q_stride = q_stride,
-                   .n_rows = n_rows - r0 < BLOCK_ROWS ? n_rows - r0 : BLOCK_ROWS,
-                   .scale = scale,
-                   .first = first + r0,
-                   .last = last + r0,
-                   .state = state + r0,
-                   .p = (float (*)[KERNELS_CHUNK])scratch};
+        b.q = q + r0 * q_stride;
+        b.n_rows = n_rows - r0 < BLOCK_ROWS ? n_rows - r0 : BLOCK_ROWS;
+        b.first = first + r0;
+        b.last = last + r0;
+        b.state = state + r0;
         size_t key0 = KERNELS_CHUNK, key1 = 0; /* what any row sees, in whole registers */
         for (size_t r = 0; r < b.n_rows; r++) {
             key0 = b.first[r] < key0 ? b.first[r] : key0;
@@ -288,7 +370,7 @@ void avx512_attend(const attend_chunk *chunk, const float *q, size_t q_stride, s
         }
         key0 = key0 / N_LANES * N_LANES;
         key1 = (key1 + N_LANES - 1) / N_LANES * N_LANES;
-        (converted ? attend_many : attend_few)(&b, key0, key1);
+        attend_block(k, v, &b, key0, key1);
     }
 }
 

@@ -3,8 +3,8 @@
  * Keys lie beside each other for one dimension, so four keys' scores are the lanes of a register
  * and no score needs a sum across lanes; values are the lanes of the result. Both passes work on
  * tiles of up to four rows and a slab of 16 keys or dimensions, sixteen chains of fmaf at once.
- * With few rows every key and value is converted from F16 once on its way; with many, a slab of
- * them is converted first and met by all rows.
+ * With few rows every key and value is converted to f32 once on its way; with many, a slab of them
+ * is converted first and met by all rows.
  */
 #include <assert.h>
 #include <math.h>
@@ -31,39 +31,120 @@ typedef struct attend_scratch {
 
 static size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
 
-/* Four values from F16 or, when `slab`, from converted memory. */
-EXP_INLINE float32x4_t load(bool slab, const void *from, size_t i) {
-    if (slab) return vld1q_f32((const float *)from + i);
-    return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16((const uint16_t *)from + i)));
+/* What a tile finds keys or values as: converted, or one of the stored types. */
+typedef enum form { F32, F16, Q8 } form;
+
+static const form form_of[KV_TYPE_COUNT] = {[KV_F16] = F16, [KV_Q8_0] = Q8};
+
+/* Where the keys or values of a tile lie, from its first lane on. Strides count elements. */
+typedef struct source {
+    const void *at;
+    size_t stride;          /* from a channel of keys, or from a value, to the next */
+    const uint16_t *scales; /* of Q8 */
+    size_t scale_stride;    /* from a block of keys, or from a value, to the next */
+} source;
+
+/* n_vectors, 2 or 4, times four values from element i; of Q8, the codes. */
+EXP_INLINE void load(form as, const void *from, size_t i, size_t n_vectors, float32x4_t *to) {
+#pragma GCC unroll 4
+    for (size_t v = 0; v < n_vectors && as == F32; v++) {
+        to[v] = vld1q_f32((const float *)from + i + 4 * v);
+    }
+#pragma GCC unroll 4
+    for (size_t v = 0; v < n_vectors && as == F16; v++) {
+        uint16x4_t half = vld1_u16((const uint16_t *)from + i + 4 * v);
+        to[v] = vcvt_f32_f16(vreinterpret_f16_u16(half));
+    }
+#pragma GCC unroll 2
+    for (size_t v = 0; v < n_vectors && as == Q8; v += 2) {
+        int16x8_t codes = vmovl_s8(vld1_s8((const int8_t *)from + i + 4 * v));
+        to[v] = vcvtq_f32_s32(vmovl_s16(vget_low_s16(codes)));
+        to[v + 1] = vcvtq_f32_s32(vmovl_s16(vget_high_s16(codes)));
+    }
 }
 
-static void convert(const uint16_t *from, size_t stride, size_t n, size_t width,
-                    float (*to)[SLAB]) {
-    for (size_t i = 0; i < n; i++) {
-        for (size_t j = 0; j < width; j += 4)
-            vst1q_f32(to[i] + j, load(false, from, i * stride + j));
+/* The scales of four keys in the block of channel d. */
+EXP_INLINE float32x4_t key_scales(const source *k, size_t d, size_t key) {
+    const uint16_t *scales = k->scales + d / KV_BLOCK_DIM * k->scale_stride + key;
+    return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(scales)));
+}
+
+/* The scale of value j. */
+EXP_INLINE float32x4_t value_scale(const source *v, size_t j) {
+    return vcvt_f32_f16(vreinterpret_f16_u16(vld1_dup_u16(v->scales + j * v->scale_stride)));
+}
+
+/* Keys from `key` on, and values from position j and channel d on. */
+static source keys_at(const attend_chunk *chunk, size_t key) {
+    const size_t item = chunk->k_type == KV_F16 ? sizeof(uint16_t) : sizeof(int8_t);
+    return (source){(const char *)chunk->k + key * item, KERNELS_CHUNK,
+                    kv_scales(chunk->k_type, chunk->k, chunk->head_dim) + key, KERNELS_CHUNK};
+}
+
+static source values_at(const attend_chunk *chunk, size_t j, size_t d) {
+    const size_t item = chunk->v_type == KV_F16 ? sizeof(uint16_t) : sizeof(int8_t);
+    const size_t n = chunk->head_dim, n_blocks = kv_n_blocks(n);
+    return (source){(const char *)chunk->v + (j * n + d) * item, n,
+                    kv_scales(chunk->v_type, chunk->v, n) + j * n_blocks + d / KV_BLOCK_DIM,
+                    n_blocks};
+}
+
+/* A slab of keys, channel by channel. */
+EXP_INLINE void convert_keys(form as, source k, size_t head_dim, float (*to)[SLAB]) {
+    for (size_t d = 0; d < head_dim; d++) {
+        float32x4_t x[VECTORS];
+        load(as, k.at, d * k.stride, VECTORS, x);
+        for (size_t v = 0; v < VECTORS; v++) {
+            if (as == Q8) x[v] = vmulq_f32(x[v], key_scales(&k, d, 4 * v));
+            vst1q_f32(to[d] + 4 * v, x[v]);
+        }
+    }
+}
+
+/* n_dims channels of n values. */
+EXP_INLINE void convert_values(form as, source v, size_t n, size_t n_dims, float (*to)[SLAB]) {
+    for (size_t j = 0; j < n; j++) {
+        for (size_t d = 0; d < n_dims; d += 8) {
+            float32x4_t x[2];
+            load(as, v.at, j * v.stride + d, 2, x);
+            for (size_t i = 0; i < 2; i++) {
+                if (as == Q8) x[i] = vmulq_f32(x[i], value_scale(&v, j));
+                vst1q_f32(to[j] + d + 4 * i, x[i]);
+            }
+        }
     }
 }
 
 /* p[r][key ...] = scale * q[r] . keys, for n_rows rows and a slab of keys at k. */
-EXP_INLINE void score_tile(bool slab, int n_rows, const void *k, size_t head_dim, const float *q,
+EXP_INLINE void score_tile(form as, int n_rows, source k, size_t head_dim, const float *q,
                            size_t q_stride, float scale, float (*p)[KERNELS_CHUNK], size_t key) {
-    const size_t stride = slab ? SLAB : KERNELS_CHUNK;
     float32x4_t sums[TILE_ROWS][VECTORS];
 #pragma GCC unroll 4
     for (int r = 0; r < n_rows; r++) {
 #pragma GCC unroll 4
         for (int v = 0; v < VECTORS; v++) sums[r][v] = vdupq_n_f32(0);
     }
-    for (size_t d = 0; d < head_dim; d++) {
-        float32x4_t keys[VECTORS];
+    const size_t span = as == Q8 ? KV_BLOCK_DIM : head_dim; /* channels of one scale */
+    for (size_t start = 0; start < head_dim; start += span) {
+        float32x4_t scales[VECTORS];
 #pragma GCC unroll 4
-        for (size_t v = 0; v < VECTORS; v++) keys[v] = load(slab, k, d * stride + 4 * v);
+        for (size_t v = 0; v < VECTORS; v++) {
+            if (as == Q8) scales[v] = key_scales(&k, start, 4 * v);
+        }
+        const size_t end = smaller(start + span, head_dim);
+        for (size_t d = start; d < end; d++) {
+            float32x4_t keys[VECTORS];
+            load(as, k.at, d * k.stride, VECTORS, keys);
 #pragma GCC unroll 4
-        for (int r = 0; r < n_rows; r++) {
-            float32x4_t x = vld1q_dup_f32(q + (size_t)r * q_stride + d);
+            for (size_t v = 0; v < VECTORS; v++) {
+                if (as == Q8) keys[v] = vmulq_f32(keys[v], scales[v]);
+            }
 #pragma GCC unroll 4
-            for (int v = 0; v < VECTORS; v++) sums[r][v] = vfmaq_f32(sums[r][v], x, keys[v]);
+            for (int r = 0; r < n_rows; r++) {
+                float32x4_t x = vld1q_dup_f32(q + (size_t)r * q_stride + d);
+#pragma GCC unroll 4
+                for (int v = 0; v < VECTORS; v++) sums[r][v] = vfmaq_f32(sums[r][v], x, keys[v]);
+            }
         }
     }
 #pragma GCC unroll 4
@@ -75,20 +156,20 @@ EXP_INLINE void score_tile(bool slab, int n_rows, const void *k, size_t head_dim
     }
 }
 
-EXP_INLINE void score_rows(bool slab, size_t n_rows, const void *k, size_t head_dim, const float *q,
+EXP_INLINE void score_rows(form as, size_t n_rows, source k, size_t head_dim, const float *q,
                            size_t q_stride, float scale, float (*p)[KERNELS_CHUNK], size_t key) {
     switch (n_rows) {
     case 1:
-        score_tile(slab, 1, k, head_dim, q, q_stride, scale, p, key);
+        score_tile(as, 1, k, head_dim, q, q_stride, scale, p, key);
         break;
     case 2:
-        score_tile(slab, 2, k, head_dim, q, q_stride, scale, p, key);
+        score_tile(as, 2, k, head_dim, q, q_stride, scale, p, key);
         break;
     case 3:
-        score_tile(slab, 3, k, head_dim, q, q_stride, scale, p, key);
+        score_tile(as, 3, k, head_dim, q, q_stride, scale, p, key);
         break;
     default:
-        score_tile(slab, 4, k, head_dim, q, q_stride, scale, p, key);
+        score_tile(as, 4, k, head_dim, q, q_stride, scale, p, key);
         break;
     }
 }
@@ -131,9 +212,8 @@ static void softmax(float *p, size_t first, size_t last, attend_state *state) {
 }
 
 /* o[r][dim ...] += p[r][j] * v[j], j in [first, last) ascending, for 4 * n_vectors dimensions. */
-EXP_INLINE void value_tile(bool slab, int n_rows, int n_vectors, const void *v, size_t stride,
-                           const float *p, size_t first, size_t last, const attend_state *state,
-                           size_t dim) {
+EXP_INLINE void value_tile(form as, int n_rows, int n_vectors, source v, const float *p,
+                           size_t first, size_t last, const attend_state *state, size_t dim) {
     float32x4_t sums[TILE_ROWS][VECTORS];
 #pragma GCC unroll 4
     for (int r = 0; r < n_rows; r++) {
@@ -142,8 +222,11 @@ EXP_INLINE void value_tile(bool slab, int n_rows, int n_vectors, const void *v, 
     }
     for (size_t j = first; j < last; j++) {
         float32x4_t values[VECTORS];
+        load(as, v.at, j * v.stride, (size_t)n_vectors, values);
 #pragma GCC unroll 4
-        for (int i = 0; i < n_vectors; i++) values[i] = load(slab, v, j * stride + 4 * (size_t)i);
+        for (int i = 0; i < n_vectors; i++) {
+            if (as == Q8) values[i] = vmulq_f32(values[i], value_scale(&v, j));
+        }
 #pragma GCC unroll 4
         for (int r = 0; r < n_rows; r++) {
             float32x4_t x = vld1q_dup_f32(p + r * KERNELS_CHUNK + (ptrdiff_t)j);
@@ -159,36 +242,35 @@ EXP_INLINE void value_tile(bool slab, int n_rows, int n_vectors, const void *v, 
 }
 
 /* The same for up to SLAB dimensions, a multiple of 8. */
-EXP_INLINE void value_rows(bool slab, size_t n_rows, size_t n_dims, const void *v, size_t stride,
-                           const float *p, size_t first, size_t last, const attend_state *state,
-                           size_t dim) {
+EXP_INLINE void value_rows(form as, size_t n_rows, size_t n_dims, source v, const float *p,
+                           size_t first, size_t last, const attend_state *state, size_t dim) {
     if (first >= last) return;
     if (n_dims < SLAB) {
         for (size_t r = 0; r < n_rows; r++) {
-            value_tile(slab, 1, 2, v, stride, p + r * KERNELS_CHUNK, first, last, state + r, dim);
+            value_tile(as, 1, 2, v, p + r * KERNELS_CHUNK, first, last, state + r, dim);
         }
         return;
     }
     switch (n_rows) {
     case 1:
-        value_tile(slab, 1, VECTORS, v, stride, p, first, last, state, dim);
+        value_tile(as, 1, VECTORS, v, p, first, last, state, dim);
         break;
     case 2:
-        value_tile(slab, 2, VECTORS, v, stride, p, first, last, state, dim);
+        value_tile(as, 2, VECTORS, v, p, first, last, state, dim);
         break;
     case 3:
-        value_tile(slab, 3, VECTORS, v, stride, p, first, last, state, dim);
+        value_tile(as, 3, VECTORS, v, p, first, last, state, dim);
         break;
     default:
-        value_tile(slab, 4, VECTORS, v, stride, p, first, last, state, dim);
+        value_tile(as, 4, VECTORS, v, p, first, last, state, dim);
         break;
     }
 }
 
 /* Rows see different positions: together where all of them see, each alone before and after. */
-EXP_INLINE void value_ranges(bool slab, size_t n_rows, size_t n_dims, const void *v, size_t stride,
-                             const float *p, const uint8_t *first, const uint8_t *last,
-                             const attend_state *state, size_t dim) {
+EXP_INLINE void value_ranges(form as, size_t n_rows, size_t n_dims, source v, const float *p,
+                             const uint8_t *first, const uint8_t *last, const attend_state *state,
+                             size_t dim) {
     size_t from = 0, to = KERNELS_CHUNK;
     for (size_t r = 0; r < n_rows; r++) {
         from = first[r] > from ? first[r] : from;
@@ -196,27 +278,38 @@ EXP_INLINE void value_ranges(bool slab, size_t n_rows, size_t n_dims, const void
     }
     if (from > to) from = to = KERNELS_CHUNK; /* nothing in common */
     for (size_t r = 0; r < n_rows; r++) {
-        value_rows(slab, 1, n_dims, v, stride, p + r * KERNELS_CHUNK, first[r],
-                   smaller(last[r], from), state + r, dim);
+        value_rows(as, 1, n_dims, v, p + r * KERNELS_CHUNK, first[r], smaller(last[r], from),
+                   state + r, dim);
     }
-    value_rows(slab, n_rows, n_dims, v, stride, p, from, to, state, dim);
+    value_rows(as, n_rows, n_dims, v, p, from, to, state, dim);
     for (size_t r = 0; r < n_rows; r++) {
-        value_rows(slab, 1, n_dims, v, stride, p + r * KERNELS_CHUNK, to, last[r], state + r, dim);
+        value_rows(as, 1, n_dims, v, p + r * KERNELS_CHUNK, to, last[r], state + r, dim);
     }
 }
 
-/* Up to TILE_ROWS rows, straight from F16. */
+/* Up to TILE_ROWS rows, straight from what is stored. */
 static void attend_few(const attend_chunk *chunk, const float *q, size_t q_stride, size_t n_rows,
                        float scale, const uint8_t *first, const uint8_t *last, size_t key0,
                        size_t key1, attend_state *state, attend_scratch *s) {
     const size_t head_dim = chunk->head_dim;
+    const form k_form = form_of[chunk->k_type], v_form = form_of[chunk->v_type];
     for (size_t key = key0; key < key1; key += SLAB) {
-        score_rows(false, n_rows, chunk->k + key, head_dim, q, q_stride, scale, s->p, key);
+        source k = keys_at(chunk, key);
+        if (k_form == F16) {
+            score_rows(F16, n_rows, k, head_dim, q, q_stride, scale, s->p, key);
+        } else {
+            score_rows(Q8, n_rows, k, head_dim, q, q_stride, scale, s->p, key);
+        }
     }
     for (size_t r = 0; r < n_rows; r++) softmax(s->p[r], first[r], last[r], &state[r]);
     for (size_t d = 0; d < head_dim; d += SLAB) {
-        value_ranges(false, n_rows, smaller(SLAB, head_dim - d), chunk->v + d, head_dim, s->p[0],
-                     first, last, state, d);
+        size_t n_dims = smaller(SLAB, head_dim - d);
+        source v = values_at(chunk, 0, d);
+        if (v_form == F16) {
+            value_ranges(F16, n_rows, n_dims, v, s->p[0], first, last, state, d);
+        } else {
+            value_ranges(Q8, n_rows, n_dims, v, s->p[0], first, last, state, d);
+        }
     }
 }
 
@@ -233,21 +326,31 @@ static void attend_many(const attend_chunk *chunk, const float *q, size_t q_stri
                         float scale, const uint8_t *first, const uint8_t *last, size_t key0,
                         size_t key1, attend_state *state, attend_scratch *s) {
     const size_t head_dim = chunk->head_dim;
+    const form k_form = form_of[chunk->k_type], v_form = form_of[chunk->v_type];
+    const source k = {.at = s->k, .stride = SLAB}, v = {.at = s->v, .stride = SLAB};
     for (size_t key = key0; key < key1; key += SLAB) {
-        convert(chunk->k + key, KERNELS_CHUNK, head_dim, SLAB, s->k);
+        if (k_form == F16) {
+            convert_keys(F16, keys_at(chunk, key), head_dim, s->k);
+        } else {
+            convert_keys(Q8, keys_at(chunk, key), head_dim, s->k);
+        }
         for (size_t r = 0; r < n_rows; r += TILE_ROWS) {
             size_t n = smaller(TILE_ROWS, n_rows - r);
             if (!sees(first + r, last + r, n, key)) continue;
-            score_rows(true, n, s->k, head_dim, q + r * q_stride, q_stride, scale, s->p + r, key);
+            score_rows(F32, n, k, head_dim, q + r * q_stride, q_stride, scale, s->p + r, key);
         }
     }
     for (size_t r = 0; r < n_rows; r++) softmax(s->p[r], first[r], last[r], &state[r]);
     for (size_t d = 0; d < head_dim; d += SLAB) {
         size_t n_dims = smaller(SLAB, head_dim - d);
-        convert(chunk->v + key0 * head_dim + d, head_dim, key1 - key0, n_dims, s->v + key0);
+        if (v_form == F16) {
+            convert_values(F16, values_at(chunk, key0, d), key1 - key0, n_dims, s->v + key0);
+        } else {
+            convert_values(Q8, values_at(chunk, key0, d), key1 - key0, n_dims, s->v + key0);
+        }
         for (size_t r = 0; r < n_rows; r += TILE_ROWS) {
-            value_ranges(true, smaller(TILE_ROWS, n_rows - r), n_dims, s->v, SLAB, s->p[r],
-                         first + r, last + r, state + r, d);
+            size_t n = smaller(TILE_ROWS, n_rows - r);
+            value_ranges(F32, n, n_dims, v, s->p[r], first + r, last + r, state + r, d);
         }
     }
 }

@@ -49,7 +49,7 @@ static void to_f16(const float *x, uint16_t *y, size_t n) {
 static float score(const attend_chunk *chunk, const float *q, size_t j) {
     float s = 0;
     for (size_t d = 0; d < chunk->head_dim; d++) {
-        s = fmaf(q[d], exact_f16_to_f32(chunk->k[d * KERNELS_CHUNK + j]), s);
+        s = fmaf(q[d], kv_key(chunk->k_type, chunk->k, chunk->head_dim, j, d), s);
     }
     return s;
 }
@@ -65,11 +65,11 @@ static void attend_row(const attend_chunk *chunk, const float *q, float scale, s
     float lanes[16] = {0};
     for (size_t d = 0; d < chunk->head_dim; d++) state->o[d] = 0;
     for (size_t j = first; j < last; j++) {
-        const uint16_t *v = chunk->v + j * chunk->head_dim;
         float p = exact_exp(s[j] - m);
         lanes[j % 16] += p;
         for (size_t d = 0; d < chunk->head_dim; d++) {
-            state->o[d] = fmaf(p, exact_f16_to_f32(v[d]), state->o[d]);
+            float v = kv_value(chunk->v_type, chunk->v, chunk->head_dim, j, d);
+            state->o[d] = fmaf(p, v, state->o[d]);
         }
     }
     state->m = m;

@@ -1,0 +1,116 @@
+/* cpu_append: keys and values enter the blocks of their sessions, rounded to the type they are
+ * stored in. A position is rounded alone, so nothing depends on what comes with it.
+ */
+#include <string.h>
+
+#include "device/cpu/cpu.h"
+
+/* Positions of one block that are appended together: x [n][head_dim] to slot, slot + 1 ... of the
+ * chunk. */
+typedef struct run {
+    void *chunk;
+    uint32_t slot, n;
+    const float *x;
+} run;
+
+typedef void put_run(const cpu *d, kv_type type, const run *r, void *scratch);
+
+/* ---- codes: of one head's channels, row by row, to their places ------------------------------ */
+
+static void put_half_keys(const cpu *d, const run *r, uint16_t *half) {
+    size_t n = d->model->head_dim;
+    uint16_t *to = (uint16_t *)r->chunk + r->slot;
+    d->kernels->to_f16(r->x, half, r->n * n);
+    for (size_t c = 0; c < n; c++)
+        for (uint32_t j = 0; j < r->n; j++) to[c * BLOCK_POSITIONS + j] = half[j * n + c];
+}
+
+/* The run as columns of int8 with a scale a block; the last block is filled up with zeros. Returns
+ * the scales in F16, [n_blocks][r->n]. */
+static uint16_t *round_to_q8(const cpu *d, const run *r, acts *a, char *scratch) {
+    size_t n = d->model->head_dim, n_padded = kv_n_blocks(n) * KV_BLOCK_DIM;
+    float *row = (float *)(void *)scratch;
+    uint16_t *scales = (uint16_t *)(void *)(row + n_padded);
+    scratch = (char *)(scales + kv_n_blocks(n) * BLOCK_POSITIONS);
+    acts_place(a, ACTS_Q8_32, n_padded, r->n, scratch);
+    memset(row, 0, n_padded * sizeof *row);
+    for (uint32_t j = 0; j < r->n; j++) {
+        memcpy(row, r->x + j * n, n * sizeof *row);
+        d->kernels->quantize(a, j, row);
+    }
+    d->kernels->to_f16(a->d, scales, kv_n_blocks(n) * r->n);
+    return scales;
+}
+
+static void put_q8_keys(const cpu *d, const run *r, char *scratch) {
+    acts a;
+    size_t n = d->model->head_dim;
+    const uint16_t *scales = round_to_q8(d, r, &a, scratch);
+    uint16_t *to_scales = kv_scales(KV_Q8_0, r->chunk, n) + r->slot;
+    for (size_t b = 0; b < kv_n_blocks(n); b++)
+        memcpy(to_scales + b * BLOCK_POSITIONS, scales + b * r->n, r->n * sizeof *scales);
+    int8_t *to = (int8_t *)r->chunk + r->slot;
+    for (size_t c = 0; c < n; c++) {
+        const int8_t *from = a.q + c / KV_BLOCK_DIM * r->n * KV_BLOCK_DIM + c % KV_BLOCK_DIM;
+        for (uint32_t j = 0; j < r->n; j++) to[c * BLOCK_POSITIONS + j] = from[j * KV_BLOCK_DIM];
+    }
+}
+
+static void put_q8_values(const cpu *d, const run *r, char *scratch) {
+    acts a;
+    size_t n = d->model->head_dim, n_blocks = kv_n_blocks(n);
+    const uint16_t *scales = round_to_q8(d, r, &a, scratch);
+    uint16_t *to_scales = kv_scales(KV_Q8_0, r->chunk, n) + r->slot * n_blocks;
+    int8_t *to = (int8_t *)r->chunk + r->slot * n;
+    for (uint32_t j = 0; j < r->n; j++) {
+        for (size_t b = 0; b < n_blocks; b++) {
+            size_t left = n - b * KV_BLOCK_DIM;
+            memcpy(to + j * n + b * KV_BLOCK_DIM, a.q + acts_block(&a, b, j) * KV_BLOCK_DIM,
+                   left < KV_BLOCK_DIM ? left : KV_BLOCK_DIM);
+            to_scales[j * n_blocks + b] = scales[b * r->n + j];
+        }
+    }
+}
+
+static void put_keys(const cpu *d, kv_type type, const run *r, void *scratch) {
+    if (type == KV_F16)
+        put_half_keys(d, r, scratch);
+    else
+        put_q8_keys(d, r, scratch);
+}
+
+static void put_values(const cpu *d, kv_type type, const run *r, void *scratch) {
+    size_t n = d->model->head_dim;
+    if (type == KV_F16)
+        d->kernels->to_f16(r->x, (uint16_t *)r->chunk + r->slot * n, r->n * n);
+    else
+        put_q8_values(d, r, scratch);
+}
+
+/* ---- runs: as many consecutive positions as lie in one block --------------------------------- */
+
+typedef void *find_chunk(const cpu *d, const step *s, uint32_t block, uint32_t kv_head);
+
+static void append(cpu *d, const step *s, uint32_t kv_head, const float *y, kv_type type,
+                   find_chunk *find, put_run *put, void *scratch) {
+    size_t n = d->model->head_dim;
+    for (uint32_t i = 0; i < d->batch->n_segments; i++) {
+        const segment *g = &d->batch->segments[i];
+        for (uint32_t j = 0, n_run; j < g->n_rows; j += n_run) {
+            uint32_t position = g->first_position + j, slot = position % BLOCK_POSITIONS;
+            uint32_t block = g->tables[s->group][position / BLOCK_POSITIONS];
+            n_run = BLOCK_POSITIONS - slot;
+            if (n_run > g->n_rows - j) n_run = g->n_rows - j;
+            run r = {find(d, s, block, kv_head), slot, n_run, y + (g->first_row + j) * n};
+            put(d, type, &r, scratch);
+        }
+    }
+}
+
+void cpu_append_keys(cpu *d, const step *s, uint32_t kv_head, const float *y, uint32_t thread) {
+    append(d, s, kv_head, y, d->options.kv_k, cpu_keys, put_keys, cpu_thread_panel(d, thread));
+}
+
+void cpu_append_values(cpu *d, const step *s, uint32_t kv_head, const float *y, uint32_t thread) {
+    append(d, s, kv_head, y, d->options.kv_v, cpu_values, put_values, cpu_thread_panel(d, thread));
+}

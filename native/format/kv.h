@@ -1,0 +1,47 @@
+/* kv: the types that keys and values are stored in, and where each element of a chunk lies.
+ *
+ * A chunk is KV_CHUNK positions of one head. Keys lie channel by channel, values position by
+ * position, so that a register holds many keys of one channel or many channels of one value. A
+ * quantized element is its code times the scale that it shares with the other channels of its block
+ * at its position: a position is rounded once, when it enters, whatever its neighbours are.
+ *
+ *   KV_F16   keys   f16 [head_dim][KV_CHUNK]
+ *            values f16 [KV_CHUNK][head_dim]
+ *   KV_Q8_0  keys   int8 [head_dim][KV_CHUNK], then f16 scales [n_blocks][KV_CHUNK]
+ *            values int8 [KV_CHUNK][head_dim], then f16 scales [KV_CHUNK][n_blocks]
+ *
+ * where n_blocks = ceil(head_dim / KV_BLOCK_DIM). Codes and scales are those of acts_quantize
+ * (format/acts.h, ACTS_Q8_32), the scale rounded to F16. Code times scale is exact in f32.
+ */
+#ifndef LL_FORMAT_KV_H
+#define LL_FORMAT_KV_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum { KV_CHUNK = 64, KV_BLOCK_DIM = 32 };
+
+typedef enum kv_type { KV_F16, KV_Q8_0, KV_TYPE_COUNT } kv_type;
+
+extern const char *const kv_names[KV_TYPE_COUNT];
+
+/* The type of that name; false where there is none. */
+bool kv_find(const char *name, kv_type *out);
+
+static inline size_t kv_n_blocks(size_t head_dim) {
+    return (head_dim + KV_BLOCK_DIM - 1) / KV_BLOCK_DIM;
+}
+
+/* Bytes of one position's keys, or values, of one head; those of a chunk are KV_CHUNK times that.
+ */
+size_t kv_position_bytes(kv_type type, size_t head_dim);
+
+/* The scales of a chunk's keys or values; of a quantized type alone. */
+uint16_t *kv_scales(kv_type type, const void *memory, size_t head_dim);
+
+/* The scalar truth: the key of position j and the value of position j, channel by channel. */
+float kv_key(kv_type type, const void *keys, size_t head_dim, size_t j, size_t channel);
+float kv_value(kv_type type, const void *values, size_t head_dim, size_t j, size_t channel);
+
+#endif
