@@ -1,8 +1,8 @@
 """What would fit instead, each as the command to type, the one that loses least first.
 
-A lever is a row: a shorter context, smaller keys and values, another quant of the same model that is
-here, one that the catalog knows, one that this file can be made into, fewer threads. Each is judged
-exactly as the run itself would be, by the engine's plan.
+A lever is a row: a shorter context, smaller keys and values, another quant of the same model that
+is here, one that the catalog knows, one that this file can be made into, fewer threads. Each is
+judged exactly as the run itself would be, by the engine's plan.
 """
 
 from __future__ import annotations

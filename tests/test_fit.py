@@ -283,8 +283,12 @@ def test_a_shorter_context_comes_first(user: Path, large: Path) -> None:
     first, *others = offers_for(large, 600 * MIB, 12288)
     assert first.command == f"localllm run {large} -c {first.options.n_ctx}"
     assert 7000 < first.options.n_ctx < 12288 and first.path == large
-    assert [offer.path for offer in others] == [None], "and one made of this file"
-    assert others[0].command == f'localllm run "$(localllm quantize {large} Q8_0)" -c 12288'
+    kv, made = others
+    q8_0 = "--cache-type-k q8_0 --cache-type-v q8_0"
+    assert kv.command == f"localllm run {large} -c 12288 {q8_0}" and kv.path == large
+    assert kv.verdict.need.touched() < 600 * MIB and kv.options.n_ctx == 12288
+    assert made.path is None, "one made of this file"
+    assert made.command == f'localllm run "$(localllm quantize {large} Q8_0)" -c 12288'
 
 
 def test_other_quants_that_are_here_best_first(user: Path, tmp_path: Path, large: Path) -> None:
