@@ -68,7 +68,7 @@ def configs(quick: bool) -> Iterator[Config]:
 
 
 def run(path: Path, prompt: str, *flags: str, **settings: Any) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "localllm", "run", str(path), "--raw", "--json", "--temp", "0"]
+    command = [sys.executable, "-m", "localllm", "run", str(path), "--json", "--temp", "0"]
     return subprocess.run(
         [*command, "-n", str(N_ANSWER), *flags],
         input=prompt,

@@ -64,7 +64,7 @@ def find_limits(
     rlimit: Callable[[int], tuple[int, int]] = resource.getrlimit,
 ) -> list[Limit]:
     """Every bound on this process's memory that can be read; unreadable ones bind nothing."""
-    limits = [*read_meminfo(root), *read_cgroups(root), *read_rlimits(root, rlimit)]
+    limits = [*read_meminfo(root), *read_cgroups(root), *read_rlimits(rlimit, root)]
     if budget is not None:
         limits.append(Limit("--budget", budget, Counts.resident))
     return limits
@@ -79,7 +79,9 @@ def read_meminfo(root: Path) -> Iterator[Limit]:
         yield Limit("available memory", max(available, 0) * 1024)
 
 
-def read_rlimits(root: Path, rlimit: Callable[[int], tuple[int, int]]) -> Iterator[Limit]:
+def read_rlimits(
+    rlimit: Callable[[int], tuple[int, int]] = resource.getrlimit, root: Path = Path("/")
+) -> Iterator[Limit]:
     """The file is mapped by the time a plan exists, so VmSize holds the weights already."""
     status = read_fields(root / "proc/self/status")
     rows = (

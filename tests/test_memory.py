@@ -22,6 +22,7 @@ from localllm.need import (
     GROWTH_RESERVED_BYTES,
     STACK_BYTES,
     STACK_TOUCHED_BYTES,
+    TOKEN_BYTES,
     Extent,
     Need,
     need_of,
@@ -168,6 +169,7 @@ def test_rlimits_count_what_the_process_has_already(tmp_path: Path) -> None:
 # ---- which bytes a limit sees ------------------------------------------------------------------
 
 KV_PER_TOKEN = 1 << 16
+PER_TOKEN = KV_PER_TOKEN + TOKEN_BYTES
 WEIGHTS, HEADER, SCRATCH, TOKENIZER = 100 * MIB, 3 * MIB, MIB, 2 * MIB
 BEFORE = Usage(anonymous_bytes=10 * MIB, file_bytes=5 * MIB, peak_bytes=15 * MIB)
 
@@ -210,23 +212,21 @@ WITH_FILES = TO_COME + WEIGHTS + GROWTH_FILE_BYTES
 
 
 def test_each_kind_of_limit_sees_its_bytes() -> None:
-    kv = 64 * KV_PER_TOKEN
+    kv = 64 * PER_TOKEN
     system, budget, data = (Limit("", 0, counts) for counts in Counts)
     wanted = need(64)
     assert system.need(wanted) == WITH_FILES + kv
     assert system.pinned(wanted) == TO_COME + kv
     everything = WITH_FILES + kv + HEADER + TOKENIZER + 15 * MIB
     assert budget.need(wanted) == budget.pinned(wanted) == everything
-    stacks = resource.getrlimit(resource.RLIMIT_STACK)[0]
-    stacks = 2 * (STACK_BYTES if stacks == resource.RLIM_INFINITY else stacks)
-    assert data.need(wanted) == kv + SCRATCH + GROWTH_RESERVED_BYTES + stacks
+    assert data.need(wanted) == kv + SCRATCH + GROWTH_RESERVED_BYTES + STACK_BYTES
 
 
 def test_less_is_touched_where_less_is_used() -> None:
     half = need(1024, Extent(n_positions=512, n_rows=100))
     kv = next(part for part in half.components if part.name == "kv cache")
     assert (kv.reserved_bytes, kv.touched_bytes) == (1024 * KV_PER_TOKEN, 512 * KV_PER_TOKEN)
-    assert half.touched() == need(1024).touched() - 512 * KV_PER_TOKEN
+    assert half.touched() == need(1024).touched() - 512 * PER_TOKEN
     assert half.to_reserve() == need(1024).to_reserve()
 
 
@@ -242,7 +242,7 @@ def test_only_the_rows_of_an_embedding_that_are_used_are_touched() -> None:
 
 
 def choose(n_ctx: int, available: int, root: Path) -> tuple[EngineOptions, Verdict]:
-    describe(root, {"proc/meminfo": f"MemAvailable: {available // 1024} kB\n"})
+    describe(root, {"proc/meminfo": f"MemAvailable: {-(-available // 1024)} kB\n"})
     limits = find_limits(root=root, rlimit=no_rlimit)
     return choose_options(planned(), EngineOptions(n_ctx=n_ctx), limits, BEFORE)
 
@@ -251,16 +251,16 @@ def choose(n_ctx: int, available: int, root: Path) -> tuple[EngineOptions, Verdi
     ("asked", "available", "n_ctx", "fit"),
     [
         (0, 2 * GIB, 8192, Fit.fits),
-        (0, WITH_FILES + 8192 * KV_PER_TOKEN, 8192, Fit.fits),
-        (0, WITH_FILES + 8192 * KV_PER_TOKEN - 1024, 8128, Fit.fits),
-        (0, WITH_FILES + 256 * KV_PER_TOKEN, 256, Fit.fits),
-        (4096, WITH_FILES + 4096 * KV_PER_TOKEN, 4096, Fit.fits),
-        (100, WITH_FILES + 100 * KV_PER_TOKEN, 100, Fit.fits),
+        (0, WITH_FILES + 8192 * PER_TOKEN, 8192, Fit.fits),
+        (0, WITH_FILES + 8192 * PER_TOKEN - 1024, 8128, Fit.fits),
+        (0, WITH_FILES + 256 * PER_TOKEN, 256, Fit.fits),
+        (4096, WITH_FILES + 4096 * PER_TOKEN, 4096, Fit.fits),
+        (100, WITH_FILES + 100 * PER_TOKEN, 100, Fit.fits),
         # The weights do not stay in memory, the rest does.
-        (4096, WITH_FILES + 4096 * KV_PER_TOKEN - 1024, 4096, Fit.pages),
-        (4096, TO_COME + 4096 * KV_PER_TOKEN, 4096, Fit.pages),
-        (0, WITH_FILES + 255 * KV_PER_TOKEN, (1664 + 255) // 64 * 64, Fit.pages),
-        (0, TO_COME + 300 * KV_PER_TOKEN, 256, Fit.pages),
+        (4096, WITH_FILES + 4096 * PER_TOKEN - 1024, 4096, Fit.pages),
+        (4096, TO_COME + 4096 * PER_TOKEN, 4096, Fit.pages),
+        (0, WITH_FILES + 255 * PER_TOKEN, (1664 + 255) // 64 * 64, Fit.pages),
+        (0, TO_COME + 300 * PER_TOKEN, 256, Fit.pages),
     ],
 )
 def test_the_context_that_is_chosen(
@@ -273,10 +273,10 @@ def test_the_context_that_is_chosen(
 @pytest.mark.parametrize(
     ("asked", "available", "hint"),
     [
-        (8192, WITH_FILES + 1000 * KV_PER_TOKEN, "-c 960"),
-        (4096, TO_COME + 4096 * KV_PER_TOKEN - 1024, "-c 2368"),
-        (4096, TO_COME + 100 * KV_PER_TOKEN, "smaller model"),
-        (0, TO_COME + 255 * KV_PER_TOKEN, "smaller model"),
+        (8192, WITH_FILES + 1000 * PER_TOKEN, "-c 960"),
+        (4096, TO_COME + 4096 * PER_TOKEN - 1024, "-c 2432"),
+        (4096, TO_COME + 100 * PER_TOKEN, "smaller model"),
+        (0, TO_COME + 255 * PER_TOKEN, "smaller model"),
         (0, 0, "smaller model"),
     ],
 )

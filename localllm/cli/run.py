@@ -23,6 +23,7 @@ from localllm.cli import console, prompting
 from localllm.cli.flags import Adapt, AllowOversubscribe, Json, Offline, Quiet
 from localllm.cli.request import Part, Request, has_template, note
 from localllm.errors import ContextFullError, DeadlineError, UsageError
+from localllm.memory import read_rlimits
 from localllm.sampling import settled
 from localllm.units import parse_bytes, parse_count
 
@@ -185,8 +186,13 @@ def command(
 
 
 def import_beside(module: str) -> None:
-    """Imports on another thread, while the engine opens the model, which leaves Python free."""
-    threading.Thread(target=importlib.import_module, args=(module,)).start()
+    """Imports on another thread, while the engine opens the model, which leaves Python free.
+
+    Below a limit of the process there is no room to be quick: a thread has a stack and a heap of
+    its own, and what fails in it fails unseen. Then it is imported where it is used.
+    """
+    if not any(read_rlimits()):
+        threading.Thread(target=importlib.import_module, args=(module,)).start()
 
 
 def check(request: Request) -> None:
