@@ -42,6 +42,8 @@ SILENT = (BrokenPipeError, KeyboardInterrupt, errors.InterruptedByUserError)
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM)
 PROBE_BYTES = 16 << 20  # with less than this left, what nobody expected is for want of memory
 
+LOADER_SAYS = ("failed to map segment", "cannot allocate memory", "Cannot allocate memory")
+
 
 def exit_code(error: BaseException) -> int:
     if isinstance(error, OSError) and error.errno in NO_ROOM:
@@ -53,11 +55,22 @@ def find_cause(error: Exception) -> Exception:
     """The error itself, or that memory ran out, which libraries report as all sorts of things."""
     if exit_code(error) != EXIT_CODES[Exception] or isinstance(error, errors.LocalLLMError):
         return error
+    return MemoryError() if is_for_want_of_memory(error) else error
+
+
+def is_for_want_of_memory(error: Exception) -> bool:
+    if isinstance(error, ImportError) and any(words in str(error) for words in LOADER_SAYS):
+        return True
     try:
         mmap.mmap(-1, PROBE_BYTES).close()
     except OSError:
-        return MemoryError()
-    return error
+        return True
+    if not isinstance(error, SystemError):
+        return False
+    # Where an allocation inside of it fails, the interpreter may lose its own MemoryError.
+    from localllm.memory import read_rlimits
+
+    return any(read_rlimits())
 
 
 def describe(error: BaseException) -> tuple[str, str | None]:
