@@ -55,7 +55,14 @@ def describe(root: Path, files: Files) -> Path:
 
 
 def cgroup(path: str, **files: object) -> Files:
-    names = {"max": "memory.max", "stat": "memory.stat", "limit": "memory.limit_in_bytes"}
+    names = {
+        "max": "memory.max",
+        "high": "memory.high",
+        "current": "memory.current",
+        "stat": "memory.stat",
+        "limit": "memory.limit_in_bytes",
+        "usage": "memory.usage_in_bytes",
+    }
     return {f"sys/fs/cgroup{path}/{names[key]}": f"{text}\n" for key, text in files.items()}
 
 
@@ -142,6 +149,197 @@ MACHINES: dict[str, tuple[Files, list[tuple[str, int]]]] = {
         },
         [],
     ),
+    "no MemAvailable, much shared memory": (
+        {"proc/meminfo": "MemFree: 1024 kB\nCached: 2048 kB\nShmem: 1536 kB\n"},
+        [("available memory", 1536 * 1024)],
+    ),
+    "no overcommit": (
+        {
+            "proc/meminfo": MEMINFO + "CommitLimit: 4194304 kB\nCommitted_AS: 1048576 kB\n",
+            "proc/sys/vm/overcommit_memory": "2\n",
+        },
+        [("available memory", 8 * GIB), ("commit limit", 3 * GIB)],
+    ),
+    "overcommit": (
+        {
+            "proc/meminfo": MEMINFO + "CommitLimit: 4194304 kB\nCommitted_AS: 9999999 kB\n",
+            "proc/sys/vm/overcommit_memory": "0\n",
+        },
+        [("available memory", 8 * GIB)],
+    ),
+    "high alone": (
+        {
+            "proc/self/cgroup": "0::/app\n",
+            "proc/self/mountinfo": V2_MOUNT,
+            **cgroup("/app", max="max", high=GIB, stat="anon 4096\nfile 1"),
+        },
+        [("/app (memory.high)", GIB - 4096)],
+    ),
+    "high below max": (
+        {
+            "proc/self/cgroup": "0::/app\n",
+            "proc/self/mountinfo": V2_MOUNT,
+            **cgroup("/app", max=2 * GIB, high=GIB),
+        },
+        [("/app (memory.max)", 2 * GIB), ("/app (memory.high)", GIB)],
+    ),
+    "systemd slice": (
+        {
+            "proc/meminfo": MEMINFO,
+            "proc/self/cgroup": "0::/user.slice/user-1000.slice/session-3.scope\n",
+            "proc/self/mountinfo": V2_MOUNT,
+            **cgroup("/user.slice/user-1000.slice/session-3.scope", max="max", high="max"),
+            **cgroup("/user.slice/user-1000.slice", max=3 * GIB, stat="anon 1024\nshmem 1024"),
+            **cgroup("/user.slice", max="max"),
+        },
+        [("available memory", 8 * GIB), ("/user-1000.slice (memory.max)", 3 * GIB - 2048)],
+    ),
+    "kubernetes without swap": (
+        {
+            "proc/meminfo": MEMINFO + "SwapTotal: 0 kB\nSwapFree: 0 kB\n",
+            "proc/self/cgroup": "0::/kubepods.slice/kubepods-pod7.slice/cri-containerd-ab.scope\n",
+            "proc/self/mountinfo": "29 23 0:26 / /sys/fs/cgroup ro - cgroup2 cgroup ro\n",
+            **cgroup("/kubepods.slice/kubepods-pod7.slice/cri-containerd-ab.scope", max=GIB),
+            **cgroup("/kubepods.slice/kubepods-pod7.slice", max=2 * GIB),
+            **cgroup("/kubepods.slice", max=12 * GIB),
+            "sys/fs/cgroup/kubepods.slice/memory.swap.max": "0\n",
+        },
+        [
+            ("available memory", 8 * GIB),
+            ("/cri-containerd-ab.scope", GIB),
+            ("/kubepods-pod7.slice (", 2 * GIB),
+            ("/kubepods.slice (", 12 * GIB),
+        ],
+    ),
+    "docker v1 without a namespace": (
+        {
+            "proc/self/cgroup": "9:cpu,cpuacct:/docker/ab\n4:memory:/docker/ab\n",
+            "proc/self/mountinfo": (
+                "40 30 0:33 /docker/ab /sys/fs/cgroup/cpu ro - cgroup cgroup rw,cpu,cpuacct\n"
+                "41 30 0:34 /docker/ab /sys/fs/cgroup/memory ro - cgroup cgroup rw,memory\n"
+            ),
+            **cgroup("/memory", limit=GIB, stat="rss 1\ntotal_rss 8192\ntotal_cache 7777777"),
+        },
+        [("cgroup / (memory.limit_in_bytes)", GIB - 8192)],
+    ),
+    "v1 sentinel everywhere": (
+        {
+            "proc/meminfo": MEMINFO,
+            "proc/self/cgroup": "4:memory:/user\n",
+            "proc/self/mountinfo": V1_MOUNT,
+            **cgroup("/memory/user", limit=9223372036854771712, usage=1),
+            **cgroup("/memory", limit=9223372036854771712, usage=2),
+        },
+        [("available memory", 8 * GIB)],
+    ),
+    "hybrid whose v2 has no memory": (
+        {
+            "proc/meminfo": MEMINFO,
+            "proc/self/cgroup": "9:name=systemd:/\n4:memory:/process_api/de\n1:cpu:/\n0::/\n",
+            "proc/self/mountinfo": V1_MOUNT + HYBRID_MOUNT,
+            **cgroup("/memory/process_api/de", limit=9223372036854771712),
+            "sys/fs/cgroup/unified/cgroup.controllers": "hugetlb\n",
+        },
+        [("available memory", 8 * GIB)],
+    ),
+    "v1 with swap and other controllers": (
+        {
+            "proc/self/cgroup": "7:memory,hugetlb:/a\n3:cpu:/b\n",
+            "proc/self/mountinfo": (
+                "33 32 0:30 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,hugetlb,memory\n"
+            ),
+            **cgroup("/memory/a", limit=GIB, usage=4096),
+            "sys/fs/cgroup/memory/a/memory.memsw.limit_in_bytes": f"{4 * GIB}\n",
+        },
+        [("/a (memory.limit_in_bytes)", GIB - 4096)],
+    ),
+    "lxc with its own meminfo": (
+        {
+            "proc/meminfo": "MemTotal: 524288 kB\nMemFree: 4096 kB\nMemAvailable: 262144 kB\n",
+            "proc/self/cgroup": "0::/lxc/box/init.scope\n",
+            "proc/self/mountinfo": (
+                "55 54 0:49 /lxc/box /sys/fs/cgroup rw shared:9 - cgroup2 none rw\n"
+            ),
+            **cgroup("", max=512 * MIB, stat="anon 1048576"),
+        },
+        [("available memory", 256 * MIB), ("cgroup / (memory.max)", 511 * MIB)],
+    ),
+    "no statistics": (
+        {
+            "proc/self/cgroup": "0::/a\n",
+            "proc/self/mountinfo": V2_MOUNT,
+            **cgroup("/a", max=GIB, current=256 * MIB),
+        },
+        [("/a (memory.max)", 768 * MIB)],
+    ),
+    "no mountinfo": (
+        {
+            "proc/self/cgroup": "4:memory:/b\n0::/a\n",
+            **cgroup("/a", max=GIB),
+            **cgroup("/memory/b", limit=2 * GIB),
+        },
+        [("/b (memory.limit_in_bytes)", 2 * GIB), ("/a (memory.max)", GIB)],
+    ),
+    "a blank in the mount": (
+        {
+            "proc/self/cgroup": "0::/a\n",
+            "proc/self/mountinfo": "29 23 0:26 / /my\\040groups rw - cgroup2 cgroup2 rw\n",
+            "my groups/a/memory.max": f"{GIB}\n",
+        },
+        [("/a (memory.max)", GIB)],
+    ),
+    "full": (
+        {
+            "proc/self/cgroup": "0::/a\n",
+            "proc/self/mountinfo": V2_MOUNT,
+            **cgroup("/a", max=MIB, stat="anon 2097152"),
+        },
+        [("/a (memory.max)", -MIB)],
+    ),
+    "nonsense in every file": (
+        {
+            "proc/meminfo": "MemAvailable: lots kB\n:::\n kB\n",
+            "proc/self/cgroup": "\n:\n::\n0:\nx:memory\n4:memory:\n0::relative\n",
+            "proc/self/mountinfo": "- - -\n1 2 3\n - cgroup2\n" + V2_MOUNT + V1_MOUNT,
+            **cgroup("", max="\x00", stat="anon many\n\nanon"),
+            **cgroup("/relative", max="", high="-1"),
+            **cgroup("/memory", limit="1e9", usage="0x10"),
+        },
+        [],
+    ),
+    "empty files": (
+        {
+            "proc/meminfo": "",
+            "proc/self/cgroup": "",
+            "proc/self/mountinfo": "",
+            **cgroup("", max="", stat=""),
+        },
+        [],
+    ),
+    "android": (
+        {
+            "proc/meminfo": (
+                "MemTotal:        7614632 kB\nMemFree:          193640 kB\n"
+                "MemAvailable:    2457600 kB\nSwapTotal:       4194300 kB\nRbinTotal: 0 kB\n"
+            ),
+            "proc/self/cgroup": "3:cpuset:/top-app\n0::/uid_10234/pid_4711\n",
+            "proc/self/mountinfo": "27 20 0:22 / /sys/fs/cgroup rw,relatime - cgroup2 none rw\n",
+            "sys/fs/cgroup/uid_10234/pid_4711/cgroup.procs": "4711\n",
+        },
+        [("available memory", 2400 * MIB)],
+    ),
+    "jetson": (
+        {
+            "proc/meminfo": (
+                "MemTotal:        7802816 kB\nMemFree:          512000 kB\n"
+                "MemAvailable:    5242880 kB\nNvMapMemFree: 39936 kB\nNvMapMemUsed: 102400 kB\n"
+            ),
+            "proc/self/cgroup": "7:memory:/user.slice\n1:cpu:/\n0::/user.slice\n",
+            "proc/self/mountinfo": V1_MOUNT + HYBRID_MOUNT,
+            **cgroup("/memory/user.slice", limit=9223372036854771712),
+        },
+        [("available memory", 5 * GIB)],
+    ),
 }
 
 
@@ -152,6 +350,16 @@ def test_limits_of_a_machine(tmp_path: Path, name: str) -> None:
     assert [limit.left_bytes for limit in found] == [left for _, left in expected]
     for limit, (part, _) in zip(found, expected, strict=True):
         assert part in limit.name
+
+
+def test_what_cannot_be_read_binds_nobody(tmp_path: Path) -> None:
+    """A folder in a file's place is what nobody can read, whoever runs this."""
+    files = {"proc/self/cgroup": "0::/a\n", "proc/self/mountinfo": V2_MOUNT}
+    root = describe(tmp_path, {**files, **cgroup("/a", high=GIB)})
+    for name in ("proc/meminfo", "sys/fs/cgroup/a/memory.max", "sys/fs/cgroup/a/memory.stat"):
+        (root / name).mkdir(parents=True)
+    (limit,) = find_limits(root=root, rlimit=no_rlimit)
+    assert (limit.name, limit.left_bytes) == ("cgroup /a (memory.high)", GIB)
 
 
 def test_rlimits_count_what_the_process_has_already(tmp_path: Path) -> None:
