@@ -343,6 +343,7 @@ def report(
 ) -> dict[str, Any]:
     from localllm import footprint
     from localllm.cli import stats
+    from localllm.cli.needs import limit_json
 
     result = answer.result
     sampling = asdict(answer.sampling)
@@ -367,5 +368,9 @@ def report(
             "generate": result.generate_seconds,
             "first_token": result.first_token_seconds,
         },
-        "memory": stats.memory_json(footprint.of(model, result)),
+        "memory": {
+            "verdict": model.verdict.fit.value,
+            "limit": model.verdict.limit and limit_json(model.verdict.limit, model.verdict.need),
+            **stats.memory_json(footprint.of(model, result)),
+        },
     }
