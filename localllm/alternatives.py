@@ -56,9 +56,10 @@ class Refused:
         return int(self.file.info["weight_bytes"])
 
     def command(self, name: str | None = None, *flags: str) -> str:
-        """The command that runs a model, with the context that was typed."""
-        asked = ["-c", str(self.ctx)] if self.ctx and "-c" not in flags else []
-        return shlex.join(["localllm", "run", name or self.name, *asked, *flags])
+        """The command that runs a model, with the context and the threads that were typed."""
+        typed = {"-c": self.ctx, "-t": self.options.n_threads}
+        kept = [(flag, str(n)) for flag, n in typed.items() if n and flag not in flags]
+        return shlex.join(["localllm", "run", name or self.name, *chain(*kept), *flags])
 
 
 Lever = Callable[[Refused], Iterator[Alternative]]

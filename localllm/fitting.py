@@ -17,7 +17,7 @@ from localllm import alternatives, budget, catalog, engines, quants, store
 from localllm.engines.base import EngineOptions, ModelFile
 from localllm.errors import LocalLLMError, ModelNotFoundError, NetworkError
 from localllm.memory import Limit
-from localllm.need import need_of
+from localllm.need import Need, need_of
 from localllm.sources import Local, Progress, Remote, parse_name
 from localllm.sources.hub import Hub
 from localllm.usage import Usage
@@ -33,6 +33,10 @@ class Variant:
     quant: str
     weight_bytes: int
     command: str | None = None
+
+    def resize(self, need: Need) -> Need:
+        """What a run takes with these weights in place of those of the file judged."""
+        return need if self.command is None else need.with_weights(self.weight_bytes)
 
 
 @dataclass(frozen=True)
@@ -83,10 +87,9 @@ def report(
     columns = contexts(int(file.info["n_ctx_train"]), settled.n_ctx)
     needs = [need_of(file, replace(settled, n_ctx=n_ctx), before) for n_ctx in columns]
     cells = [
-        Cell(variant, judge(need if variant.command is None else resized, limits))
+        Cell(variant, judge(variant.resize(need), limits))
         for variant in subject.variants
         for need in needs
-        for resized in [need.with_weights(variant.weight_bytes)]
     ]
     return Report(subject, verdict, limits, cells, offers)
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 
 # What a run adds to its process behind the moment it opens its model: the template's modules, the
-# text, the objects that hold the answer. Measured with CPython 3.11 to 3.13.
+# text, the objects that hold the answer. Measured with CPython 3.11.
 GROWTH_ANONYMOUS_BYTES = 4 * MIB
 GROWTH_FILE_BYTES = 4 * MIB
 GROWTH_RESERVED_BYTES = 9 * MIB // 2

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from localllm import store
+from localllm import store, usage
 from localllm.cli import console, prompting
 from localllm.cli.flags import Adapt, AllowOversubscribe, Json, Offline, Quiet
 from localllm.cli.request import Part, Request, has_template, note
@@ -164,6 +164,7 @@ def command(
     path = store.resolve(name, pull=not no_pull, offline=offline, progress=console.progress(quiet))
     from localllm.model import open_path
 
+    before = usage.measure()
     if not raw:
         import_beside("localllm.template")
     with open_path(
@@ -175,6 +176,7 @@ def command(
         kernels=kernels,
         adapt=adapt,
         allow_oversubscribe=allow_oversubscribe,
+        before=before,
     ) as model:
         note_fit(model, ctx, request)
         if ask is None:
