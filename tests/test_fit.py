@@ -18,7 +18,8 @@ import pytest
 from conftest import ROOT
 from hollow_models import HUGE, Hollow, write_hollow
 
-from localllm import alternatives, catalog, disk, engines, fitting, paging, usage
+from localllm import alternatives, catalog, disk, engines, fitting, model, paging, usage
+from localllm.cli import app
 from localllm.engines.base import EngineOptions
 from localllm.memory import Counts, Limit
 from localllm.need import need_of
@@ -393,3 +394,19 @@ def test_stats_say_what_was_predicted_and_what_was_measured(call: Call, large: P
     assert totals["model_file"]["measured_bytes"] > LARGE_WEIGHTS
     anonymous = totals["anonymous"]
     assert anonymous["predicted_bytes"] >= 0.97 * anonymous["measured_bytes"]
+
+
+def test_run_says_that_weights_will_page_and_answers(
+    large: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(model, "find_limits", lambda budget: [Limit("memory", 300 * MIB)])
+    monkeypatch.setattr(disk, "read_rate", lambda path: 50e6)
+    asked = ["run", str(large), "hi", "--no-stdin", "-c", "1024", *RAW]
+    assert app.main(asked) == 0
+    said = capfd.readouterr()
+    assert said.out == "\0\0\n"
+    assert f"about {50e6 / LARGE_WEIGHTS:.2g} tokens/s by what the disk reads" in said.err
+    assert app.main([*asked, "-q"]) == 0
+    assert capfd.readouterr().err == ""
+    monkeypatch.setattr(model, "find_limits", lambda budget: [Limit("memory", 30 * MIB)])
+    assert app.main(asked) == 7

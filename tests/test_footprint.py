@@ -21,7 +21,8 @@ MIB = 1 << 20
 N_ANSWER = 4
 
 
-def totals_of(path: Path, prompt: str, *flags: str) -> dict[str, dict[str, int]]:
+def memory_of(path: Path, prompt: str, *flags: str) -> dict[str, Any]:
+    """What a run says of its memory."""
     arguments = ["run", str(path), "--json", "-n", str(N_ANSWER), "--temp", "0", *flags]
     ran = subprocess.run(
         [sys.executable, "-m", "localllm", *arguments],
@@ -31,7 +32,12 @@ def totals_of(path: Path, prompt: str, *flags: str) -> dict[str, dict[str, int]]
         cwd=ROOT,
         check=True,
     )
-    totals: dict[str, dict[str, int]] = json.loads(ran.stdout)["memory"]["totals"]
+    said: dict[str, Any] = json.loads(ran.stdout)["memory"]
+    return said
+
+
+def totals_of(path: Path, prompt: str, *flags: str) -> dict[str, dict[str, int]]:
+    totals: dict[str, dict[str, int]] = memory_of(path, prompt, *flags)["totals"]
     return totals
 
 
@@ -48,9 +54,13 @@ def test_shapes(tmp_path: Path, shape: str, n_threads: int) -> None:
     model = SHAPES[shape]
     path = write_hollow(tmp_path / "model.gguf", model)
     prompt = random_text(480, model.n_vocab)
-    totals = totals_of(path, prompt, "-c", "512", "-t", str(n_threads))
-    check(totals)
-    weights = totals["model_file"]
+    said = memory_of(path, prompt, "-c", "512", "-t", str(n_threads))
+    check(said["totals"])
+    parts = {part["name"]: part for part in said["components"]}
+    for name, slack in (("kv cache", 64 << 10), ("logits", 8 << 10), ("scratch", 2 * MIB)):
+        error = parts[name]["touched_bytes"] - parts[name]["measured_bytes"]
+        assert -(16 << 10) <= error <= slack, name
+    weights = said["totals"]["model_file"]
     if model.is_tied:
         assert abs(weights["predicted_bytes"] - weights["measured_bytes"]) < MIB
 

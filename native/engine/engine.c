@@ -113,6 +113,11 @@ void ll_engine_close(ll_engine *e) {
     free(e);
 }
 
+void ll_engine_measure(const ll_engine *e, ll_memory *out) {
+    *out = (ll_memory){0};
+    e->kind->measure_memory(e->device, out);
+}
+
 const char *ll_engine_kernels(const ll_engine *e) { return e->options.kernels->name; }
 uint32_t ll_engine_n_threads(const ll_engine *e) { return e->options.n_threads; }
 uint32_t ll_engine_n_ctx(const ll_engine *e) { return e->options.n_ctx; }
