@@ -359,6 +359,12 @@ def test_adapt_takes_a_smaller_quant_that_is_here(call: Call, tmp_path: Path, la
     assert json.loads(ran.stdout)["path"] == str(small)
 
 
+def test_where_nothing_fits_that_is_said(call: Call, large: Path) -> None:
+    ran = call("fit", str(large), "--budget", "10M")
+    assert ran.returncode == 7
+    assert "no shorter context and no smaller quant of it fits" in ran.stdout
+
+
 def test_adapt_cannot_do_what_nothing_can(call: Call, large: Path) -> None:
     ran = call("run", str(large), "hi", "--budget", "10M", "--adapt")
     assert (ran.returncode, ran.stdout) == (7, "")

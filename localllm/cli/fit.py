@@ -109,6 +109,8 @@ def lines(found: Report, speed: float | None) -> Iterator[str]:
     yield sentence(found.verdict, speed)
     for offer in found.alternatives:
         yield f"  {offer.command}  ({offer.change})"
+    if not (found.alternatives or found.verdict.runs):
+        yield "  no shorter context and no smaller quant of it fits"
     yield ""
     yield from table(found.cells)
 
