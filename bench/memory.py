@@ -29,22 +29,13 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / "tests"))
 
-from hollow_models import Hollow, random_text, write_hollow  # noqa: E402
+from hollow_models import SHAPES, random_text, write_hollow  # noqa: E402
 
 MIB = 1 << 20
 PART, ABSOLUTE, ANONYMOUS_UNDER = 0.05, 16 * MIB, 0.03
 REFUSED = 7
 N_ANSWER = 4
 
-# Shapes that differ in what dominates: weights, a vocabulary, KV, many small layers, wide rows.
-SHAPES = {
-    "small": Hollow(),
-    "kv": Hollow(n_layers=8, dim=512, n_kv_heads=8),
-    "vocabulary": Hollow(n_layers=2, dim=256, ffn_dim=512, n_heads=4, n_vocab=200_000),
-    "untied": Hollow(n_layers=4, n_vocab=64_000, is_tied=False, quant="Q4_0"),
-    "deep": Hollow(n_layers=32, dim=256, ffn_dim=768, n_heads=4, n_kv_heads=2, quant="F16"),
-    "wide": Hollow(n_layers=2, dim=2048, ffn_dim=8192, n_heads=16, n_kv_heads=2, quant="Q4_K"),
-}
 CONTEXTS = (256, 1024, 4096)
 FILLS = (0.1, 0.95)  # of the context, by the prompt
 THREADS = (1, 2)
@@ -68,7 +59,7 @@ def configs(quick: bool) -> Iterator[Config]:
 
 
 def run(path: Path, prompt: str, *flags: str, **settings: Any) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "localllm", "run", str(path), "--raw", "--json", "--temp", "0"]
+    command = [sys.executable, "-m", "localllm", "run", str(path), "--json", "--temp", "0"]
     return subprocess.run(
         [*command, "-n", str(N_ANSWER), *flags],
         input=prompt,

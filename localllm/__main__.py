@@ -24,8 +24,11 @@ def main() -> int:
         print(f"localllm {__version__}")
         return 0
     gc.set_threshold(OBJECTS_PER_SEARCH)
-    from localllm.cli import app
-
+    try:
+        from localllm.cli import app
+    except MemoryError:  # a limit so low that not even the modules find room
+        sys.stderr.write("error: the process has no memory for its own modules\n")
+        return 7
     try:
         return app.main(arguments)
     finally:

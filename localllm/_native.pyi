@@ -117,6 +117,8 @@ class Engine:
     def work(self, spans: Sequence[tuple[int, int, int]]) -> dict[str, int]:
         """What one step must read and compute; each span is the first position, the rows and the
         kept logits of one session: weight_bytes, kv_bytes, int8_macs, float_macs."""
+    def resident(self) -> dict[str, int]:
+        """What has been touched so far, in bytes: kv_bytes, scratch_bytes, logits_bytes."""
     def set_profile(self, on: bool) -> None:
         """From here on adds up the time and the work of each phase, from zero; off stops it."""
     def profile(self) -> list[tuple[str, str, int, float, dict[str, int]]]:

@@ -8,7 +8,7 @@ judged exactly as the run itself would be, by the engine's plan.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -17,7 +17,7 @@ from localllm import catalog, engines, quants, store
 from localllm.engines.base import EngineOptions, ModelFile
 from localllm.errors import LocalLLMError
 from localllm.memory import Limit
-from localllm.need import Need, need_of
+from localllm.need import need_of
 from localllm.sources.split import model_files
 from localllm.usage import Usage
 from localllm.verdict import Verdict, find_largest_context, judge, settle_options
@@ -57,15 +57,20 @@ class Refused:
         return int(self.file.info["weight_bytes"])
 
     def command(self, name: str | None = None, *flags: str) -> str:
-        """The command that runs a model, with the context that was typed."""
-        asked = ["-c", str(self.ctx)] if self.ctx and "-c" not in flags else []
-        return shlex.join(["localllm", "run", name or self.name, *asked, *flags])
+        """The command that runs a model, with the context and the threads that were typed."""
+        typed = {"-c": self.ctx, "-t": self.options.n_threads}
+        kept = [(flag, str(n)) for flag, n in typed.items() if n and flag not in flags]
+        return shlex.join(["localllm", "run", name or self.name, *chain(*kept), *flags])
 
 
-def find(refused: Refused, most: int = MOST) -> list[Alternative]:
-    """The first few runs that fit, best first."""
+Lever = Callable[[Refused], Iterator[Alternative]]
+
+
+def find(refused: Refused, levers: Sequence[Lever] | None = None) -> list[Alternative]:
+    """The first few runs that fit, best first. levers: None: all there are for a file."""
     refused = replace(refused, limits=[with_spare(limit) for limit in refused.limits])
-    return list(islice(chain.from_iterable(lever(refused) for lever in LEVERS), most))
+    found = chain.from_iterable(lever(refused) for lever in levers or LEVERS)
+    return list(islice(found, MOST))
 
 
 def with_spare(limit: Limit) -> Limit:
@@ -147,30 +152,35 @@ def smaller_quants_known(refused: Refused) -> Iterator[Alternative]:
             continue
         if not is_same_model(entry.file, refused.file.path.name):
             continue
-        verdict = judge(need_with(refused, n_bytes), refused.limits)
-        if verdict.fits:
-            change = f"{quants.find_quant(entry.file)}, which the catalog knows"
-            command = refused.command(entry.name)
-            yield Alternative(command, change, refused.options, verdict, None)
+        change = f"{quants.find_quant(entry.file)}, which the catalog knows"
+        yield from with_weights(refused, n_bytes, refused.command(entry.name), change)
 
 
-def need_with(refused: Refused, weight_bytes: int) -> Need:
-    return need_of(refused.file, refused.options, refused.before).with_weights(weight_bytes)
+def with_weights(
+    refused: Refused, n_bytes: int, command: str, change: str
+) -> Iterator[Alternative]:
+    """The same model with weights of so many bytes, which are not here, if that fits."""
+    need = need_of(refused.file, refused.options, refused.before).with_weights(n_bytes)
+    verdict = judge(need, refused.limits)
+    if verdict.fits:
+        yield Alternative(command, change, refused.options, verdict, None)
 
 
 def quants_to_make(refused: Refused) -> Iterator[Alternative]:
     """The best quant that this file can be written with and that then fits."""
     if not all(part.is_file() for part in model_files(refused.file.path)):
         return
-    for quant, n_bytes in makeable(refused.file):
-        verdict = judge(need_with(refused, n_bytes), refused.limits)
-        if verdict.fits:
-            asked = f" -c {refused.ctx}" if refused.ctx else ""
-            command = f'localllm run "$({quantize_command(refused.file.path, quant)})"{asked}'
-            yield Alternative(
-                command, f"{quant}, made of this file", refused.options, verdict, None
-            )
-            return
+    asked = f" -c {refused.ctx}" if refused.ctx else ""
+    made = (
+        with_weights(
+            refused,
+            n_bytes,
+            f'localllm run "$({quantize_command(refused.file.path, quant)})"{asked}',
+            f"{quant}, made of this file",
+        )
+        for quant, n_bytes in makeable(refused.file)
+    )
+    yield from islice(chain.from_iterable(made), 1)
 
 
 def quantize_command(path: Path, quant: str) -> str:
@@ -192,7 +202,7 @@ def all_quants(file: ModelFile) -> Iterator[tuple[str, int]]:
             yield row.name, sum(choice.n_bytes for choice in requantize.choose(file, row.name))
 
 
-LEVERS: tuple[Callable[[Refused], Iterator[Alternative]], ...] = (
+LEVERS: tuple[Lever, ...] = (
     shorter_context,
     smaller_kv,
     smaller_quants_here,

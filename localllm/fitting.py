@@ -17,7 +17,7 @@ from localllm import alternatives, budget, catalog, engines, quants, store
 from localllm.engines.base import EngineOptions, ModelFile
 from localllm.errors import LocalLLMError, ModelNotFoundError, NetworkError
 from localllm.memory import Limit
-from localllm.need import need_of
+from localllm.need import Need, need_of
 from localllm.sources import Local, Progress, Remote, parse_name
 from localllm.sources.hub import Hub
 from localllm.usage import Usage
@@ -33,6 +33,10 @@ class Variant:
     quant: str
     weight_bytes: int
     command: str | None = None
+
+    def resize(self, need: Need) -> Need:
+        """What a run takes with these weights in place of those of the file judged."""
+        return need if self.command is None else need.with_weights(self.weight_bytes)
 
 
 @dataclass(frozen=True)
@@ -76,18 +80,32 @@ def report(
     file = subject.file
     settled, verdict = settle_options(file, options, limits, before)
     offers: list[alternatives.Alternative] = []
-    if not verdict.fits and subject.path is not None:
+    if not verdict.fits:
         refused = alternatives.Refused(subject.name, file, settled, options.n_ctx, limits, before)
-        offers = alternatives.find(refused)
+        levers = alternatives.LEVERS if subject.path else remote_levers(subject)
+        offers = alternatives.find(refused, levers)
     columns = contexts(int(file.info["n_ctx_train"]), settled.n_ctx)
     needs = [need_of(file, replace(settled, n_ctx=n_ctx), before) for n_ctx in columns]
     cells = [
-        Cell(variant, judge(need if variant.command is None else resized, limits))
+        Cell(variant, judge(variant.resize(need), limits))
         for variant in subject.variants
         for need in needs
-        for resized in [need.with_weights(variant.weight_bytes)]
     ]
     return Report(subject, verdict, limits, cells, offers)
+
+
+def remote_levers(subject: Subject) -> tuple[alternatives.Lever, ...]:
+    """What may be changed where the model is not here: the context, or the published quant."""
+
+    def published(refused: alternatives.Refused) -> Iterator[alternatives.Alternative]:
+        for variant in sorted(subject.others, key=lambda one: quants.rank(one.quant)):
+            if variant.command and variant.weight_bytes < refused.weight_bytes:
+                asked = f" -c {refused.ctx}" if refused.ctx else ""
+                yield from alternatives.with_weights(
+                    refused, variant.weight_bytes, variant.command + asked, variant.quant
+                )
+
+    return (alternatives.shorter_context, published)
 
 
 def contexts(own: int, asked: int) -> list[int]:
@@ -188,7 +206,7 @@ def is_known(offer: Remote) -> bool:
 
 def sized(hub: Hub, offer: Remote) -> Variant:
     quant = budget.quant_of(offer)
-    return Variant(quant, offer.n_bytes or 0, f"localllm pull {Hub(hub.repo, quant).name}")
+    return Variant(quant, offer.n_bytes or 0, f"localllm run {Hub(hub.repo, quant).name}")
 
 
 def read_checkpoint(hub: Hub, work: Path, progress: Progress) -> Subject:
@@ -197,7 +215,7 @@ def read_checkpoint(hub: Hub, work: Path, progress: Progress) -> Subject:
     path = budget.sketch(hub, quant, work, progress)
     file = engines.open_model(path)
     others = [
-        Variant(other, n_bytes, f"localllm pull {Hub(hub.repo, other).name}")
+        Variant(other, n_bytes, f"localllm run {Hub(hub.repo, other).name}")
         for other, n_bytes in alternatives.all_quants(file)
         if other != quant
     ]

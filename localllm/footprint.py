@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ class Footprint:
     predicted: Need
     measured: Usage | None
     measured_model_bytes: int | None  # resident pages of the model's files
+    measured_parts: Mapping[str, int]  # by component, where it can be told from the others
 
     @property
     def predicted_model_bytes(self) -> int:
@@ -44,6 +46,8 @@ class Footprint:
 
 
 MODEL_COMPONENTS = ("weights", "metadata")
+# The components that an engine keeps apart, by its names for them.
+KEPT = {"kv_bytes": "kv cache", "scratch_bytes": "scratch", "logits_bytes": "logits"}
 
 
 def of(model: Model, result: Result) -> Footprint:
@@ -57,4 +61,5 @@ def of(model: Model, result: Result) -> Footprint:
         model.need(extent),
         usage.measure(),
         usage.mapped_bytes(model_files(model.file.path)),
+        {KEPT[key]: n_bytes for key, n_bytes in model.engine.resident().items()},
     )

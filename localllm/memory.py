@@ -9,6 +9,7 @@ by a folder.
 from __future__ import annotations
 
 import enum
+import re
 import resource
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,9 +24,7 @@ if TYPE_CHECKING:
 
 UNLIMITED = 1 << 60  # above this a limit is a way of saying none (cgroup v1's is 2^63 - 4096)
 
-# Parts of a cgroup's memory that the kernel cannot take back, by the version of its memory.stat.
-HELD_V2 = ("anon", "shmem", "unevictable", "slab_unreclaimable", "kernel_stack", "pagetables")
-HELD_V1 = ("total_rss", "total_shmem", "total_unevictable")
+NO_OVERCOMMIT = 2  # every reserved page counts, used or not
 
 
 class Counts(enum.Enum):
@@ -64,7 +63,7 @@ def find_limits(
     rlimit: Callable[[int], tuple[int, int]] = resource.getrlimit,
 ) -> list[Limit]:
     """Every bound on this process's memory that can be read; unreadable ones bind nothing."""
-    limits = [*read_meminfo(root), *read_cgroups(root), *read_rlimits(root, rlimit)]
+    limits = [*read_meminfo(root), *read_cgroups(root), *read_rlimits(rlimit, root)]
     if budget is not None:
         limits.append(Limit("--budget", budget, Counts.resident))
     return limits
@@ -73,13 +72,19 @@ def find_limits(
 def read_meminfo(root: Path) -> Iterator[Limit]:
     fields = read_fields(root / "proc/meminfo")
     available = fields.get("MemAvailable")
-    if available is None and "MemFree" in fields:
-        available = fields["MemFree"] + fields.get("Cached", 0)
+    if available is None and "MemFree" in fields:  # before Linux 3.14
+        cached = fields.get("Cached", 0) - fields.get("Shmem", 0)
+        available = fields["MemFree"] + max(0, cached)
     if available is not None:
-        yield Limit("available memory", max(available, 0) * 1024)
+        yield Limit("available memory", available * 1024)
+    if parse_number(read_text(root / "proc/sys/vm/overcommit_memory")) == NO_OVERCOMMIT:
+        left = fields.get("CommitLimit", UNLIMITED) - fields.get("Committed_AS", 0)
+        yield Limit("commit limit (vm.overcommit_memory)", left * 1024, Counts.reserved)
 
 
-def read_rlimits(root: Path, rlimit: Callable[[int], tuple[int, int]]) -> Iterator[Limit]:
+def read_rlimits(
+    rlimit: Callable[[int], tuple[int, int]] = resource.getrlimit, root: Path = Path("/")
+) -> Iterator[Limit]:
     """The file is mapped by the time a plan exists, so VmSize holds the weights already."""
     status = read_fields(root / "proc/self/status")
     rows = (
@@ -93,6 +98,40 @@ def read_rlimits(root: Path, rlimit: Callable[[int], tuple[int, int]]) -> Iterat
             yield Limit(name, left, Counts.reserved)
 
 
+@dataclass(frozen=True)
+class Hierarchy:
+    """A version of control groups: where it is, and the files that speak of memory.
+
+    held: the parts of memory.stat that the kernel cannot take back.
+    """
+
+    file_system: str
+    option: str | None
+    usual_mount: str
+    limits: tuple[str, ...]
+    current: str
+    held: tuple[str, ...]
+
+
+V2 = Hierarchy(
+    "cgroup2",
+    None,
+    "/sys/fs/cgroup",
+    # Above memory.high nothing is killed, but whoever allocates is held up until it sinks.
+    ("memory.max", "memory.high"),
+    "memory.current",
+    ("anon", "shmem", "unevictable", "slab_unreclaimable", "kernel_stack", "pagetables"),
+)
+V1 = Hierarchy(
+    "cgroup",
+    "memory",
+    "/sys/fs/cgroup/memory",
+    ("memory.limit_in_bytes",),
+    "memory.usage_in_bytes",
+    ("total_rss", "total_shmem", "total_unevictable"),
+)
+
+
 def read_cgroups(root: Path) -> Iterator[Limit]:
     """The memory limits of this process's cgroup and of each of its ancestors.
 
@@ -101,12 +140,10 @@ def read_cgroups(root: Path) -> Iterator[Limit]:
     for line in read_text(root / "proc/self/cgroup").splitlines():
         _, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
-        if controllers == "":
-            for mount in find_mounts(root, "cgroup2"):
-                yield from read_ancestors(root, mount, path, "memory.max", HELD_V2)
-        elif "memory" in controllers.split(","):
-            for mount in find_mounts(root, "cgroup", "memory"):
-                yield from read_ancestors(root, mount, path, "memory.limit_in_bytes", HELD_V1)
+        hierarchy = V2 if controllers == "" else V1
+        if hierarchy is V2 or "memory" in controllers.split(","):
+            for mount in find_mounts(root, hierarchy):
+                yield from read_ancestors(root, mount, path, hierarchy)
 
 
 @dataclass(frozen=True)
@@ -115,20 +152,26 @@ class Mount:
     shown: str  # the folder of the hierarchy that this mount shows
 
 
-def find_mounts(root: Path, kind: str, option: str | None = None) -> Iterator[Mount]:
-    """Mounts of one file system in mountinfo, v1 ones by their controller."""
-    for line in read_text(root / "proc/self/mountinfo").splitlines():
+def find_mounts(root: Path, hierarchy: Hierarchy) -> Iterator[Mount]:
+    """Where a hierarchy is mounted; the usual place where nothing says."""
+    text = read_text(root / "proc/self/mountinfo")
+    if not text:
+        yield Mount(hierarchy.usual_mount, "/")
+    for line in text.splitlines():
         before, _, after = line.partition(" - ")
         left, right = before.split(), after.split()
-        if len(left) < 5 or len(right) < 3 or right[0] != kind:
+        if len(left) < 5 or len(right) < 3 or right[0] != hierarchy.file_system:
             continue
-        if option is None or option in right[2].split(","):
-            yield Mount(left[4], left[3])
+        if hierarchy.option is None or hierarchy.option in right[2].split(","):
+            yield Mount(unescape(left[4]), unescape(left[3]))
 
 
-def read_ancestors(
-    root: Path, mount: Mount, path: str, file: str, held: tuple[str, ...]
-) -> Iterator[Limit]:
+def unescape(path: str) -> str:
+    """mountinfo writes blanks in paths as \\040."""
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), path)
+
+
+def read_ancestors(root: Path, mount: Mount, path: str, hierarchy: Hierarchy) -> Iterator[Limit]:
     """Walks from a process's cgroup up to the mount, as far as the mount shows it."""
     inside = PurePosixPath(path)
     if inside.is_relative_to(mount.shown):
@@ -138,10 +181,16 @@ def read_ancestors(
     parts = [part for part in inside.parts if part not in ("/", "..", ".")]
     for depth in range(len(parts), -1, -1):
         folder = root / mount.point.lstrip("/") / Path(*parts[:depth])
-        limit = parse_number(read_text(folder / file))
-        if limit is None or limit >= UNLIMITED:
-            continue
-        stat = read_fields(folder / "memory.stat")
-        used = sum(stat.get(key, 0) for key in held)
-        name = "/" + "/".join(parts[:depth])
-        yield Limit(f"cgroup {name} ({file})", limit - used)
+        for file in hierarchy.limits:
+            limit = parse_number(read_text(folder / file))
+            if limit is not None and limit < UNLIMITED:
+                name = "/" + "/".join(parts[:depth])
+                yield Limit(f"cgroup {name} ({file})", limit - read_held(folder, hierarchy))
+
+
+def read_held(folder: Path, hierarchy: Hierarchy) -> int:
+    """The bytes of a cgroup that stay; all it has, where nothing tells the cache apart."""
+    stat = read_fields(folder / "memory.stat")
+    if not stat:
+        return parse_number(read_text(folder / hierarchy.current)) or 0
+    return sum(stat.get(key, 0) for key in hierarchy.held)

@@ -99,13 +99,15 @@ def open_path(
     kv_v: str | None = None,
     adapt: bool = False,
     allow_oversubscribe: bool = False,
+    before: usage.Usage | None = None,
 ) -> Model:
     """Opens a model file that is already here. Settings and Raises as for load.
 
     name: what the model is called in the commands that a refusal offers; None: its path.
+    before: this process before it began to prepare the run; None: as it is now.
     """
     asked = check_options(ctx, threads, budget, kernels, kv_k, kv_v)
-    before = usage.measure()
+    before = before or usage.measure()
     file = engines.open_model(path)
     try:
         limits = find_limits(budget)

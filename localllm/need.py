@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import enum
 import mmap
-import resource
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -22,12 +21,13 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 
 # What a run adds to its process behind the moment it opens its model: the template's modules, the
-# text, the objects that hold the answer. Measured with CPython 3.11 to 3.13.
-GROWTH_ANONYMOUS_BYTES = 5 * MIB
+# text, the objects that hold the answer. Measured with CPython 3.11.
+GROWTH_ANONYMOUS_BYTES = 4 * MIB
 GROWTH_FILE_BYTES = 4 * MIB
-GROWTH_RESERVED_BYTES = 8 * MIB
+GROWTH_RESERVED_BYTES = 9 * MIB // 2
+TOKEN_BYTES = 64  # of every token in the context: its number, and its place in two lists
 STACK_TOUCHED_BYTES = 16 * 1024  # of a thread that computes
-STACK_BYTES = 8 * MIB  # where the system sets none
+STACK_BYTES = 1 * MIB  # as threads.c sets it
 # The kernel maps this much of a file around a page that is asked for, if it is in memory anyway.
 FAULT_BYTES = 64 * 1024
 
@@ -125,8 +125,8 @@ def need_of(
             Component(
                 "interpreter",
                 anonymous,
-                before.anonymous_bytes + GROWTH_RESERVED_BYTES,
-                before.anonymous_bytes + GROWTH_ANONYMOUS_BYTES,
+                before.anonymous_bytes + GROWTH_RESERVED_BYTES + plan.n_ctx * TOKEN_BYTES,
+                before.anonymous_bytes + GROWTH_ANONYMOUS_BYTES + used.n_ctx * TOKEN_BYTES,
                 before.anonymous_bytes,
             ),
             Component(
@@ -158,9 +158,7 @@ def touched_weights(info: dict[str, int], n_positions: int) -> int:
 
 
 def stacks(n_threads: int) -> Component:
-    """The stacks of the engine's threads, and of one more that imports modules beside them."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_STACK)
-    stack_bytes = STACK_BYTES if soft == resource.RLIM_INFINITY else soft
+    """The stacks of the engine's threads; the first of them is the caller's."""
     return Component(
-        "stacks", Kind.anonymous, n_threads * stack_bytes, n_threads * STACK_TOUCHED_BYTES
+        "stacks", Kind.anonymous, (n_threads - 1) * STACK_BYTES, n_threads * STACK_TOUCHED_BYTES
     )

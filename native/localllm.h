@@ -175,6 +175,8 @@ typedef struct ll_memory {
 
 bool ll_engine_plan(const ll_model *m, const ll_engine_options *options, ll_memory *out,
                     ll_error *err);
+/* What an engine has touched so far of its KV, scratch and logits; the rest of `out` is 0. */
+void ll_engine_measure(const ll_engine *e, ll_memory *out);
 ll_engine *ll_engine_open(const ll_model *m, const ll_engine_options *options, ll_error *err);
 void ll_engine_close(ll_engine *e);
 const char *ll_engine_kernels(const ll_engine *e);

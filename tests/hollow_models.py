@@ -61,6 +61,16 @@ class Hollow:
         yield "output_norm.weight"
 
 
+# Shapes that differ in what dominates: weights, a vocabulary, KV, many small layers, wide rows.
+SHAPES = {
+    "small": Hollow(),
+    "kv": Hollow(n_layers=8, dim=512, n_kv_heads=8),
+    "vocabulary": Hollow(n_layers=2, dim=256, ffn_dim=512, n_heads=4, n_vocab=200_000),
+    "untied": Hollow(n_layers=4, n_vocab=64_000, is_tied=False, quant="Q4_0"),
+    "deep": Hollow(n_layers=32, dim=256, ffn_dim=768, n_heads=4, n_kv_heads=2, quant="F16"),
+    "wide": Hollow(n_layers=2, dim=2048, ffn_dim=8192, n_heads=16, n_kv_heads=2, quant="Q4_K"),
+}
+
 # About the sizes of Llama 3 70B as Q4_K: 40 GB.
 HUGE = Hollow(
     n_layers=80, dim=8192, ffn_dim=28672, n_heads=64, n_kv_heads=8, n_vocab=128256, n_ctx=131072,

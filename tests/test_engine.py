@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import mmap
 import signal
 import threading
 import time
@@ -279,6 +280,23 @@ def test_memory_is_touched_only_as_positions_are_used(path: Path) -> None:
     assert plan["kv_bytes"] > 200 << 20
     used = plan["scratch_bytes"] + plan["logits_bytes"] + plan["tables_bytes"]
     assert grown < used + (4 << 20)
+
+
+def test_what_is_resident_is_told_apart(path: Path) -> None:
+    model = _native.Model(str(path))
+    engine = _native.Engine(model, n_ctx=1 << 16, n_threads=1)
+    plan = model.plan(n_ctx=1 << 16, n_threads=1)
+    block = plan["kv_bytes"] // ((1 << 16) // 64)
+    page = mmap.PAGESIZE
+    assert engine.resident()["kv_bytes"] == engine.resident()["logits_bytes"] == 0
+    session = engine.session()
+    for n_blocks in (1, 2, 7):
+        engine.step([(session, [1] * (64 * n_blocks - session.n_tokens), 1)])
+        resident = engine.resident()
+        # A block of each layer group begins and ends within a page.
+        assert abs(resident["kv_bytes"] - n_blocks * block) <= 2 * 2 * page
+        assert plan["logits_bytes"] <= resident["logits_bytes"] < plan["logits_bytes"] + page
+        assert 0 < resident["scratch_bytes"] < plan["scratch_bytes"] + page
 
 
 def test_the_plan_grows_with_the_context_alone(model: _native.Model) -> None:

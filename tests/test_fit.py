@@ -18,7 +18,8 @@ import pytest
 from conftest import ROOT
 from hollow_models import HUGE, Hollow, write_hollow
 
-from localllm import alternatives, catalog, disk, engines, fitting, paging, usage
+from localllm import alternatives, catalog, disk, engines, fitting, model, paging, usage
+from localllm.cli import app
 from localllm.engines.base import EngineOptions
 from localllm.memory import Counts, Limit
 from localllm.need import need_of
@@ -145,11 +146,11 @@ def test_what_does_not_fit_exits_with_7_and_says_what_would(call: Call, large: P
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["-c", "0"], 2, "--ctx is 0"),
+        (["-c", "0"], 2, "ctx is 0"),
         (["-c", "99999999999"], 2, "does not exist"),
         (["--budget", "big"], 2, "'big'"),
-        (["--budget", "0"], 2, "--budget is 0"),
-        (["-t", "0"], 2, "--threads is 0"),
+        (["--budget", "0"], 2, "budget is 0"),
+        (["-t", "0"], 2, "threads is 0"),
         (["-t", "100000"], 2, "threads 100000"),
     ],
 )
@@ -260,7 +261,7 @@ def offers_for(path: Path, left: int, ctx: int) -> list[alternatives.Alternative
     limits = [Limit("--budget", left, Counts.resident)]
     file = engines.open_model(path)
     try:
-        options = EngineOptions(n_ctx=ctx, n_threads=2)
+        options = EngineOptions(n_ctx=ctx)
         assert not judge(need_of(file, options), limits).runs
         found = alternatives.find(alternatives.Refused(str(path), file, options, ctx, limits))
     finally:
@@ -362,6 +363,12 @@ def test_adapt_takes_a_smaller_quant_that_is_here(call: Call, tmp_path: Path, la
     assert json.loads(ran.stdout)["path"] == str(small)
 
 
+def test_where_nothing_fits_that_is_said(call: Call, large: Path) -> None:
+    ran = call("fit", str(large), "--budget", "10M")
+    assert ran.returncode == 7
+    assert "no shorter context and no smaller quant of it fits" in ran.stdout
+
+
 def test_adapt_cannot_do_what_nothing_can(call: Call, large: Path) -> None:
     ran = call("run", str(large), "hi", "--budget", "10M", "--adapt")
     assert (ran.returncode, ran.stdout) == (7, "")
@@ -397,3 +404,19 @@ def test_stats_say_what_was_predicted_and_what_was_measured(call: Call, large: P
     assert totals["model_file"]["measured_bytes"] > LARGE_WEIGHTS
     anonymous = totals["anonymous"]
     assert anonymous["predicted_bytes"] >= 0.97 * anonymous["measured_bytes"]
+
+
+def test_run_says_that_weights_will_page_and_answers(
+    large: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(model, "find_limits", lambda budget: [Limit("memory", 300 * MIB)])
+    monkeypatch.setattr(disk, "read_rate", lambda path: 50e6)
+    asked = ["run", str(large), "hi", "--no-stdin", "-c", "1024", *RAW]
+    assert app.main(asked) == 0
+    said = capfd.readouterr()
+    assert said.out == "\0\0\n"
+    assert f"about {50e6 / LARGE_WEIGHTS:.2g} tokens/s by what the disk reads" in said.err
+    assert app.main([*asked, "-q"]) == 0
+    assert capfd.readouterr().err == ""
+    monkeypatch.setattr(model, "find_limits", lambda budget: [Limit("memory", 30 * MIB)])
+    assert app.main(asked) == 7

@@ -22,6 +22,7 @@ from localllm.need import (
     GROWTH_RESERVED_BYTES,
     STACK_BYTES,
     STACK_TOUCHED_BYTES,
+    TOKEN_BYTES,
     Extent,
     Need,
     need_of,
@@ -54,7 +55,14 @@ def describe(root: Path, files: Files) -> Path:
 
 
 def cgroup(path: str, **files: object) -> Files:
-    names = {"max": "memory.max", "stat": "memory.stat", "limit": "memory.limit_in_bytes"}
+    names = {
+        "max": "memory.max",
+        "high": "memory.high",
+        "current": "memory.current",
+        "stat": "memory.stat",
+        "limit": "memory.limit_in_bytes",
+        "usage": "memory.usage_in_bytes",
+    }
     return {f"sys/fs/cgroup{path}/{names[key]}": f"{text}\n" for key, text in files.items()}
 
 
@@ -141,6 +149,197 @@ MACHINES: dict[str, tuple[Files, list[tuple[str, int]]]] = {
         },
         [],
     ),
+    "no MemAvailable, much shared memory": (
+        {"proc/meminfo": "MemFree: 1024 kB\nCached: 2048 kB\nShmem: 1536 kB\n"},
+        [("available memory", 1536 * 1024)],
+    ),
+    "no overcommit": (
+        {
+            "proc/meminfo": MEMINFO + "CommitLimit: 4194304 kB\nCommitted_AS: 1048576 kB\n",
+            "proc/sys/vm/overcommit_memory": "2\n",
+        },
+        [("available memory", 8 * GIB), ("commit limit", 3 * GIB)],
+    ),
+    "overcommit": (
+        {
+            "proc/meminfo": MEMINFO + "CommitLimit: 4194304 kB\nCommitted_AS: 9999999 kB\n",
+            "proc/sys/vm/overcommit_memory": "0\n",
+        },
+        [("available memory", 8 * GIB)],
+    ),
+    "high alone": (
+        {
+            "proc/self/cgroup": "0::/app\n",
+            "proc/self/mountinfo": V2_MOUNT,
+            **cgroup("/app", max="max", high=GIB, stat="anon 4096\nfile 1"),
+        },
+        [("/app (memory.high)", GIB - 4096)],
+    ),
+    "high below max": (
+        {
+            "proc/self/cgroup": "0::/app\n",
+            "proc/self/mountinfo": V2_MOUNT,
+            **cgroup("/app", max=2 * GIB, high=GIB),
+        },
+        [("/app (memory.max)", 2 * GIB), ("/app (memory.high)", GIB)],
+    ),
+    "systemd slice": (
+        {
+            "proc/meminfo": MEMINFO,
+            "proc/self/cgroup": "0::/user.slice/user-1000.slice/session-3.scope\n",
+            "proc/self/mountinfo": V2_MOUNT,
+            **cgroup("/user.slice/user-1000.slice/session-3.scope", max="max", high="max"),
+            **cgroup("/user.slice/user-1000.slice", max=3 * GIB, stat="anon 1024\nshmem 1024"),
+            **cgroup("/user.slice", max="max"),
+        },
+        [("available memory", 8 * GIB), ("/user-1000.slice (memory.max)", 3 * GIB - 2048)],
+    ),
+    "kubernetes without swap": (
+        {
+            "proc/meminfo": MEMINFO + "SwapTotal: 0 kB\nSwapFree: 0 kB\n",
+            "proc/self/cgroup": "0::/kubepods.slice/kubepods-pod7.slice/cri-containerd-ab.scope\n",
+            "proc/self/mountinfo": "29 23 0:26 / /sys/fs/cgroup ro - cgroup2 cgroup ro\n",
+            **cgroup("/kubepods.slice/kubepods-pod7.slice/cri-containerd-ab.scope", max=GIB),
+            **cgroup("/kubepods.slice/kubepods-pod7.slice", max=2 * GIB),
+            **cgroup("/kubepods.slice", max=12 * GIB),
+            "sys/fs/cgroup/kubepods.slice/memory.swap.max": "0\n",
+        },
+        [
+            ("available memory", 8 * GIB),
+            ("/cri-containerd-ab.scope", GIB),
+            ("/kubepods-pod7.slice (", 2 * GIB),
+            ("/kubepods.slice (", 12 * GIB),
+        ],
+    ),
+    "docker v1 without a namespace": (
+        {
+            "proc/self/cgroup": "9:cpu,cpuacct:/docker/ab\n4:memory:/docker/ab\n",
+            "proc/self/mountinfo": (
+                "40 30 0:33 /docker/ab /sys/fs/cgroup/cpu ro - cgroup cgroup rw,cpu,cpuacct\n"
+                "41 30 0:34 /docker/ab /sys/fs/cgroup/memory ro - cgroup cgroup rw,memory\n"
+            ),
+            **cgroup("/memory", limit=GIB, stat="rss 1\ntotal_rss 8192\ntotal_cache 7777777"),
+        },
+        [("cgroup / (memory.limit_in_bytes)", GIB - 8192)],
+    ),
+    "v1 sentinel everywhere": (
+        {
+            "proc/meminfo": MEMINFO,
+            "proc/self/cgroup": "4:memory:/user\n",
+            "proc/self/mountinfo": V1_MOUNT,
+            **cgroup("/memory/user", limit=9223372036854771712, usage=1),
+            **cgroup("/memory", limit=9223372036854771712, usage=2),
+        },
+        [("available memory", 8 * GIB)],
+    ),
+    "hybrid whose v2 has no memory": (
+        {
+            "proc/meminfo": MEMINFO,
+            "proc/self/cgroup": "9:name=systemd:/\n4:memory:/process_api/de\n1:cpu:/\n0::/\n",
+            "proc/self/mountinfo": V1_MOUNT + HYBRID_MOUNT,
+            **cgroup("/memory/process_api/de", limit=9223372036854771712),
+            "sys/fs/cgroup/unified/cgroup.controllers": "hugetlb\n",
+        },
+        [("available memory", 8 * GIB)],
+    ),
+    "v1 with swap and other controllers": (
+        {
+            "proc/self/cgroup": "7:memory,hugetlb:/a\n3:cpu:/b\n",
+            "proc/self/mountinfo": (
+                "33 32 0:30 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,hugetlb,memory\n"
+            ),
+            **cgroup("/memory/a", limit=GIB, usage=4096),
+            "sys/fs/cgroup/memory/a/memory.memsw.limit_in_bytes": f"{4 * GIB}\n",
+        },
+        [("/a (memory.limit_in_bytes)", GIB - 4096)],
+    ),
+    "lxc with its own meminfo": (
+        {
+            "proc/meminfo": "MemTotal: 524288 kB\nMemFree: 4096 kB\nMemAvailable: 262144 kB\n",
+            "proc/self/cgroup": "0::/lxc/box/init.scope\n",
+            "proc/self/mountinfo": (
+                "55 54 0:49 /lxc/box /sys/fs/cgroup rw shared:9 - cgroup2 none rw\n"
+            ),
+            **cgroup("", max=512 * MIB, stat="anon 1048576"),
+        },
+        [("available memory", 256 * MIB), ("cgroup / (memory.max)", 511 * MIB)],
+    ),
+    "no statistics": (
+        {
+            "proc/self/cgroup": "0::/a\n",
+            "proc/self/mountinfo": V2_MOUNT,
+            **cgroup("/a", max=GIB, current=256 * MIB),
+        },
+        [("/a (memory.max)", 768 * MIB)],
+    ),
+    "no mountinfo": (
+        {
+            "proc/self/cgroup": "4:memory:/b\n0::/a\n",
+            **cgroup("/a", max=GIB),
+            **cgroup("/memory/b", limit=2 * GIB),
+        },
+        [("/b (memory.limit_in_bytes)", 2 * GIB), ("/a (memory.max)", GIB)],
+    ),
+    "a blank in the mount": (
+        {
+            "proc/self/cgroup": "0::/a\n",
+            "proc/self/mountinfo": "29 23 0:26 / /my\\040groups rw - cgroup2 cgroup2 rw\n",
+            "my groups/a/memory.max": f"{GIB}\n",
+        },
+        [("/a (memory.max)", GIB)],
+    ),
+    "full": (
+        {
+            "proc/self/cgroup": "0::/a\n",
+            "proc/self/mountinfo": V2_MOUNT,
+            **cgroup("/a", max=MIB, stat="anon 2097152"),
+        },
+        [("/a (memory.max)", -MIB)],
+    ),
+    "nonsense in every file": (
+        {
+            "proc/meminfo": "MemAvailable: lots kB\n:::\n kB\n",
+            "proc/self/cgroup": "\n:\n::\n0:\nx:memory\n4:memory:\n0::relative\n",
+            "proc/self/mountinfo": "- - -\n1 2 3\n - cgroup2\n" + V2_MOUNT + V1_MOUNT,
+            **cgroup("", max="\x00", stat="anon many\n\nanon"),
+            **cgroup("/relative", max="", high="-1"),
+            **cgroup("/memory", limit="1e9", usage="0x10"),
+        },
+        [],
+    ),
+    "empty files": (
+        {
+            "proc/meminfo": "",
+            "proc/self/cgroup": "",
+            "proc/self/mountinfo": "",
+            **cgroup("", max="", stat=""),
+        },
+        [],
+    ),
+    "android": (
+        {
+            "proc/meminfo": (
+                "MemTotal:        7614632 kB\nMemFree:          193640 kB\n"
+                "MemAvailable:    2457600 kB\nSwapTotal:       4194300 kB\nRbinTotal: 0 kB\n"
+            ),
+            "proc/self/cgroup": "3:cpuset:/top-app\n0::/uid_10234/pid_4711\n",
+            "proc/self/mountinfo": "27 20 0:22 / /sys/fs/cgroup rw,relatime - cgroup2 none rw\n",
+            "sys/fs/cgroup/uid_10234/pid_4711/cgroup.procs": "4711\n",
+        },
+        [("available memory", 2400 * MIB)],
+    ),
+    "jetson": (
+        {
+            "proc/meminfo": (
+                "MemTotal:        7802816 kB\nMemFree:          512000 kB\n"
+                "MemAvailable:    5242880 kB\nNvMapMemFree: 39936 kB\nNvMapMemUsed: 102400 kB\n"
+            ),
+            "proc/self/cgroup": "7:memory:/user.slice\n1:cpu:/\n0::/user.slice\n",
+            "proc/self/mountinfo": V1_MOUNT + HYBRID_MOUNT,
+            **cgroup("/memory/user.slice", limit=9223372036854771712),
+        },
+        [("available memory", 5 * GIB)],
+    ),
 }
 
 
@@ -151,6 +350,16 @@ def test_limits_of_a_machine(tmp_path: Path, name: str) -> None:
     assert [limit.left_bytes for limit in found] == [left for _, left in expected]
     for limit, (part, _) in zip(found, expected, strict=True):
         assert part in limit.name
+
+
+def test_what_cannot_be_read_binds_nobody(tmp_path: Path) -> None:
+    """A folder in a file's place is what nobody can read, whoever runs this."""
+    files = {"proc/self/cgroup": "0::/a\n", "proc/self/mountinfo": V2_MOUNT}
+    root = describe(tmp_path, {**files, **cgroup("/a", high=GIB)})
+    for name in ("proc/meminfo", "sys/fs/cgroup/a/memory.max", "sys/fs/cgroup/a/memory.stat"):
+        (root / name).mkdir(parents=True)
+    (limit,) = find_limits(root=root, rlimit=no_rlimit)
+    assert (limit.name, limit.left_bytes) == ("cgroup /a (memory.high)", GIB)
 
 
 def test_rlimits_count_what_the_process_has_already(tmp_path: Path) -> None:
@@ -168,6 +377,7 @@ def test_rlimits_count_what_the_process_has_already(tmp_path: Path) -> None:
 # ---- which bytes a limit sees ------------------------------------------------------------------
 
 KV_PER_TOKEN = 1 << 16
+PER_TOKEN = KV_PER_TOKEN + TOKEN_BYTES
 WEIGHTS, HEADER, SCRATCH, TOKENIZER = 100 * MIB, 3 * MIB, MIB, 2 * MIB
 BEFORE = Usage(anonymous_bytes=10 * MIB, file_bytes=5 * MIB, peak_bytes=15 * MIB)
 
@@ -210,23 +420,21 @@ WITH_FILES = TO_COME + WEIGHTS + GROWTH_FILE_BYTES
 
 
 def test_each_kind_of_limit_sees_its_bytes() -> None:
-    kv = 64 * KV_PER_TOKEN
+    kv = 64 * PER_TOKEN
     system, budget, data = (Limit("", 0, counts) for counts in Counts)
     wanted = need(64)
     assert system.need(wanted) == WITH_FILES + kv
     assert system.pinned(wanted) == TO_COME + kv
     everything = WITH_FILES + kv + HEADER + TOKENIZER + 15 * MIB
     assert budget.need(wanted) == budget.pinned(wanted) == everything
-    stacks = resource.getrlimit(resource.RLIMIT_STACK)[0]
-    stacks = 2 * (STACK_BYTES if stacks == resource.RLIM_INFINITY else stacks)
-    assert data.need(wanted) == kv + SCRATCH + GROWTH_RESERVED_BYTES + stacks
+    assert data.need(wanted) == kv + SCRATCH + GROWTH_RESERVED_BYTES + STACK_BYTES
 
 
 def test_less_is_touched_where_less_is_used() -> None:
     half = need(1024, Extent(n_positions=512, n_rows=100))
     kv = next(part for part in half.components if part.name == "kv cache")
     assert (kv.reserved_bytes, kv.touched_bytes) == (1024 * KV_PER_TOKEN, 512 * KV_PER_TOKEN)
-    assert half.touched() == need(1024).touched() - 512 * KV_PER_TOKEN
+    assert half.touched() == need(1024).touched() - 512 * PER_TOKEN
     assert half.to_reserve() == need(1024).to_reserve()
 
 
@@ -242,7 +450,7 @@ def test_only_the_rows_of_an_embedding_that_are_used_are_touched() -> None:
 
 
 def choose(n_ctx: int, available: int, root: Path) -> tuple[EngineOptions, Verdict]:
-    describe(root, {"proc/meminfo": f"MemAvailable: {available // 1024} kB\n"})
+    describe(root, {"proc/meminfo": f"MemAvailable: {-(-available // 1024)} kB\n"})
     limits = find_limits(root=root, rlimit=no_rlimit)
     return choose_options(planned(), EngineOptions(n_ctx=n_ctx), limits, BEFORE)
 
@@ -251,16 +459,16 @@ def choose(n_ctx: int, available: int, root: Path) -> tuple[EngineOptions, Verdi
     ("asked", "available", "n_ctx", "fit"),
     [
         (0, 2 * GIB, 8192, Fit.fits),
-        (0, WITH_FILES + 8192 * KV_PER_TOKEN, 8192, Fit.fits),
-        (0, WITH_FILES + 8192 * KV_PER_TOKEN - 1024, 8128, Fit.fits),
-        (0, WITH_FILES + 256 * KV_PER_TOKEN, 256, Fit.fits),
-        (4096, WITH_FILES + 4096 * KV_PER_TOKEN, 4096, Fit.fits),
-        (100, WITH_FILES + 100 * KV_PER_TOKEN, 100, Fit.fits),
+        (0, WITH_FILES + 8192 * PER_TOKEN, 8192, Fit.fits),
+        (0, WITH_FILES + 8192 * PER_TOKEN - 1024, 8128, Fit.fits),
+        (0, WITH_FILES + 256 * PER_TOKEN, 256, Fit.fits),
+        (4096, WITH_FILES + 4096 * PER_TOKEN, 4096, Fit.fits),
+        (100, WITH_FILES + 100 * PER_TOKEN, 100, Fit.fits),
         # The weights do not stay in memory, the rest does.
-        (4096, WITH_FILES + 4096 * KV_PER_TOKEN - 1024, 4096, Fit.pages),
-        (4096, TO_COME + 4096 * KV_PER_TOKEN, 4096, Fit.pages),
-        (0, WITH_FILES + 255 * KV_PER_TOKEN, (1664 + 255) // 64 * 64, Fit.pages),
-        (0, TO_COME + 300 * KV_PER_TOKEN, 256, Fit.pages),
+        (4096, WITH_FILES + 4096 * PER_TOKEN - 1024, 4096, Fit.pages),
+        (4096, TO_COME + 4096 * PER_TOKEN, 4096, Fit.pages),
+        (0, WITH_FILES + 255 * PER_TOKEN, (1664 + 255) // 64 * 64, Fit.pages),
+        (0, TO_COME + 300 * PER_TOKEN, 256, Fit.pages),
     ],
 )
 def test_the_context_that_is_chosen(
@@ -273,10 +481,10 @@ def test_the_context_that_is_chosen(
 @pytest.mark.parametrize(
     ("asked", "available", "hint"),
     [
-        (8192, WITH_FILES + 1000 * KV_PER_TOKEN, "-c 960"),
-        (4096, TO_COME + 4096 * KV_PER_TOKEN - 1024, "-c 2368"),
-        (4096, TO_COME + 100 * KV_PER_TOKEN, "smaller model"),
-        (0, TO_COME + 255 * KV_PER_TOKEN, "smaller model"),
+        (8192, WITH_FILES + 1000 * PER_TOKEN, "-c 960"),
+        (4096, TO_COME + 4096 * PER_TOKEN - 1024, "-c 2432"),
+        (4096, TO_COME + 100 * PER_TOKEN, "smaller model"),
+        (0, TO_COME + 255 * PER_TOKEN, "smaller model"),
         (0, 0, "smaller model"),
     ],
 )

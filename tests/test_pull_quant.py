@@ -19,6 +19,7 @@ import checkpoints
 import pytest
 from conftest import ROOT
 from golden.tiny_models import TINY_MODELS, TinyModel, write_gguf
+from hollow_models import Hollow, write_hollow
 from local_server import COMMIT, Fault, Server
 
 from localllm import acquire, budget, engines, fetch, need, store
@@ -572,14 +573,32 @@ def test_fit_judges_a_repository_by_headers(
     rows = {cell["quant"]: cell for cell in said["table"]}
     assert set(rows) == {"F16", "Q8_0", "Q4_0"}, "the one that this engine does not run is left out"
     assert rows["F16"]["weight_bytes"] == len(tiny["large"]) + len(holes)
-    assert rows["Q4_0"]["command"] == f"localllm pull hf:{REPO}:Q4_0"
+    assert rows["Q4_0"]["command"] == f"localllm run hf:{REPO}:Q4_0"
     assert not (tmp_path / "data/localllm/models").exists(), "nothing is kept"
     _, preferred = fit_json(capfd, f"hf:{REPO}")
     assert preferred["quant"] == "Q4_0"
     code, refused = fit_json(capfd, f"hf:{REPO}:Q8_0", "--budget", "1M")
-    assert (code, refused["verdict"]) == (7, "does_not_fit")
+    assert (code, refused["verdict"], refused["alternatives"]) == (7, "does_not_fit", [])
     assert app.main(["fit", f"hf:{REPO}:Q2_K"]) == 3
     assert "F16, Q8_0, Q4_0" in capfd.readouterr().err
+
+
+def test_fit_offers_what_the_repository_has(
+    hub: Server, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    files = {}
+    for quant in ("F16", "Q8_0", "Q4_0"):
+        path = write_hollow(tmp_path / f"hollow-{quant}.gguf", Hollow(n_layers=8, quant=quant))
+        files[path.name] = path.read_bytes()
+    hub.add_repository(REPO, files)
+    _, said = fit_json(capfd, f"hf:{REPO}:F16", "-c", "512")
+    budget = said["touched_bytes"] - 8 * (1 << 20)
+    code, said = fit_json(capfd, f"hf:{REPO}:F16", "-c", "512", "--budget", str(budget))
+    assert (code, said["verdict"]) == (7, "does_not_fit")
+    assert [offer["command"] for offer in said["alternatives"]] == [
+        f"localllm run hf:{REPO}:Q8_0 -c 512",
+        f"localllm run hf:{REPO}:Q4_0 -c 512",
+    ]
 
 
 def test_fit_of_a_checkpoint_says_what_it_can_become(
@@ -593,5 +612,5 @@ def test_fit_of_a_checkpoint_says_what_it_can_become(
     file = engines.open_model(tmp_path / "made.gguf")
     rows = {cell["quant"]: cell for cell in said["table"]}
     assert rows["Q8_0"]["weight_bytes"] == file.info["weight_bytes"]
-    assert rows["Q8_0"]["command"] == "localllm pull hf:org/plain:Q8_0"
+    assert rows["Q8_0"]["command"] == "localllm run hf:org/plain:Q8_0"
     file.close()

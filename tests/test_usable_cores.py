@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
+from hollow_models import Hollow, write_hollow
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="these are Linux's")
 MANY = 64
@@ -67,6 +70,44 @@ V1_GROUPS = "12:cpuset:/a\n4:cpu,cpuacct:/a/b\n1:name=systemd:/c\n"
             },
             MANY,
         ),
+        # The mount of both controllers without the link that it usually has.
+        (
+            {
+                GROUPS: V1_GROUPS,
+                f"{V1},cpuacct/a/b/cpu.cfs_quota_us": "300000\n",
+                f"{V1},cpuacct/a/b/cpu.cfs_period_us": "100000\n",
+            },
+            3,
+        ),
+        # A container that sees its own group as the root of the hierarchy.
+        (
+            {
+                GROUPS: "4:cpu,cpuacct:/docker/ab\n",
+                f"{V1}/cpu.cfs_quota_us": "250000\n",
+                f"{V1}/cpu.cfs_period_us": "100000\n",
+            },
+            3,
+        ),
+        ({GROUPS: "0::/docker/ab\n", f"{V2}/cpu.max": "200000 100000\n"}, 2),
+        # The whole of a Kubernetes pod has less than its container.
+        (
+            {
+                GROUPS: "0::/kubepods.slice/pod7.slice/cri-ab.scope\n",
+                f"{V2}/kubepods.slice/pod7.slice/cri-ab.scope/cpu.max": "400000 100000\n",
+                f"{V2}/kubepods.slice/pod7.slice/cpu.max": "150000 100000\n",
+                f"{V2}/kubepods.slice/cpu.max": "max 100000\n",
+            },
+            2,
+        ),
+        # What says nothing: quotas that are more than there is, zero, garbage, nothing.
+        ({GROUPS: "0::/\n", f"{V2}/cpu.max": "99999999999 100000\n"}, MANY),
+        ({GROUPS: "0::/\n", f"{V2}/cpu.max": "0 100000\n"}, MANY),
+        ({GROUPS: "0::/\n", f"{V2}/cpu.max": "200000 0\n"}, MANY),
+        ({GROUPS: "0::/\n", f"{V2}/cpu.max": "two 100000\n"}, MANY),
+        ({GROUPS: "0::/\n", f"{V2}/cpu.max": ""}, MANY),
+        ({GROUPS: "", f"{V2}/cpu.max": "200000 100000\n"}, MANY),
+        # Whose group is not said is held to the root's.
+        ({GROUPS: "\n:\n0:\nx\n", f"{V2}/cpu.max": "200000 100000\n"}, 2),
     ],
 )
 def test_quotas(
@@ -83,3 +124,15 @@ def test_affinity() -> None:
     )
     output = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
     assert int(output.stdout) == 1
+
+
+def test_threads_follow_the_affinity(tmp_path: Path) -> None:
+    path = write_hollow(tmp_path / "model.gguf", Hollow())
+    core = min(os.sched_getaffinity(0))
+    threads = []
+    for program in ("import sys", f"import os, sys; os.sched_setaffinity(0, {{{core}}})"):
+        program += "; from localllm.cli import app; sys.exit(app.main(sys.argv[1:]))"
+        command = [sys.executable, "-c", program, "fit", str(path), "--json"]
+        ran = subprocess.run(command, capture_output=True, check=True, cwd=ROOT)
+        threads.append(json.loads(ran.stdout)["n_threads"])
+    assert threads[1] == 1 <= threads[0] <= len(os.sched_getaffinity(0))

@@ -54,7 +54,7 @@ def main(arguments: Sequence[str]) -> int:
         code = dispatch(arguments)
         console.flush()
     except Exception as error:
-        code = failures.report(error)
+        code = failures.report(failures.find_cause(error))
     except KeyboardInterrupt as error:
         code = failures.report(error)
     return code

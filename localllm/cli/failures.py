@@ -8,6 +8,7 @@ how to see the traceback.
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import traceback
 
@@ -38,13 +39,38 @@ EXIT_CODES: dict[type[BaseException], int] = {
 # The reader left, or the user stopped it: both know already.
 SILENT = (BrokenPipeError, KeyboardInterrupt, errors.InterruptedByUserError)
 
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM)
+PROBE_BYTES = 16 << 20  # with less than this left, what nobody expected is for want of memory
+
+LOADER_SAYS = ("failed to map segment", "cannot allocate memory", "Cannot allocate memory")
 
 
 def exit_code(error: BaseException) -> int:
-    if isinstance(error, OSError) and error.errno in DISK_FULL:
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
         return EXIT_CODES[errors.DoesNotFitError]
     return next(EXIT_CODES[kind] for kind in type(error).__mro__ if kind in EXIT_CODES)
+
+
+def find_cause(error: Exception) -> Exception:
+    """The error itself, or that memory ran out, which libraries report as all sorts of things."""
+    if exit_code(error) != EXIT_CODES[Exception] or isinstance(error, errors.LocalLLMError):
+        return error
+    return MemoryError() if is_for_want_of_memory(error) else error
+
+
+def is_for_want_of_memory(error: Exception) -> bool:
+    if isinstance(error, ImportError) and any(words in str(error) for words in LOADER_SAYS):
+        return True
+    try:
+        mmap.mmap(-1, PROBE_BYTES).close()
+    except OSError:
+        return True
+    if not isinstance(error, SystemError):
+        return False
+    # Where an allocation inside of it fails, the interpreter may lose its own MemoryError.
+    from localllm.memory import read_rlimits
+
+    return any(read_rlimits())
 
 
 def describe(error: BaseException) -> tuple[str, str | None]:

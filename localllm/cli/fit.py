@@ -11,10 +11,9 @@ from localllm import usage
 from localllm.cli import console
 from localllm.cli.flags import Json, Offline, Quiet
 from localllm.cli.needs import limit_json, verdict_json
-from localllm.engines.base import EngineOptions
-from localllm.errors import UsageError
 from localllm.fitting import Cell, Report, find, report
 from localllm.memory import find_limits
+from localllm.model import check_options
 from localllm.paging import tokens_per_second
 from localllm.units import format_bytes, parse_bytes, parse_count
 from localllm.verdict import Fit, Verdict
@@ -64,14 +63,9 @@ def command(
 ) -> int:
     """Say whether a model fits this machine, what it needs, and which quant with which context
     would fit. Reads nothing but the model's header. The exit code is 7 where it does not fit."""
-    for flag, value in (("--ctx", ctx), ("--threads", threads), ("--budget", budget)):
-        if value is not None and not 1 <= value < 1 << 53:
-            raise UsageError(f"{flag} is {value}, but must be at least 1")
-    if max(ctx or 0, threads or 0) >= 1 << 31:
-        raise UsageError("a context or a number of threads that large does not exist")
+    options = check_options(ctx, threads, budget, kernels=None)
     before = usage.measure()
     limits = find_limits(budget)
-    options = EngineOptions(n_ctx=ctx or 0, n_threads=threads or 0)
     with find(model, offline=offline, progress=console.progress(quiet)) as subject:
         found = report(subject, options, limits, before)
         speed = paging_speed(found)
@@ -115,6 +109,8 @@ def lines(found: Report, speed: float | None) -> Iterator[str]:
     yield sentence(found.verdict, speed)
     for offer in found.alternatives:
         yield f"  {offer.command}  ({offer.change})"
+    if not (found.alternatives or found.verdict.runs):
+        yield "  no shorter context and no smaller quant of it fits"
     yield ""
     yield from table(found.cells)
 

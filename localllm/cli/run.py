@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from localllm import store
+from localllm import store, usage
 from localllm.cli import console, prompting
 from localllm.cli.flags import (
     Adapt,
@@ -32,6 +32,7 @@ from localllm.cli.flags import (
 )
 from localllm.cli.request import Overflow, Part, Request, has_template, note, shift
 from localllm.errors import ContextFullError, DeadlineError, UsageError
+from localllm.memory import read_rlimits
 from localllm.overflow import window
 from localllm.sampling import settled
 from localllm.units import parse_bytes, parse_count
@@ -189,6 +190,7 @@ def command(
     path = store.resolve(name, pull=not no_pull, offline=offline, progress=console.progress(quiet))
     from localllm.model import ignore, open_path
 
+    before = usage.measure()
     if not raw:
         import_beside("localllm.template")
     with open_path(
@@ -202,6 +204,7 @@ def command(
         kv_v=cache_type_v,
         adapt=adapt,
         allow_oversubscribe=allow_oversubscribe,
+        before=before,
     ) as model:
         said = ignore if quiet else console.note
         if not no_prefix_cache:
@@ -218,8 +221,13 @@ def command(
 
 
 def import_beside(module: str) -> None:
-    """Imports on another thread, while the engine opens the model, which leaves Python free."""
-    threading.Thread(target=importlib.import_module, args=(module,)).start()
+    """Imports on another thread, while the engine opens the model, which leaves Python free.
+
+    Below a limit of the process there is no room to be quick: a thread has a stack and a heap of
+    its own, and what fails in it fails unseen. Then it is imported where it is used.
+    """
+    if not any(read_rlimits()):
+        threading.Thread(target=importlib.import_module, args=(module,)).start()
 
 
 def check(request: Request) -> None:
@@ -371,6 +379,7 @@ def report(
 ) -> dict[str, Any]:
     from localllm import footprint
     from localllm.cli import stats
+    from localllm.cli.needs import limit_json
 
     result = answer.result
     sampling = asdict(answer.sampling)
@@ -397,5 +406,9 @@ def report(
             "generate": result.generate_seconds,
             "first_token": result.first_token_seconds,
         },
-        "memory": stats.memory_json(footprint.of(model, result)),
+        "memory": {
+            "verdict": model.verdict.fit.value,
+            "limit": model.verdict.limit and limit_json(model.verdict.limit, model.verdict.need),
+            **stats.memory_json(footprint.of(model, result)),
+        },
     }

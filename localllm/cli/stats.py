@@ -22,7 +22,10 @@ def lines(result: Result, footprint: Footprint) -> Iterator[str]:
     yield f"{'memory':<14}{'predicted':>{COLUMN}}{'measured':>{COLUMN}}"
     for component in footprint.predicted.components:
         if component.touched_bytes:
-            yield f"  {component.name:<12}{format_bytes(component.touched_bytes):>{COLUMN}}"
+            part = footprint.measured_parts.get(component.name)
+            shown = "" if part is None else format_bytes(part)
+            line = f"  {component.name:<12}{format_bytes(component.touched_bytes):>{COLUMN}}"
+            yield f"{line}{shown:>{COLUMN}}".rstrip()
     for name, predicted, measured in footprint.rows:
         shown = "unknown" if measured is None else format_bytes(measured)
         yield f"{name:<14}{format_bytes(predicted):>{COLUMN}}{shown:>{COLUMN}}"
@@ -30,7 +33,10 @@ def lines(result: Result, footprint: Footprint) -> Iterator[str]:
 
 def memory_json(footprint: Footprint) -> dict[str, Any]:
     return {
-        "components": [component_json(part) for part in footprint.predicted.components],
+        "components": [
+            {**component_json(part), "measured_bytes": footprint.measured_parts.get(part.name)}
+            for part in footprint.predicted.components
+        ],
         "totals": {
             name.replace(" ", "_"): {"predicted_bytes": predicted, "measured_bytes": measured}
             for name, predicted, measured in footprint.rows

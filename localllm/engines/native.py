@@ -108,6 +108,10 @@ class NativeEngine:
         return base.Work(**self.engine.work(spans))
 
     @translated
+    def resident(self) -> dict[str, int]:
+        return self.engine.resident()
+
+    @translated
     def set_profile(self, on: bool) -> None:
         self.engine.set_profile(on)
 

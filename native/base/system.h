@@ -16,6 +16,8 @@ void *system_reserve(size_t n_bytes);
 /* The same in huge pages, where the system has them to give. */
 void *system_reserve_huge(size_t n_bytes);
 void system_release(void *memory, size_t n_bytes);
+/* How many bytes of reserved memory have been touched, in whole pages. */
+size_t system_resident(const void *memory, size_t n_bytes);
 
 /* Cores this process may use: the smaller of its affinity and its cgroup quota, at least 1. */
 uint32_t system_usable_cores(void);

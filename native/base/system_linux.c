@@ -95,8 +95,13 @@ uint32_t system_quota_cores(const char *root, uint32_t none) {
     if (!read_text(path, groups, sizeof groups)) return none;
     find_group(groups, "", group, sizeof group);
     none = least_quota(root, "", group, read_v2, none);
-    find_group(groups, "cpu", group, sizeof group);
-    return least_quota(root, "/cpu", group, read_v1, none);
+    /* Where the usual link to the mount of both controllers is missing, the second name counts. */
+    static const char *const mounts_v1[] = {"/cpu", "/cpu,cpuacct"};
+    for (int i = 0; i < 2; i++) {
+        find_group(groups, "cpu", group, sizeof group);
+        none = least_quota(root, mounts_v1[i], group, read_v1, none);
+    }
+    return none;
 }
 
 uint32_t system_usable_cores(void) {

@@ -66,6 +66,19 @@ void system_release(void *memory, size_t n_bytes) {
     if (memory != NULL) (void)munmap(memory, n_bytes == 0 ? 1 : n_bytes);
 }
 
+size_t system_resident(const void *memory, size_t n_bytes) {
+    enum { PAGES = 4096 }; /* asked about at a time */
+    unsigned char pages[PAGES];
+    size_t page_bytes = (size_t)sysconf(_SC_PAGESIZE), resident = 0;
+    for (size_t at = 0; memory != NULL && at < n_bytes; at += PAGES * page_bytes) {
+        size_t span = n_bytes - at < PAGES * page_bytes ? n_bytes - at : PAGES * page_bytes;
+        void *answer = pages; /* of unsigned char on one system, of char on another */
+        if (mincore((void *)((uintptr_t)memory + at), span, answer) != 0) return resident;
+        for (size_t i = 0; i * page_bytes < span; i++) resident += (pages[i] & 1u) * page_bytes;
+    }
+    return resident;
+}
+
 void system_yield(void) { (void)sched_yield(); }
 
 double system_seconds(void) {

@@ -25,6 +25,10 @@
  * spinning, and a wait that turned out longer makes the next spin shorter. */
 static const double spin_most = 100e-6, spin_least = 20e-6;
 
+/* No task keeps more than some tens of kilobytes on its stack. The usual 8 MB a thread would count
+ * against the limits of the process, where it has any. */
+enum { STACK_BYTES = 1 << 20 };
+
 /* What belongs to one thread. */
 typedef struct seat {
     threads *pool;
@@ -187,12 +191,16 @@ threads *threads_open(uint32_t n_threads, ll_error *err) {
     }
     /* Signals belong to the caller's threads: a worker that took one would leave them unwoken. */
     sigset_t all, before;
+    pthread_attr_t attributes;
     (void)sigfillset(&all);
     (void)pthread_sigmask(SIG_SETMASK, &all, &before);
+    (void)pthread_attr_init(&attributes);
+    (void)pthread_attr_setstacksize(&attributes, STACK_BYTES);
     for (; t->n_started + 1 < n_threads; t->n_started++) {
         seat *s = &t->seats[t->n_started + 1];
-        if (pthread_create(&s->handle, NULL, worker_main, s) != 0) break;
+        if (pthread_create(&s->handle, &attributes, worker_main, s) != 0) break;
     }
+    (void)pthread_attr_destroy(&attributes);
     (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (t->n_started + 1 == n_threads) return t;
     ll_fail(err, LL_ERR_MEMORY, "the system refused thread %u of %u", t->n_started + 2, n_threads);

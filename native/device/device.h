@@ -50,6 +50,8 @@ typedef struct device_kind {
     const char *name;
     /* Fills the byte counts of `out` that are the device's: KV, scratch, logits. */
     void (*plan_memory)(const plan *p, const device_options *options, ll_memory *out);
+    /* The same of an open device, but what has been touched so far. */
+    void (*measure_memory)(const device *d, ll_memory *out);
     device *(*open)(const plan *p, const device_options *options, ll_error *err);
     void (*close)(device *d);
     /* Runs all steps; errors: CANCELLED, NUMERIC (names the layer). */

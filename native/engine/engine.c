@@ -127,6 +127,11 @@ void ll_engine_close(ll_engine *e) {
     free(e);
 }
 
+void ll_engine_measure(const ll_engine *e, ll_memory *out) {
+    *out = (ll_memory){0};
+    e->kind->measure_memory(e->device, out);
+}
+
 const char *ll_engine_kernels(const ll_engine *e) { return e->options.kernels->name; }
 const char *ll_engine_kv_k(const ll_engine *e) { return kv_names[e->options.kv_k]; }
 const char *ll_engine_kv_v(const ll_engine *e) { return kv_names[e->options.kv_v]; }

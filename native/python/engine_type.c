@@ -387,6 +387,17 @@ static PyObject *engine_set_importance(PyObject *self, PyObject *on) {
     Py_RETURN_NONE;
 }
 
+static PyObject *engine_resident(PyObject *self, PyObject *unused) {
+    (void)unused;
+    ll_engine *e = open_engine(self);
+    if (e == NULL) return NULL;
+    ll_memory m;
+    ll_engine_measure(e, &m);
+    return Py_BuildValue("{sKsKsK}", "kv_bytes", (unsigned long long)m.kv_bytes, "scratch_bytes",
+                         (unsigned long long)m.scratch_bytes, "logits_bytes",
+                         (unsigned long long)m.logits_bytes);
+}
+
 static PyObject *engine_importance(PyObject *self, PyObject *unused) {
     (void)unused;
     ll_engine *e = open_engine(self);
@@ -445,6 +456,7 @@ static PyMethodDef engine_methods[] = {
     {"profile", engine_profile, METH_NOARGS, "Each phase's time and work since then."},
     {"set_importance", engine_set_importance, METH_O,
      "Starts adding up inputs' squares, or stops."},
+    {"resident", engine_resident, METH_NOARGS, "What has been touched of its memory so far."},
     {"importance", engine_importance, METH_NOARGS, "Each matrix's sums of squares since then."},
     {"close", engine_close, METH_NOARGS, "Frees everything once no session uses it."},
     {0}

@@ -156,6 +156,7 @@ static const float *cpu_peaks(const device *opaque) {
 const device_kind device_cpu = {
     .name = "cpu",
     .plan_memory = cpu_plan_memory,
+    .measure_memory = cpu_measure_memory,
     .open = cpu_open,
     .close = cpu_close,
     .run = cpu_run,

@@ -98,6 +98,7 @@ struct cpu {
 
 /* Byte counts of scratch, logits and KV; the allocator and the memory plan both come from here. */
 void cpu_plan_memory(const plan *p, const device_options *options, ll_memory *out);
+void cpu_measure_memory(const device *d, ll_memory *out);
 bool cpu_place(cpu *d, ll_error *err);
 void cpu_release(cpu *d);
 

@@ -109,6 +109,14 @@ void cpu_plan_memory(const plan *p, const device_options *options, ll_memory *ou
     out->logits_bytes = (uint64_t)options->n_logits * p->model->n_vocab * sizeof(float);
 }
 
+void cpu_measure_memory(const device *opaque, ll_memory *out) {
+    const cpu *d = (const cpu *)(const void *)opaque;
+    out->scratch_bytes = system_resident(d->scratch, d->scratch_bytes);
+    out->logits_bytes = system_resident(d->logits, d->logits_bytes);
+    for (uint32_t g = 0; g < d->plan->n_groups; g++)
+        out->kv_bytes += system_resident(d->kv[g], d->block_bytes[g] * d->options.n_blocks);
+}
+
 bool cpu_place(cpu *d, ll_error *err) {
     const device_options *o = &d->options;
     d->scratch_bytes = count_scratch(d);
