@@ -51,7 +51,7 @@ def load(
     ctx: tokens of context; None: the model's own, or the largest that fits.
     threads: None: the usable cores. budget: bytes of memory the process may use.
     kernels: "scalar", "avx2", "avx512" …; None: $LOCALLLM_KERNELS, else the best.
-    kv_k, kv_v: what keys and values are stored as, "f16" or "q8_0"; None: "f16".
+    kv_k, kv_v: what keys and values are stored as, "f16", "q8_0" or "q4_0"; None: "f16".
     Raises: ModelNotFoundError, NetworkError, IntegrityError, DoesNotFitError, UsageError.
     """
     return open_path(
