@@ -59,7 +59,7 @@ def load(
     ctx: tokens of context; None: the model's own, or the largest that fits.
     threads: None: the usable cores. budget: bytes of memory the process may use.
     kernels: "scalar", "avx2", "avx512" …; None: $LOCALLLM_KERNELS, else the best.
-    kv_k, kv_v: what keys and values are stored as, "f16" or "q8_0"; None: "f16".
+    kv_k, kv_v: what keys and values are stored as, "f16", "q8_0" or "q4_0"; None: "f16".
     adapt: where it does not fit, take what loses least of what does; `Model.adapted` says what.
     allow_oversubscribe: open it although it does not fit.
     prefixes: keep what is computed of long prompts on the disk, and take from there what is known.

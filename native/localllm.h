@@ -157,7 +157,7 @@ typedef struct ll_engine_options {
     uint32_t n_logits;   /* rows per step whose logits are kept; 0: 1 */
     uint32_t n_threads;  /* 0: usable cores */
     const char *kernels; /* a name of kernels_list; NULL: $LOCALLLM_KERNELS, else the best */
-    const char *kv_k;    /* what keys are stored as, "f16" or "q8_0"; NULL: "f16" */
+    const char *kv_k;    /* what keys are stored as, "f16", "q8_0" or "q4_0"; NULL: "f16" */
     const char *kv_v;    /* values likewise */
 } ll_engine_options;
 

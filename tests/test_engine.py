@@ -200,7 +200,7 @@ def test_unknown_kernels_are_refused(model: _native.Model) -> None:
 
 @pytest.mark.parametrize("side", ["kv_k", "kv_v"])
 def test_unknown_types_of_keys_and_values_are_refused(model: _native.Model, side: str) -> None:
-    expected = r'no type "q9" of keys and values; there are f16, q8_0'
+    expected = r'no type "q9" of keys and values; there are f16, q8_0, q4_0'
     for open_or_plan in (lambda **o: _native.Engine(model, **o), model.plan):
         with pytest.raises(_native.ArgumentError, match=expected):
             open_or_plan(**{side: "q9"})
@@ -306,7 +306,7 @@ def test_the_plan_grows_with_the_context_alone(model: _native.Model) -> None:
 
 
 # Bytes of one position of a head of 16 channels: codes, and one scale of F16.
-KV_BYTES = {"f16": 32, "q8_0": 16 + 2}
+KV_BYTES = {"f16": 32, "q8_0": 16 + 2, "q4_0": 8 + 2}
 
 
 @pytest.mark.parametrize("types", list(itertools.product(KV_BYTES, KV_BYTES)), ids="/".join)
@@ -324,8 +324,8 @@ def test_the_plan_and_the_work_know_the_types_of_keys_and_values(
 
 
 # How far logits may move, over their own spread. A scale belongs to 32 channels, of which the
-# largest is some 2 to 3 times what is usual: a code is off by 0.3 of 1/127 of that.
-MOST_MOVED = {"q8_0": 0.01}
+# largest is some 2 to 3 times what is usual: a code is off by 0.3 of 1/127 of that, or of 1/8.
+MOST_MOVED = {"q8_0": 0.01, "q4_0": 0.16}
 
 
 @pytest.mark.parametrize("tiny", TINY_MODELS, ids=lambda tiny: tiny.name)

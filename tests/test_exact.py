@@ -19,7 +19,7 @@ Doubles = npt.NDArray[np.float64]
 Halves = npt.NDArray[np.float16]
 
 CHUNK = 64
-Q8_0 = 1  # of enum kv_type
+Q8_0, Q4_0 = 1, 2  # of enum kv_type
 N_QUANTS = 16
 
 
@@ -373,24 +373,71 @@ def test_elementwise_kernels(lib: ctypes.CDLL, scalar: KernelsStruct) -> None:
 # ---- attention --------------------------------------------------------------------------------
 
 
+def nibbles(codes: npt.NDArray[np.int8]) -> bytes:
+    """Two neighbours of the last axis to a byte, the first one low."""
+    shifted = (codes + 8).astype(np.uint8)
+    return (shifted[..., ::2] | shifted[..., 1::2] << 4).tobytes()
+
+
+@pytest.mark.parametrize("kind", [Q8_0, Q4_0])
 @pytest.mark.parametrize("head_dim", [8, 64, 80])
-def test_elements_of_int8_keys_and_values(lib: ctypes.CDLL, head_dim: int) -> None:
+def test_elements_of_rounded_keys_and_values(lib: ctypes.CDLL, head_dim: int, kind: int) -> None:
     """Where codes and scales lie, and their exact product."""
     rng = np.random.default_rng(head_dim)
-    n_blocks = (head_dim + 31) // 32
-    codes = rng.integers(-128, 128, (head_dim, CHUNK)).astype(np.int8)
-    scales = rng.normal(size=(n_blocks, CHUNK)).astype(np.float16)
+    limit = 128 if kind == Q8_0 else 8
+    codes = rng.integers(-limit, limit, (head_dim, CHUNK)).astype(np.int8)
+    scales = rng.normal(size=((head_dim + 31) // 32, CHUNK)).astype(np.float16)
     block = np.arange(head_dim) // 32
     expected = codes.astype(np.float64) * scales[block].astype(np.float64)
+    if kind == Q8_0:
+        keys, values = codes.tobytes(), codes.T.tobytes()
+    else:  # of keys, two channels of one position
+        keys = nibbles(codes.reshape(-1, 2, CHUNK).transpose(0, 2, 1))
+        values = nibbles(np.ascontiguousarray(codes.T))
     for read, stored in (
-        (lib.kv_key, codes.tobytes() + scales.tobytes()),
-        (lib.kv_value, codes.T.tobytes() + scales.T.tobytes()),
+        (lib.kv_key, keys + scales.tobytes()),
+        (lib.kv_value, values + scales.T.tobytes()),
     ):
         read.restype = FLOAT
         read.argtypes = (ctypes.c_int, POINTER, SIZE, SIZE, SIZE)
         for j, channel in ((0, 0), (63, head_dim - 1), (17, head_dim // 2), (40, 3)):
-            found = read(Q8_0, stored, head_dim, j, channel)
-            assert found == expected[channel, j]
+            assert read(kind, stored, head_dim, j, channel) == expected[channel, j]
+
+
+@pytest.mark.parametrize("head_dim", [8, 24, 64, 80, 256])
+def test_rotation_is_a_hadamard_matrix_and_its_own_inverse(lib: ctypes.CDLL, head_dim: int) -> None:
+    lib.kv_rotate.restype, lib.kv_rotate.argtypes = None, (POINTER, SIZE)
+    group = head_dim & -head_dim
+    i = np.arange(head_dim)
+    signs = np.array([[(-1) ** (int(a & b & (group - 1)).bit_count()) for a in i] for b in i])
+    matrix = signs * (i[:, None] // group == i // group) / group**0.5
+    x = np.random.default_rng(head_dim).normal(size=head_dim).astype(np.float32)
+    y = x.copy()
+    lib.kv_rotate(y.ctypes.data, head_dim)
+    np.testing.assert_allclose(y, matrix @ x.astype(np.float64), rtol=0, atol=2e-6)
+    lib.kv_rotate(y.ctypes.data, head_dim)
+    np.testing.assert_allclose(y, x, rtol=0, atol=2e-6)
+
+
+def test_rounding_to_four_bits(lib: ctypes.CDLL) -> None:
+    """The extreme is -8 exactly; nothing else is off by more than half a step, or by one where the
+    other end of the range is cut."""
+    lib.kv_round_q4.restype, lib.kv_round_q4.argtypes = FLOAT, (POINTER, POINTER)
+    rng = np.random.default_rng(4)
+    codes = np.zeros(32, np.int8)
+    for scale in (1e-20, 1.0, 1e20):
+        x = (rng.normal(size=32) * scale).astype(np.float32)
+        d = lib.kv_round_q4(x.ctypes.data, codes.ctypes.data)
+        extreme = int(np.abs(x).argmax())
+        assert d == x[extreme] / np.float32(-8)
+        assert codes[extreme] == -8 and codes.max() <= 7
+        steps = x.astype(np.float64) / d
+        assert (abs(codes - steps) <= np.where(steps > 7.5, 1, 0.5) + 1e-5).all()
+    for x0, expected in ((0.0, 0.0), (1e-31, 0.0), (np.inf, np.nan), (np.nan, np.nan)):
+        x = np.zeros(32, np.float32)
+        x[7] = x0
+        np.testing.assert_equal(lib.kv_round_q4(x.ctypes.data, codes.ctypes.data), expected)
+        assert not codes.any()
 
 
 class Chunk:

@@ -465,7 +465,7 @@ def test_sum_weights(engine: Engine) -> None:
 # ---- attention ---------------------------------------------------------------------------------
 
 
-KV_F16, KV_Q8_0 = KV_TYPES = range(2)
+KV_F16, KV_Q8_0, KV_Q4_0 = KV_TYPES = range(3)
 
 
 class Attention(NamedTuple):
@@ -494,7 +494,8 @@ def draw_side(
         return [numbers]
     scales = numbers[: (head_dim + 31) // 32] / np.float16(100)
     scales[:, ~seen] = unseen
-    return [rng.integers(-128, 128, numbers.shape).astype(np.int8), scales]
+    n_rows = head_dim if kind == KV_Q8_0 else head_dim // 2
+    return [rng.integers(0, 256, (n_rows, CHUNK)).astype(np.uint8), scales]
 
 
 def run_attend(kernels: Kernels, t: Attention) -> tuple[bytes, list[AttendState], np.ndarray]:

@@ -23,7 +23,7 @@ N_SCALAR = 32
 N_CHUNKED = 200
 N_LAST = 16
 F16 = ("f16", "f16")
-QUANTIZED = [("q8_0", "q8_0"), ("f16", "q8_0"), ("q8_0", "f16")]
+QUANTIZED = [("q8_0", "q8_0"), ("f16", "q8_0"), ("q8_0", "f16"), ("q4_0", "q4_0"), ("q8_0", "q4_0")]
 
 
 @pytest.fixture(scope="module", params=TINY_MODELS, ids=lambda tiny: tiny.name)
@@ -199,12 +199,12 @@ def test_tiny_model_with_quantized_keys_and_values(
     check_truncate(model, ids, best, kv)
 
 
+@pytest.mark.parametrize("kv", [("q8_0", "q8_0"), ("q4_0", "q4_0")], ids="/".join)
 @pytest.mark.parametrize("kernels", FAST_KERNELS)
 def test_real_model_with_quantized_keys_and_values(
-    real: tuple[_native.Model, list[int]], kernels: str
+    real: tuple[_native.Model, list[int]], kernels: str, kv: tuple[str, str]
 ) -> None:
     model, ids = real
-    kv = ("q8_0", "q8_0")
     check_threads_and_chunks(model, ids[:N_CHUNKED], kernels, kv)
     check_single_row_steps(model, ids[: N_CHUNKED // 2], kernels, kv)
 

@@ -9,7 +9,7 @@ import typer
 
 from localllm import usage
 from localllm.cli import console
-from localllm.cli.flags import Json, Offline, Quiet
+from localllm.cli.flags import CacheTypeK, CacheTypeV, Json, Offline, Quiet
 from localllm.cli.needs import limit_json, verdict_json
 from localllm.fitting import Cell, Report, find, report
 from localllm.memory import find_limits
@@ -57,13 +57,15 @@ def command(
             help="Memory the process may use, as 2G.",
         ),
     ] = None,
+    cache_type_k: CacheTypeK = None,
+    cache_type_v: CacheTypeV = None,
     offline: Offline = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> int:
     """Say whether a model fits this machine, what it needs, and which quant with which context
     would fit. Reads nothing but the model's header. The exit code is 7 where it does not fit."""
-    options = check_options(ctx, threads, budget, kernels=None)
+    options = check_options(ctx, threads, budget, None, cache_type_k, cache_type_v)
     before = usage.measure()
     limits = find_limits(budget)
     with find(model, offline=offline, progress=console.progress(quiet)) as subject:

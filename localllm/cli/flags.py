@@ -24,7 +24,7 @@ CacheTypeK = Annotated[
         "--cache-type-k",
         envvar="LOCALLLM_CACHE_TYPE_K",
         metavar="TYPE",
-        help="Store keys as f16 or q8_0.",
+        help="Store keys as f16, q8_0 or q4_0.",
     ),
 ]
 CacheTypeV = Annotated[
@@ -33,7 +33,7 @@ CacheTypeV = Annotated[
         "--cache-type-v",
         envvar="LOCALLLM_CACHE_TYPE_V",
         metavar="TYPE",
-        help="Store values as f16 or q8_0.",
+        help="Store values as f16, q8_0 or q4_0.",
     ),
 ]
 Source = Annotated[

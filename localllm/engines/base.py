@@ -54,7 +54,7 @@ class EngineOptions:
     n_logits: int = 1
     n_threads: int = 0
     kernels: str | None = None
-    kv_k: str | None = None  # what keys are stored as: f16 or q8_0
+    kv_k: str | None = None  # what keys are stored as: f16, q8_0 or q4_0
     kv_v: str | None = None  # values likewise
 
 

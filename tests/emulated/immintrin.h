@@ -54,6 +54,21 @@ static inline __m512i emulated_cvtepi8_epi32(__m128i x) {
     RETURN_ELEMENTS(__m512i, y);
 }
 
+/* VPMOVZXBD, VPMOVZXBQ: bytes to dwords and qwords. */
+static inline __m512i emulated_cvtepu8_epi32(__m128i x) {
+    ELEMENTS(uint8_t, 16, x);
+    uint32_t y[16];
+    for (int i = 0; i < 16; i++) y[i] = x_[i];
+    RETURN_ELEMENTS(__m512i, y);
+}
+
+static inline __m512i emulated_cvtepu8_epi64(__m128i x) {
+    ELEMENTS(uint8_t, 16, x);
+    uint64_t y[8];
+    for (int i = 0; i < 8; i++) y[i] = x_[i];
+    RETURN_ELEMENTS(__m512i, y);
+}
+
 /* VCVTPS2PH: the processor's own conversion of eight, twice. */
 #define emulated_cvtps_ph(x, rounding)                                                             \
     _mm256_setr_m128i(_mm256_cvtps_ph(_mm512_castps512_ps256(x), rounding),                        \
@@ -94,6 +109,14 @@ static inline __m256i emulated_maskz_loadu_epi16(__mmask16 m, const void *from) 
         if (m >> i & 1) memcpy(&x[i], (const uint16_t *)from + i, sizeof x[i]);
     }
     RETURN_ELEMENTS(__m256i, x);
+}
+
+static inline __m128i emulated_maskz_loadu_epi8(__mmask16 m, const void *from) {
+    uint8_t x[16] = {0};
+    for (int i = 0; i < 16; i++) {
+        if (m >> i & 1) x[i] = ((const uint8_t *)from)[i];
+    }
+    RETURN_ELEMENTS(__m128i, x);
 }
 
 static inline void emulated_mask_storeu_epi16(void *to, __mmask16 m, __m256i x) {
@@ -175,6 +198,9 @@ static inline __m512i emulated_maskz_srlv_epi64(__mmask8 m, __m512i x, __m512i c
 #define _mm256_cvtepi32_epi16    emulated_256_cvtepi32_epi16
 #define _mm512_cvtepi32_epi8     emulated_cvtepi32_epi8
 #define _mm512_cvtepi8_epi32     emulated_cvtepi8_epi32
+#define _mm_maskz_loadu_epi8     emulated_maskz_loadu_epi8
+#define _mm512_cvtepu8_epi32     emulated_cvtepu8_epi32
+#define _mm512_cvtepu8_epi64     emulated_cvtepu8_epi64
 #define _mm512_cvtps_ph          emulated_cvtps_ph
 #define _mm512_reduce_add_epi32  emulated_reduce_add_epi32
 #define _mm512_zextsi256_si512   emulated_zextsi256_si512

@@ -25,49 +25,58 @@ static void put_half_keys(const cpu *d, const run *r, uint16_t *half) {
         for (uint32_t j = 0; j < r->n; j++) to[c * BLOCK_POSITIONS + j] = half[j * n + c];
 }
 
-/* The run as columns of int8 with a scale a block; the last block is filled up with zeros. Returns
+/* The run as columns of codes with a scale a block; the last block is filled up with zeros. Returns
  * the scales in F16, [n_blocks][r->n]. */
-static uint16_t *round_to_q8(const cpu *d, const run *r, acts *a, char *scratch) {
-    size_t n = d->model->head_dim, n_padded = kv_n_blocks(n) * KV_BLOCK_DIM;
+static uint16_t *round_run(const cpu *d, kv_type type, const run *r, acts *a, char *scratch) {
+    size_t n = d->model->head_dim, n_blocks = kv_n_blocks(n), n_padded = n_blocks * KV_BLOCK_DIM;
     float *row = (float *)(void *)scratch;
     uint16_t *scales = (uint16_t *)(void *)(row + n_padded);
-    scratch = (char *)(scales + kv_n_blocks(n) * BLOCK_POSITIONS);
-    acts_place(a, ACTS_Q8_32, n_padded, r->n, scratch);
+    acts_place(a, ACTS_Q8_32, n_padded, r->n, scales + n_blocks * BLOCK_POSITIONS);
     memset(row, 0, n_padded * sizeof *row);
     for (uint32_t j = 0; j < r->n; j++) {
         memcpy(row, r->x + j * n, n * sizeof *row);
-        d->kernels->quantize(a, j, row);
+        if (kv_rotates(type)) kv_rotate(row, n);
+        if (type == KV_Q8_0) d->kernels->quantize(a, j, row);
+        for (size_t b = 0; b < n_blocks && type == KV_Q4_0; b++) {
+            size_t block = acts_block(a, b, j);
+            a->d[block] = kv_round_q4(row + b * KV_BLOCK_DIM, a->q + block * KV_BLOCK_DIM);
+        }
     }
-    d->kernels->to_f16(a->d, scales, kv_n_blocks(n) * r->n);
+    d->kernels->to_f16(a->d, scales, n_blocks * r->n);
     return scales;
 }
 
-static void put_q8_keys(const cpu *d, const run *r, char *scratch) {
+static uint8_t pack(int8_t low, int8_t high) { return (uint8_t)((low + 8) | (high + 8) << 4); }
+
+static void put_rounded_keys(const cpu *d, kv_type type, const run *r, char *scratch) {
     acts a;
     size_t n = d->model->head_dim;
-    const uint16_t *scales = round_to_q8(d, r, &a, scratch);
-    uint16_t *to_scales = kv_scales(KV_Q8_0, r->chunk, n) + r->slot;
+    const uint16_t *scales = round_run(d, type, r, &a, scratch);
+    uint16_t *to_scales = kv_scales(type, r->chunk, n) + r->slot;
     for (size_t b = 0; b < kv_n_blocks(n); b++)
         memcpy(to_scales + b * BLOCK_POSITIONS, scales + b * r->n, r->n * sizeof *scales);
-    int8_t *to = (int8_t *)r->chunk + r->slot;
-    for (size_t c = 0; c < n; c++) {
-        const int8_t *from = a.q + c / KV_BLOCK_DIM * r->n * KV_BLOCK_DIM + c % KV_BLOCK_DIM;
-        for (uint32_t j = 0; j < r->n; j++) to[c * BLOCK_POSITIONS + j] = from[j * KV_BLOCK_DIM];
+    uint8_t *to = (uint8_t *)r->chunk + r->slot;
+    for (size_t c = 0; c < n; c += type == KV_Q8_0 ? 1 : 2, to += BLOCK_POSITIONS) {
+        const int8_t *from = a.q + acts_block(&a, c / KV_BLOCK_DIM, 0) * KV_BLOCK_DIM;
+        from += c % KV_BLOCK_DIM;
+        for (uint32_t j = 0; j < r->n; j++, from += KV_BLOCK_DIM)
+            to[j] = type == KV_Q8_0 ? (uint8_t)from[0] : pack(from[0], from[1]);
     }
 }
 
-static void put_q8_values(const cpu *d, const run *r, char *scratch) {
+static void put_rounded_values(const cpu *d, kv_type type, const run *r, char *scratch) {
     acts a;
     size_t n = d->model->head_dim, n_blocks = kv_n_blocks(n);
-    const uint16_t *scales = round_to_q8(d, r, &a, scratch);
-    uint16_t *to_scales = kv_scales(KV_Q8_0, r->chunk, n) + r->slot * n_blocks;
-    int8_t *to = (int8_t *)r->chunk + r->slot * n;
+    const uint16_t *scales = round_run(d, type, r, &a, scratch);
+    uint16_t *to_scales = kv_scales(type, r->chunk, n) + r->slot * n_blocks;
+    size_t row_bytes = type == KV_Q8_0 ? n : n / 2;
     for (uint32_t j = 0; j < r->n; j++) {
-        for (size_t b = 0; b < n_blocks; b++) {
-            size_t left = n - b * KV_BLOCK_DIM;
-            memcpy(to + j * n + b * KV_BLOCK_DIM, a.q + acts_block(&a, b, j) * KV_BLOCK_DIM,
-                   left < KV_BLOCK_DIM ? left : KV_BLOCK_DIM);
-            to_scales[j * n_blocks + b] = scales[b * r->n + j];
+        uint8_t *to = (uint8_t *)r->chunk + (r->slot + j) * row_bytes;
+        for (size_t b = 0; b < n_blocks; b++) to_scales[j * n_blocks + b] = scales[b * r->n + j];
+        for (size_t c = 0; c < n; c += type == KV_Q8_0 ? 1 : 2) {
+            const int8_t *from = a.q + acts_block(&a, c / KV_BLOCK_DIM, j) * KV_BLOCK_DIM;
+            from += c % KV_BLOCK_DIM;
+            *to++ = type == KV_Q8_0 ? (uint8_t)from[0] : pack(from[0], from[1]);
         }
     }
 }
@@ -76,7 +85,7 @@ static void put_keys(const cpu *d, kv_type type, const run *r, void *scratch) {
     if (type == KV_F16)
         put_half_keys(d, r, scratch);
     else
-        put_q8_keys(d, r, scratch);
+        put_rounded_keys(d, type, r, scratch);
 }
 
 static void put_values(const cpu *d, kv_type type, const run *r, void *scratch) {
@@ -84,7 +93,7 @@ static void put_values(const cpu *d, kv_type type, const run *r, void *scratch) 
     if (type == KV_F16)
         d->kernels->to_f16(r->x, (uint16_t *)r->chunk + r->slot * n, r->n * n);
     else
-        put_q8_values(d, r, scratch);
+        put_rounded_values(d, type, r, scratch);
 }
 
 /* ---- runs: as many consecutive positions as lie in one block --------------------------------- */

@@ -75,6 +75,8 @@ static void gather_queries(const cpu *d, const tile *t, uint32_t kv_head, uint32
         memcpy(out->q + i * out->n_shared * n, q + kv_head * out->n_shared * n,
                out->n_shared * n * sizeof(float));
     }
+    for (uint32_t r = 0; r < out->n_rows && kv_rotates(d->options.kv_k); r++)
+        kv_rotate(out->q + r * n, n);
     for (uint32_t r = 0; r < out->n_rows; r++) {
         out->states[r].o = out->running + r * n;
         out->chunk_states[r].o = out->chunk + r * n;
@@ -117,6 +119,7 @@ static void write_heads(const cpu *d, uint32_t row, uint32_t head, const attend_
     float *out = d->buffers[X_HEADS] + ((size_t)row * d->model->n_heads + head) * n;
     float scale = 1.0f / state->l;
     for (size_t i = 0; i < n; i++) out[i] = state->o[i] * scale;
+    if (kv_rotates(d->options.kv_v)) kv_rotate(out, n);
 }
 
 /* State of one chunk of one row and head: [head_dim] values, m, l. */

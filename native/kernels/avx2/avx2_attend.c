@@ -29,15 +29,20 @@ typedef struct attend_scratch {
 } attend_scratch;
 
 /* What a tile finds keys or values as: converted, or one of the stored types. */
-typedef enum form { F32, F16, Q8 } form;
+typedef enum form { F32, F16, Q8, Q4 } form;
 
-static const form form_of[KV_TYPE_COUNT] = {[KV_F16] = F16, [KV_Q8_0] = Q8};
+#define STORED(X) X(F16) X(Q8) X(Q4)
+
+static const form form_of[KV_TYPE_COUNT] = {[KV_F16] = F16, [KV_Q8_0] = Q8, [KV_Q4_0] = Q4};
+
+EXP_INLINE bool has_scales(form as) { return as == Q8 || as == Q4; }
 
 /* Where the keys or values of a tile lie, from its first lane on. Strides count elements. */
 typedef struct source {
     const void *at;
-    size_t stride;          /* from a channel of keys, or from a value, to the next */
-    const uint16_t *scales; /* of Q8 */
+    size_t stride;          /* from a channel of keys, or from a value, to the next; of Q4 pairs:
+                               from two channels of keys to the next two, from a value to the next */
+    const uint16_t *scales; /* of Q8 and Q4 */
     size_t scale_stride;    /* from a block of keys, or from a value, to the next */
 } source;
 
@@ -48,6 +53,30 @@ EXP_INLINE __m256 load(form as, const void *from, size_t i) {
         return _mm256_cvtph_ps(_mm_loadu_si128((const void *)((const uint16_t *)from + i)));
     __m128i codes = _mm_loadl_epi64((const void *)((const int8_t *)from + i));
     return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(codes));
+}
+
+/* What the u4 in eight lanes stand for. */
+EXP_INLINE __m256 number_of_q4(__m256i codes) {
+    codes = _mm256_and_si256(codes, _mm256_set1_epi32(15));
+    return _mm256_cvtepi32_ps(_mm256_sub_epi32(codes, _mm256_set1_epi32(8)));
+}
+
+/* Channel d of eight keys; of Q8 and Q4, the codes. */
+EXP_INLINE __m256 load_keys(form as, const source *k, size_t d, size_t key) {
+    if (as != Q4) return load(as, k->at, d * k->stride + key);
+    const uint8_t *pairs = (const uint8_t *)k->at + d / 2 * k->stride + key;
+    __m256i codes = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)pairs));
+    return number_of_q4(_mm256_srl_epi32(codes, _mm_cvtsi32_si128((int)(d % 2 * 4))));
+}
+
+/* Eight channels of value j from d on; of Q8 and Q4, the codes. */
+EXP_INLINE __m256 load_values(form as, const source *v, size_t j, size_t d) {
+    const size_t i = j * v->stride + d;
+    if (as != Q4) return load(as, v->at, i);
+    int32_t pairs;
+    memcpy(&pairs, (const uint8_t *)v->at + i / 2, sizeof pairs);
+    __m256i low = _mm256_cvtepu8_epi64(_mm_cvtsi32_si128(pairs)); /* 64 bits for two of 32 */
+    return number_of_q4(_mm256_or_si256(low, _mm256_slli_epi64(low, 28)));
 }
 
 /* The scales of eight keys in the block of channel d. */
@@ -63,15 +92,17 @@ EXP_INLINE __m256 value_scale(const source *v, size_t j) {
 
 /* Keys from `key` on, and values from position j and channel d on. */
 static source keys_at(const attend_chunk *chunk, size_t key) {
-    const size_t item = chunk->k_type == KV_F16 ? sizeof(uint16_t) : sizeof(int8_t);
+    const size_t item = chunk->k_type == KV_F16 ? sizeof(uint16_t) : sizeof(uint8_t);
     return (source){(const char *)chunk->k + key * item, KERNELS_CHUNK,
                     kv_scales(chunk->k_type, chunk->k, chunk->head_dim) + key, KERNELS_CHUNK};
 }
 
 static source values_at(const attend_chunk *chunk, size_t j, size_t d) {
-    const size_t item = chunk->v_type == KV_F16 ? sizeof(uint16_t) : sizeof(int8_t);
-    const size_t n = chunk->head_dim, n_blocks = kv_n_blocks(n);
-    return (source){(const char *)chunk->v + (j * n + d) * item, n,
+    const size_t n = chunk->head_dim, n_blocks = kv_n_blocks(n), i = j * n + d;
+    const size_t at = chunk->v_type == KV_F16    ? i * sizeof(uint16_t)
+                      : chunk->v_type == KV_Q8_0 ? i
+                                                 : i / 2;
+    return (source){(const char *)chunk->v + at, n,
                     kv_scales(chunk->v_type, chunk->v, n) + j * n_blocks + d / KV_BLOCK_DIM,
                     n_blocks};
 }
@@ -80,8 +111,8 @@ static source values_at(const attend_chunk *chunk, size_t j, size_t d) {
 EXP_INLINE void convert_keys(form as, source k, size_t head_dim, float (*to)[SLAB]) {
     for (size_t d = 0; d < head_dim; d++) {
         for (size_t j = 0; j < SLAB; j += 8) {
-            __m256 x = load(as, k.at, d * k.stride + j);
-            if (as == Q8) x = _mm256_mul_ps(x, key_scales(&k, d, j));
+            __m256 x = load_keys(as, &k, d, j);
+            if (has_scales(as)) x = _mm256_mul_ps(x, key_scales(&k, d, j));
             _mm256_storeu_ps(to[d] + j, x);
         }
     }
@@ -91,8 +122,8 @@ EXP_INLINE void convert_keys(form as, source k, size_t head_dim, float (*to)[SLA
 EXP_INLINE void convert_values(form as, source v, size_t n, size_t n_dims, float (*to)[SLAB]) {
     for (size_t j = 0; j < n; j++) {
         for (size_t d = 0; d < n_dims; d += 8) {
-            __m256 x = load(as, v.at, j * v.stride + d);
-            if (as == Q8) x = _mm256_mul_ps(x, value_scale(&v, j));
+            __m256 x = load_values(as, &v, j, d);
+            if (has_scales(as)) x = _mm256_mul_ps(x, value_scale(&v, j));
             _mm256_storeu_ps(to[j] + d, x);
         }
     }
@@ -108,20 +139,20 @@ EXP_INLINE void score_tile(form as, int n_rows, int n_vectors, source k, size_t 
 #pragma GCC unroll 8
         for (int v = 0; v < n_vectors; v++) sums[r][v] = _mm256_setzero_ps();
     }
-    const size_t span = as == Q8 ? KV_BLOCK_DIM : head_dim; /* channels of one scale */
+    const size_t span = has_scales(as) ? KV_BLOCK_DIM : head_dim; /* channels of one scale */
     for (size_t start = 0; start < head_dim; start += span) {
         __m256 scales[CHAINS];
 #pragma GCC unroll 8
         for (int v = 0; v < n_vectors; v++) {
-            if (as == Q8) scales[v] = key_scales(&k, start, 8 * (size_t)v);
+            if (has_scales(as)) scales[v] = key_scales(&k, start, 8 * (size_t)v);
         }
         const size_t end = start + span < head_dim ? start + span : head_dim;
         for (size_t d = start; d < end; d++) {
             __m256 keys[CHAINS];
 #pragma GCC unroll 8
             for (int v = 0; v < n_vectors; v++) {
-                keys[v] = load(as, k.at, d * k.stride + 8 * (size_t)v);
-                if (as == Q8) keys[v] = _mm256_mul_ps(keys[v], scales[v]);
+                keys[v] = load_keys(as, &k, d, 8 * (size_t)v);
+                if (has_scales(as)) keys[v] = _mm256_mul_ps(keys[v], scales[v]);
             }
 #pragma GCC unroll 4
             for (int r = 0; r < n_rows; r++) {
@@ -214,8 +245,8 @@ EXP_INLINE void value_tile(form as, int n_rows, int n_vectors, source v, const f
         __m256 values[CHAINS];
 #pragma GCC unroll 8
         for (int i = 0; i < n_vectors; i++) {
-            values[i] = load(as, v.at, j * v.stride + 8 * (size_t)i);
-            if (as == Q8) values[i] = _mm256_mul_ps(values[i], value_scale(&v, j));
+            values[i] = load_values(as, &v, j, 8 * (size_t)i);
+            if (has_scales(as)) values[i] = _mm256_mul_ps(values[i], value_scale(&v, j));
         }
 #pragma GCC unroll 4
         for (int r = 0; r < n_rows; r++) {
@@ -287,21 +318,19 @@ static void attend_few(const attend_chunk *chunk, const float *q, size_t q_strid
     const form k_form = form_of[chunk->k_type], v_form = form_of[chunk->v_type];
     for (size_t key = key0; key < key1; key += SLAB) {
         source k = keys_at(chunk, key);
-        if (k_form == F16) {
-            score_rows(F16, n_rows, k, head_dim, q, q_stride, scale, s->p, key);
-        } else {
-            score_rows(Q8, n_rows, k, head_dim, q, q_stride, scale, s->p, key);
-        }
+#define X(form)                                                                                    \
+    if (k_form == form) score_rows(form, n_rows, k, head_dim, q, q_stride, scale, s->p, key);
+        STORED(X)
+#undef X
     }
     for (size_t r = 0; r < n_rows; r++) softmax(s->p[r], first[r], last[r], &state[r]);
     for (size_t d = 0; d < head_dim; d += SLAB) {
         size_t n_dims = head_dim - d < SLAB ? head_dim - d : SLAB;
         source v = values_at(chunk, 0, d);
-        if (v_form == F16) {
-            value_ranges(F16, n_rows, n_dims, v, s->p[0], first, last, state, d);
-        } else {
-            value_ranges(Q8, n_rows, n_dims, v, s->p[0], first, last, state, d);
-        }
+#define X(form)                                                                                    \
+    if (v_form == form) value_ranges(form, n_rows, n_dims, v, s->p[0], first, last, state, d);
+        STORED(X)
+#undef X
     }
 }
 
@@ -321,11 +350,10 @@ static void attend_many(const attend_chunk *chunk, const float *q, size_t q_stri
     const form k_form = form_of[chunk->k_type], v_form = form_of[chunk->v_type];
     const source k = {.at = s->k, .stride = SLAB}, v = {.at = s->v, .stride = SLAB};
     for (size_t key = key0; key < key1; key += SLAB) {
-        if (k_form == F16) {
-            convert_keys(F16, keys_at(chunk, key), head_dim, s->k);
-        } else {
-            convert_keys(Q8, keys_at(chunk, key), head_dim, s->k);
-        }
+#define X(form)                                                                                    \
+    if (k_form == form) convert_keys(form, keys_at(chunk, key), head_dim, s->k);
+        STORED(X)
+#undef X
         for (size_t r = 0; r < n_rows; r += TILE_ROWS) {
             size_t n = n_rows - r < TILE_ROWS ? n_rows - r : TILE_ROWS;
             if (!sees(first + r, last + r, n, key)) continue;
@@ -335,11 +363,11 @@ static void attend_many(const attend_chunk *chunk, const float *q, size_t q_stri
     for (size_t r = 0; r < n_rows; r++) softmax(s->p[r], first[r], last[r], &state[r]);
     for (size_t d = 0; d < head_dim; d += SLAB) {
         size_t n_dims = head_dim - d < SLAB ? head_dim - d : SLAB;
-        if (v_form == F16) {
-            convert_values(F16, values_at(chunk, key0, d), key1 - key0, n_dims, s->v + key0);
-        } else {
-            convert_values(Q8, values_at(chunk, key0, d), key1 - key0, n_dims, s->v + key0);
-        }
+#define X(form)                                                                                    \
+    if (v_form == form)                                                                            \
+        convert_values(form, values_at(chunk, key0, d), key1 - key0, n_dims, s->v + key0);
+        STORED(X)
+#undef X
         for (size_t r = 0; r < n_rows; r += TILE_ROWS) {
             size_t n = n_rows - r < TILE_ROWS ? n_rows - r : TILE_ROWS;
             value_ranges(F32, n, n_dims, v, s->p[r], first + r, last + r, state + r, d);

@@ -25,17 +25,19 @@ enum {
 static_assert((int)TILE_LANES == (int)KERNELS_CHUNK, "a tile's keys are a chunk");
 
 /* What a tile finds keys or values as: converted, or one of the stored types. */
-typedef enum form { F32, F16, Q8, N_FORMS } form;
+typedef enum form { F32, F16, Q8, Q4, N_FORMS } form;
 
-static const form form_of[KV_TYPE_COUNT] = {[KV_F16] = F16, [KV_Q8_0] = Q8};
+static const form form_of[KV_TYPE_COUNT] = {[KV_F16] = F16, [KV_Q8_0] = Q8, [KV_Q4_0] = Q4};
+
+EXP_INLINE bool has_scales(form as) { return as == Q8 || as == Q4; }
 
 /* Query rows of one call, BLOCK_ROWS at most, and where their chunk's numbers lie. Strides count
  * elements. */
 typedef struct block {
     const void *k;            /* [head_dim][KERNELS_CHUNK] */
     const void *v;            /* [KERNELS_CHUNK][v_stride] */
-    const uint16_t *k_scales; /* [n_blocks][KERNELS_CHUNK], of Q8 */
-    const uint16_t *v_scales; /* [KERNELS_CHUNK][n_blocks], of Q8 */
+    const uint16_t *k_scales; /* [n_blocks][KERNELS_CHUNK], where it has them */
+    const uint16_t *v_scales; /* [KERNELS_CHUNK][n_blocks], likewise */
     size_t v_stride, head_dim, n_blocks;
     const float *q; /* [n_rows][q_stride] */
     size_t q_stride, n_rows;
@@ -51,6 +53,30 @@ EXP_INLINE __m512 load(form as, const void *from, size_t i, __mmask16 m) {
     if (as == F16) return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(m, (const uint16_t *)from + i));
     __m128i codes = _mm_maskz_loadu_epi8(m, (const int8_t *)from + i);
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes));
+}
+
+/* What a u4 stands for; of the lanes of `codes` the lowest four bits count. */
+EXP_INLINE __m512 number_of_q4(__m512i codes) {
+    const __m512 numbers = _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
+    return _mm512_permutexvar_ps(codes, numbers);
+}
+
+/* Channel d of 16 keys; of Q8 and Q4, the codes. */
+EXP_INLINE __m512 load_keys(form as, const block *b, size_t d, size_t key) {
+    if (as != Q4) return load(as, b->k, d * KERNELS_CHUNK + key, 0xffff);
+    const uint8_t *pairs = (const uint8_t *)b->k + d / 2 * KERNELS_CHUNK + key;
+    __m512i codes = _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)pairs));
+    return number_of_q4(_mm512_srl_epi32(codes, _mm_cvtsi32_si128((int)(d % 2 * 4))));
+}
+
+/* The lanes m of 16 channels of value j from d on, a multiple of 16; of Q8 and Q4, the codes. */
+EXP_INLINE __m512 load_values(form as, const block *b, size_t j, size_t d, __mmask16 m) {
+    const size_t i = j * b->v_stride + d;
+    if (as != Q4) return load(as, b->v, i, m);
+    __mmask16 m_pairs = m == 0xffff ? 0xff : 0xf; /* lanes come in eights */
+    __m128i pairs = _mm_maskz_loadu_epi8(m_pairs, (const uint8_t *)b->v + i / 2);
+    __m512i low = _mm512_cvtepu8_epi64(pairs); /* a lane of 64 bits for two of 32 */
+    return number_of_q4(_mm512_or_si512(low, _mm512_slli_epi64(low, 28)));
 }
 
 /* The scales of 16 keys in the block of channel d. */
@@ -76,12 +102,12 @@ EXP_INLINE void score_tile(form as, int n_rows, int n_vectors, const block *b, s
 #pragma GCC unroll 4
         for (int v = 0; v < n_vectors; v++) sums[r][v] = _mm512_setzero_ps();
     }
-    const size_t span = as == Q8 ? KV_BLOCK_DIM : b->head_dim; /* channels of one scale */
+    const size_t span = has_scales(as) ? KV_BLOCK_DIM : b->head_dim; /* channels of one scale */
     for (size_t start = 0; start < b->head_dim; start += span) {
         __m512 scales[TILE_VECTORS];
 #pragma GCC unroll 4
         for (size_t v = 0; v < (size_t)n_vectors; v++) {
-            if (as == Q8) scales[v] = key_scales(b, start, key + N_LANES * v);
+            if (has_scales(as)) scales[v] = key_scales(b, start, key + N_LANES * v);
         }
         const size_t end = start + span < b->head_dim ? start + span : b->head_dim;
         for (size_t d = start; d < end; d++) {
@@ -93,8 +119,8 @@ EXP_INLINE void score_tile(form as, int n_rows, int n_vectors, const block *b, s
             __m512 keys[TILE_VECTORS];
 #pragma GCC unroll 4
             for (size_t v = 0; v < (size_t)n_vectors; v++) {
-                keys[v] = load(as, b->k, d * KERNELS_CHUNK + key + N_LANES * v, 0xffff);
-                if (as == Q8) keys[v] = _mm512_mul_ps(keys[v], scales[v]);
+                keys[v] = load_keys(as, b, d, key + N_LANES * v);
+                if (has_scales(as)) keys[v] = _mm512_mul_ps(keys[v], scales[v]);
             }
 #pragma GCC unroll 4
             for (size_t r = 0; r < (size_t)n_rows; r++) {
@@ -187,8 +213,8 @@ EXP_INLINE void value_tile(form as, int n_rows, int n_vectors, const block *b, s
         __m512 values[TILE_VECTORS];
 #pragma GCC unroll 4
         for (size_t v = 0; v < (size_t)n_vectors; v++) {
-            values[v] = load(as, b->v, j * b->v_stride + dim + N_LANES * v, m);
-            if (as != Q8) continue;
+            values[v] = load_values(as, b, j, dim + N_LANES * v, m);
+            if (!has_scales(as)) continue;
             /* dim is a multiple of KV_BLOCK_DIM where there is more than one register */
             values[v] = _mm512_mul_ps(values[v], value_scale(b, j, dim / KV_BLOCK_DIM + v / 2));
         }
@@ -271,7 +297,7 @@ EXP_INLINE void score_keys(form as, const block *b, size_t key0, size_t key1) {
 }
 
 /* One function for each form. */
-#define FORMS(X) X(F32) X(F16) X(Q8)
+#define FORMS(X) X(F32) X(F16) X(Q8) X(Q4)
 #define X(form)                                                                                    \
     static void score_##form(const block *b, size_t key0, size_t key1) {                           \
         score_keys(form, b, key0, key1);                                                           \
@@ -300,8 +326,8 @@ static void attend_block(form k, form v, const block *b, size_t key0, size_t key
 EXP_INLINE void convert_keys(form as, const block *b, float *to) {
     for (size_t d = 0; d < b->head_dim; d++) {
         for (size_t j = 0; j < KERNELS_CHUNK; j += N_LANES) {
-            __m512 x = load(as, b->k, d * KERNELS_CHUNK + j, 0xffff);
-            if (as == Q8) x = _mm512_mul_ps(x, key_scales(b, d, j));
+            __m512 x = load_keys(as, b, d, j);
+            if (has_scales(as)) x = _mm512_mul_ps(x, key_scales(b, d, j));
             _mm512_storeu_ps(to + d * KERNELS_CHUNK + j, x);
         }
     }
@@ -311,8 +337,8 @@ EXP_INLINE void convert_keys(form as, const block *b, float *to) {
 EXP_INLINE void convert_values(form as, const block *b, float *to, size_t to_stride) {
     for (size_t j = 0; j < KERNELS_CHUNK; j++) {
         for (size_t d = 0; d < b->head_dim; d += N_LANES) {
-            __m512 x = load(as, b->v, j * b->v_stride + d, lanes_below(b->head_dim - d));
-            if (as == Q8) x = _mm512_mul_ps(x, value_scale(b, j, d / KV_BLOCK_DIM));
+            __m512 x = load_values(as, b, j, d, lanes_below(b->head_dim - d));
+            if (has_scales(as)) x = _mm512_mul_ps(x, value_scale(b, j, d / KV_BLOCK_DIM));
             _mm512_storeu_ps(to + j * to_stride + d, x);
         }
     }
@@ -322,16 +348,11 @@ EXP_INLINE void convert_values(form as, const block *b, float *to, size_t to_str
 static void convert(form k, form v, block *b, float *memory) {
     float *const keys = memory, *const values = keys + b->head_dim * KERNELS_CHUNK;
     const size_t stride = (b->head_dim + N_LANES - 1) / N_LANES * N_LANES;
-    if (k == F16) {
-        convert_keys(F16, b, keys);
-    } else {
-        convert_keys(Q8, b, keys);
-    }
-    if (v == F16) {
-        convert_values(F16, b, values, stride);
-    } else {
-        convert_values(Q8, b, values, stride);
-    }
+#define X(form)                                                                                    \
+    if (k == form) convert_keys(form, b, keys);                                                    \
+    if (v == form) convert_values(form, b, values, stride);
+    FORMS(X)
+#undef X
     b->k = keys;
     b->v = values;
     b->v_stride = stride;

@@ -32,19 +32,30 @@ typedef struct attend_scratch {
 static size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
 
 /* What a tile finds keys or values as: converted, or one of the stored types. */
-typedef enum form { F32, F16, Q8 } form;
+typedef enum form { F32, F16, Q8, Q4 } form;
 
-static const form form_of[KV_TYPE_COUNT] = {[KV_F16] = F16, [KV_Q8_0] = Q8};
+#define STORED(X) X(F16) X(Q8) X(Q4)
+
+static const form form_of[KV_TYPE_COUNT] = {[KV_F16] = F16, [KV_Q8_0] = Q8, [KV_Q4_0] = Q4};
+
+EXP_INLINE bool has_scales(form as) { return as == Q8 || as == Q4; }
 
 /* Where the keys or values of a tile lie, from its first lane on. Strides count elements. */
 typedef struct source {
     const void *at;
-    size_t stride;          /* from a channel of keys, or from a value, to the next */
-    const uint16_t *scales; /* of Q8 */
+    size_t stride;          /* from a channel of keys, or from a value, to the next; of Q4 pairs:
+                               from two channels of keys to the next two, from a value to the next */
+    const uint16_t *scales; /* of Q8 and Q4 */
     size_t scale_stride;    /* from a block of keys, or from a value, to the next */
 } source;
 
 /* n_vectors, 2 or 4, times four values from element i; of Q8, the codes. */
+EXP_INLINE void convert_codes(int8x8_t bytes, float32x4_t *to) {
+    int16x8_t codes = vmovl_s8(bytes);
+    to[0] = vcvtq_f32_s32(vmovl_s16(vget_low_s16(codes)));
+    to[1] = vcvtq_f32_s32(vmovl_s16(vget_high_s16(codes)));
+}
+
 EXP_INLINE void load(form as, const void *from, size_t i, size_t n_vectors, float32x4_t *to) {
 #pragma GCC unroll 4
     for (size_t v = 0; v < n_vectors && as == F32; v++) {
@@ -57,9 +68,45 @@ EXP_INLINE void load(form as, const void *from, size_t i, size_t n_vectors, floa
     }
 #pragma GCC unroll 2
     for (size_t v = 0; v < n_vectors && as == Q8; v += 2) {
-        int16x8_t codes = vmovl_s8(vld1_s8((const int8_t *)from + i + 4 * v));
-        to[v] = vcvtq_f32_s32(vmovl_s16(vget_low_s16(codes)));
-        to[v + 1] = vcvtq_f32_s32(vmovl_s16(vget_high_s16(codes)));
+        convert_codes(vld1_s8((const int8_t *)from + i + 4 * v), to + v);
+    }
+}
+
+/* What eight u4 stand for. */
+EXP_INLINE int8x8_t number_of_q4(uint8x8_t codes) {
+    return vsub_s8(vreinterpret_s8_u8(codes), vdup_n_s8(8));
+}
+
+/* Channel d of a slab of keys; of Q8 and Q4, the codes. */
+EXP_INLINE void load_keys(form as, const source *k, size_t d, float32x4_t *to) {
+    if (as != Q4) {
+        load(as, k->at, d * k->stride, VECTORS, to);
+        return;
+    }
+    const uint8_t *pairs = (const uint8_t *)k->at + d / 2 * k->stride;
+    const int8x8_t shift = vdup_n_s8(d % 2 ? -4 : 0);
+#pragma GCC unroll 2
+    for (size_t v = 0; v < VECTORS; v += 2) {
+        uint8x8_t codes = vand_u8(vshl_u8(vld1_u8(pairs + 4 * v), shift), vdup_n_u8(15));
+        convert_codes(number_of_q4(codes), to + v);
+    }
+}
+
+/* n_vectors, 2 or 4, times four channels of value j from d on; of Q8 and Q4, the codes. */
+EXP_INLINE void load_values(form as, const source *v, size_t j, size_t d, size_t n_vectors,
+                            float32x4_t *to) {
+    const size_t i = j * v->stride + d;
+    if (as != Q4) {
+        load(as, v->at, i, n_vectors, to);
+        return;
+    }
+#pragma GCC unroll 2
+    for (size_t n = 0; n < n_vectors; n += 2) {
+        uint32_t four;
+        memcpy(&four, (const uint8_t *)v->at + i / 2 + 2 * n, sizeof four);
+        uint8x8_t pairs = vreinterpret_u8_u32(vdup_n_u32(four));
+        uint8x8x2_t codes = vzip_u8(vand_u8(pairs, vdup_n_u8(15)), vshr_n_u8(pairs, 4));
+        convert_codes(number_of_q4(codes.val[0]), to + n);
     }
 }
 
@@ -76,15 +123,17 @@ EXP_INLINE float32x4_t value_scale(const source *v, size_t j) {
 
 /* Keys from `key` on, and values from position j and channel d on. */
 static source keys_at(const attend_chunk *chunk, size_t key) {
-    const size_t item = chunk->k_type == KV_F16 ? sizeof(uint16_t) : sizeof(int8_t);
+    const size_t item = chunk->k_type == KV_F16 ? sizeof(uint16_t) : sizeof(uint8_t);
     return (source){(const char *)chunk->k + key * item, KERNELS_CHUNK,
                     kv_scales(chunk->k_type, chunk->k, chunk->head_dim) + key, KERNELS_CHUNK};
 }
 
 static source values_at(const attend_chunk *chunk, size_t j, size_t d) {
-    const size_t item = chunk->v_type == KV_F16 ? sizeof(uint16_t) : sizeof(int8_t);
-    const size_t n = chunk->head_dim, n_blocks = kv_n_blocks(n);
-    return (source){(const char *)chunk->v + (j * n + d) * item, n,
+    const size_t n = chunk->head_dim, n_blocks = kv_n_blocks(n), i = j * n + d;
+    const size_t at = chunk->v_type == KV_F16    ? i * sizeof(uint16_t)
+                      : chunk->v_type == KV_Q8_0 ? i
+                                                 : i / 2;
+    return (source){(const char *)chunk->v + at, n,
                     kv_scales(chunk->v_type, chunk->v, n) + j * n_blocks + d / KV_BLOCK_DIM,
                     n_blocks};
 }
@@ -93,9 +142,9 @@ static source values_at(const attend_chunk *chunk, size_t j, size_t d) {
 EXP_INLINE void convert_keys(form as, source k, size_t head_dim, float (*to)[SLAB]) {
     for (size_t d = 0; d < head_dim; d++) {
         float32x4_t x[VECTORS];
-        load(as, k.at, d * k.stride, VECTORS, x);
+        load_keys(as, &k, d, x);
         for (size_t v = 0; v < VECTORS; v++) {
-            if (as == Q8) x[v] = vmulq_f32(x[v], key_scales(&k, d, 4 * v));
+            if (has_scales(as)) x[v] = vmulq_f32(x[v], key_scales(&k, d, 4 * v));
             vst1q_f32(to[d] + 4 * v, x[v]);
         }
     }
@@ -106,9 +155,9 @@ EXP_INLINE void convert_values(form as, source v, size_t n, size_t n_dims, float
     for (size_t j = 0; j < n; j++) {
         for (size_t d = 0; d < n_dims; d += 8) {
             float32x4_t x[2];
-            load(as, v.at, j * v.stride + d, 2, x);
+            load_values(as, &v, j, d, 2, x);
             for (size_t i = 0; i < 2; i++) {
-                if (as == Q8) x[i] = vmulq_f32(x[i], value_scale(&v, j));
+                if (has_scales(as)) x[i] = vmulq_f32(x[i], value_scale(&v, j));
                 vst1q_f32(to[j] + d + 4 * i, x[i]);
             }
         }
@@ -124,20 +173,20 @@ EXP_INLINE void score_tile(form as, int n_rows, source k, size_t head_dim, const
 #pragma GCC unroll 4
         for (int v = 0; v < VECTORS; v++) sums[r][v] = vdupq_n_f32(0);
     }
-    const size_t span = as == Q8 ? KV_BLOCK_DIM : head_dim; /* channels of one scale */
+    const size_t span = has_scales(as) ? KV_BLOCK_DIM : head_dim; /* channels of one scale */
     for (size_t start = 0; start < head_dim; start += span) {
         float32x4_t scales[VECTORS];
 #pragma GCC unroll 4
         for (size_t v = 0; v < VECTORS; v++) {
-            if (as == Q8) scales[v] = key_scales(&k, start, 4 * v);
+            if (has_scales(as)) scales[v] = key_scales(&k, start, 4 * v);
         }
         const size_t end = smaller(start + span, head_dim);
         for (size_t d = start; d < end; d++) {
             float32x4_t keys[VECTORS];
-            load(as, k.at, d * k.stride, VECTORS, keys);
+            load_keys(as, &k, d, keys);
 #pragma GCC unroll 4
             for (size_t v = 0; v < VECTORS; v++) {
-                if (as == Q8) keys[v] = vmulq_f32(keys[v], scales[v]);
+                if (has_scales(as)) keys[v] = vmulq_f32(keys[v], scales[v]);
             }
 #pragma GCC unroll 4
             for (int r = 0; r < n_rows; r++) {
@@ -222,10 +271,10 @@ EXP_INLINE void value_tile(form as, int n_rows, int n_vectors, source v, const f
     }
     for (size_t j = first; j < last; j++) {
         float32x4_t values[VECTORS];
-        load(as, v.at, j * v.stride, (size_t)n_vectors, values);
+        load_values(as, &v, j, 0, (size_t)n_vectors, values);
 #pragma GCC unroll 4
         for (int i = 0; i < n_vectors; i++) {
-            if (as == Q8) values[i] = vmulq_f32(values[i], value_scale(&v, j));
+            if (has_scales(as)) values[i] = vmulq_f32(values[i], value_scale(&v, j));
         }
 #pragma GCC unroll 4
         for (int r = 0; r < n_rows; r++) {
@@ -295,21 +344,19 @@ static void attend_few(const attend_chunk *chunk, const float *q, size_t q_strid
     const form k_form = form_of[chunk->k_type], v_form = form_of[chunk->v_type];
     for (size_t key = key0; key < key1; key += SLAB) {
         source k = keys_at(chunk, key);
-        if (k_form == F16) {
-            score_rows(F16, n_rows, k, head_dim, q, q_stride, scale, s->p, key);
-        } else {
-            score_rows(Q8, n_rows, k, head_dim, q, q_stride, scale, s->p, key);
-        }
+#define X(form)                                                                                    \
+    if (k_form == form) score_rows(form, n_rows, k, head_dim, q, q_stride, scale, s->p, key);
+        STORED(X)
+#undef X
     }
     for (size_t r = 0; r < n_rows; r++) softmax(s->p[r], first[r], last[r], &state[r]);
     for (size_t d = 0; d < head_dim; d += SLAB) {
         size_t n_dims = smaller(SLAB, head_dim - d);
         source v = values_at(chunk, 0, d);
-        if (v_form == F16) {
-            value_ranges(F16, n_rows, n_dims, v, s->p[0], first, last, state, d);
-        } else {
-            value_ranges(Q8, n_rows, n_dims, v, s->p[0], first, last, state, d);
-        }
+#define X(form)                                                                                    \
+    if (v_form == form) value_ranges(form, n_rows, n_dims, v, s->p[0], first, last, state, d);
+        STORED(X)
+#undef X
     }
 }
 
@@ -329,11 +376,10 @@ static void attend_many(const attend_chunk *chunk, const float *q, size_t q_stri
     const form k_form = form_of[chunk->k_type], v_form = form_of[chunk->v_type];
     const source k = {.at = s->k, .stride = SLAB}, v = {.at = s->v, .stride = SLAB};
     for (size_t key = key0; key < key1; key += SLAB) {
-        if (k_form == F16) {
-            convert_keys(F16, keys_at(chunk, key), head_dim, s->k);
-        } else {
-            convert_keys(Q8, keys_at(chunk, key), head_dim, s->k);
-        }
+#define X(form)                                                                                    \
+    if (k_form == form) convert_keys(form, keys_at(chunk, key), head_dim, s->k);
+        STORED(X)
+#undef X
         for (size_t r = 0; r < n_rows; r += TILE_ROWS) {
             size_t n = smaller(TILE_ROWS, n_rows - r);
             if (!sees(first + r, last + r, n, key)) continue;
@@ -343,11 +389,11 @@ static void attend_many(const attend_chunk *chunk, const float *q, size_t q_stri
     for (size_t r = 0; r < n_rows; r++) softmax(s->p[r], first[r], last[r], &state[r]);
     for (size_t d = 0; d < head_dim; d += SLAB) {
         size_t n_dims = smaller(SLAB, head_dim - d);
-        if (v_form == F16) {
-            convert_values(F16, values_at(chunk, key0, d), key1 - key0, n_dims, s->v + key0);
-        } else {
-            convert_values(Q8, values_at(chunk, key0, d), key1 - key0, n_dims, s->v + key0);
-        }
+#define X(form)                                                                                    \
+    if (v_form == form)                                                                            \
+        convert_values(form, values_at(chunk, key0, d), key1 - key0, n_dims, s->v + key0);
+        STORED(X)
+#undef X
         for (size_t r = 0; r < n_rows; r += TILE_ROWS) {
             size_t n = smaller(TILE_ROWS, n_rows - r);
             value_ranges(F32, n, n_dims, v, s->p[r], first + r, last + r, state + r, d);
