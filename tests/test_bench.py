@@ -340,6 +340,13 @@ def test_what_was_saved_is_measured_again_and_compared(bench: Any, tmp_path: Pat
     assert "measured at another time" in shown[-1]
 
 
+def test_a_variant_may_store_keys_and_values_otherwise(bench: Any) -> None:
+    few = ("--prompt", "3", "--gen", "0", "--threads", "1", "--cache-type-v", "q8_0")
+    report = report_of(bench(*few, "--against", "cache-type-k=q4_0,cache-type-v=f16", "--json"))
+    settings = [(run["kv_k"], run["kv_v"]) for run in report["runs"]]
+    assert settings == [("f16", "q8_0"), ("q4_0", "f16")]
+
+
 def test_variants_are_compared_in_turns(bench: Any) -> None:
     few = ("--prompt", "3", "--gen", "0", "--threads", "1")
     against = ("--against", "kernels=scalar", "--against", "threads=2")

@@ -222,6 +222,25 @@ def test_the_command(
     assert b"ACCURACY" in capfdbinary.readouterr().out
 
 
+def test_types_of_keys_and_values_are_held_against_f16(
+    paths: tuple[Path, Path], tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    """The reference keeps F16, and the memory is that of the types."""
+    text = tmp_path / "text"
+    text.write_text(TEXT)
+    exact = str(paths[0])
+    kl = ["eval", "kl", exact, "--reference", exact, "--text", str(text), "--ctx", str(N_CTX)]
+    rows = []
+    for kind in ("f16", "q8_0", "q4_0"):
+        assert main([*kl, "--cache-type-k", kind, "--cache-type-v", kind, "--json"]) == 0
+        rows += json.loads(capfdbinary.readouterr().out)["models"]
+    losses = [row["mean"] for row in rows]
+    assert losses[0] < 1e-12 < losses[1] < losses[2] / 10
+    memory = [row["memory_bytes"] for row in rows]
+    assert memory[0] > memory[1] > memory[2]
+    assert main([*kl, "--cache-type-k", "q9"]) == 2
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

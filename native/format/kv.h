@@ -45,7 +45,7 @@ static inline size_t kv_n_blocks(size_t head_dim) {
  */
 size_t kv_position_bytes(kv_type type, size_t head_dim);
 
-/* The scales of a chunk's keys or values; of a quantized type alone. */
+/* The scales of a chunk's keys or values; of F16, which has none, the end of its numbers. */
 uint16_t *kv_scales(kv_type type, const void *memory, size_t head_dim);
 
 /* Whether heads are rotated before they are stored. */

@@ -40,13 +40,13 @@ static const form form_of[KV_TYPE_COUNT] = {[KV_F16] = F16, [KV_Q8_0] = Q8, [KV_
 
 EXP_INLINE bool has_scales(form as) { return as == Q8 || as == Q4; }
 
-/* Where the keys or values of a tile lie, from its first lane on. Strides count elements. */
+/* Where the keys or values of a tile lie, from its first lane on. */
 typedef struct source {
     const void *at;
-    size_t stride;          /* from a channel of keys, or from a value, to the next; of Q4 pairs:
-                               from two channels of keys to the next two, from a value to the next */
+    size_t stride;          /* elements from a channel of keys, or a value, to the next; of Q4 keys,
+                             * bytes from two channels to the next two */
     const uint16_t *scales; /* of Q8 and Q4 */
-    size_t scale_stride;    /* from a block of keys, or from a value, to the next */
+    size_t scale_stride;    /* from a block of keys, or a value, to the next */
 } source;
 
 /* n_vectors, 2 or 4, times four values from element i; of Q8, the codes. */
