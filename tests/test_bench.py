@@ -213,7 +213,10 @@ def test_all_kernels_that_are_built_have_a_peak_of_their_own(internals: ctypes.C
     loops = {name: internals.peak_find(name, 0).run for name in (*names, b"none such")}
     assert b"scalar" in names
     assert loops[b"none such"] == loops[b"scalar"]
-    assert len(set(loops.values())) == len(names)
+    # AMD's AVX-512 has the same instructions, and another choice of who uses them.
+    shared = {b"avx512_amd": b"avx512"}
+    assert all(loops[one] == loops[other] for one, other in shared.items() if one in names)
+    assert len(set(loops.values())) == len(set(names) - set(shared))
 
 
 @pytest.mark.parametrize(("n_bytes", "n_threads", "runs"), [(1 << 22, 3, True), (100, 1, False)])

@@ -124,7 +124,7 @@ def command(
         float | None, option("--deadline", help="Stop after this many seconds, with exit 124.")
     ] = None,
     kernels: Annotated[
-        str | None, option("--kernels", help="Force kernels: scalar, avx2 or avx512.")
+        str | None, option("--kernels", help="Force kernels, as avx2 or scalar; doctor lists them.")
     ] = None,
     cache_type_k: CacheTypeK = None,
     cache_type_v: CacheTypeV = None,

@@ -19,6 +19,8 @@ bool isa_has_avx512(void) {
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
 }
 
+bool isa_has_avx512_amd(void) { return isa_has_avx512() && __builtin_cpu_is("amd"); }
+
 enum { MXCSR_EXACT = 0x1f80 }; /* all exceptions masked, round to nearest, no FTZ, no DAZ */
 
 uint64_t isa_enter_exact(void) {
@@ -38,6 +40,7 @@ void isa_pause(void) { _mm_pause(); }
 bool isa_has_avx2(void) { return false; }
 bool isa_has_avx2_vnni(void) { return false; }
 bool isa_has_avx512(void) { return false; }
+bool isa_has_avx512_amd(void) { return false; }
 
 bool isa_has_neon(void) { return true; }
 bool isa_has_neon_dotprod(void) { return system_has_arm(ARM_DOTPROD); }
@@ -61,6 +64,7 @@ void isa_pause(void) { __asm__ volatile("yield"); }
 bool isa_has_avx2(void) { return false; }
 bool isa_has_avx2_vnni(void) { return false; }
 bool isa_has_avx512(void) { return false; }
+bool isa_has_avx512_amd(void) { return false; }
 
 uint64_t isa_enter_exact(void) {
     int rounding = fegetround();

@@ -7,9 +7,10 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-bool isa_has_avx2(void);      /* with FMA and F16C */
-bool isa_has_avx2_vnni(void); /* with AVX-VNNI too */
-bool isa_has_avx512(void);    /* F, BW, DQ, VL, VNNI */
+bool isa_has_avx2(void);       /* with FMA and F16C */
+bool isa_has_avx2_vnni(void);  /* with AVX-VNNI too */
+bool isa_has_avx512(void);     /* F, BW, DQ, VL, VNNI */
+bool isa_has_avx512_amd(void); /* the same, made by AMD */
 
 #if defined(__aarch64__)
 bool isa_has_neon(void); /* a part of every aarch64 */

@@ -5,14 +5,16 @@
 
 const kernels *const kernels_list[] = {
 #if defined(__x86_64__)
-    &kernels_avx512, &kernels_avx2_vnni, /* the processors that have it and no AVX-512 */
-    &kernels_avx2,
+    &kernels_avx512_amd, /* AMD's with AVX-512 */
+    &kernels_avx512,     /* others with it */
+    &kernels_avx2_vnni,  /* with AVX-VNNI and no AVX-512 */
+    &kernels_avx2,       /* all others of the last ten years */
 #elif defined(__aarch64__)
     &kernels_neon_i8mm,    /* SMMLA */
     &kernels_neon_dotprod, /* SDOT */
     &kernels_neon,         /* all others */
 #endif
-    &kernels_scalar, NULL,
+    &kernels_scalar,     NULL,
 };
 
 const kernels *kernels_find(const char *name) {

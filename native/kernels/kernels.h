@@ -93,6 +93,7 @@ extern const kernels kernels_scalar;
 extern const kernels kernels_avx2;
 extern const kernels kernels_avx2_vnni;
 extern const kernels kernels_avx512;
+extern const kernels kernels_avx512_amd;
 #elif defined(__aarch64__)
 extern const kernels kernels_neon;
 extern const kernels kernels_neon_dotprod;

@@ -120,15 +120,16 @@ static const struct {
     peak_loop loops[LL_N_ARITHMETICS]; /* by ll_arithmetic */
 } peaks[] = {
 #if defined(__x86_64__)
-    {"avx512",    {{avx512_int8, CHAINS * 64}, {avx512_float, CHAINS * 16}}},
-    {"avx2_vnni", {{avx2_vnni_int8, CHAINS * 32}, {avx2_float, CHAINS * 8}}},
-    {"avx2",      {{avx2_int8, CHAINS * 32}, {avx2_float, CHAINS * 8}}     },
+    {"avx512_amd", {{avx512_int8, CHAINS * 64}, {avx512_float, CHAINS * 16}}},
+    {"avx512",     {{avx512_int8, CHAINS * 64}, {avx512_float, CHAINS * 16}}},
+    {"avx2_vnni",  {{avx2_vnni_int8, CHAINS * 32}, {avx2_float, CHAINS * 8}}},
+    {"avx2",       {{avx2_int8, CHAINS * 32}, {avx2_float, CHAINS * 8}}     },
 #elif defined(__aarch64__)
     {"neon_i8mm", {{neon_i8mm_int8, CHAINS * 32}, {neon_float, CHAINS * 4}}},
     {"neon_dotprod", {{neon_dotprod_int8, CHAINS * 16}, {neon_float, CHAINS * 4}}},
     {"neon", {{neon_int8, CHAINS * 8}, {neon_float, CHAINS * 4}}},
 #endif
-    {"scalar",    {{portable_int8, BYTES}, {portable_float, LANES}}        },
+    {"scalar",     {{portable_int8, BYTES}, {portable_float, LANES}}        },
 };
 
 peak_loop peak_find(const char *kernels, ll_arithmetic arithmetic) {
