@@ -22,7 +22,7 @@ from localllm.quants import BY_NAME
 from localllm.sources import Progress, Remote
 from localllm.sources.remote import safe_file_name
 from localllm.sources.split import parse_split
-from localllm.store import Part, Stored, read_manifest, write_manifest
+from localllm.store import Part, Stored, caches_folder, read_manifest, write_manifest
 from localllm.units import format_bytes
 
 READ_BYTES = 1 << 20
@@ -209,10 +209,8 @@ def fetch_checkpoint(remote: Remote, progress: Progress) -> Path:
 def checkpoint_folder(remote: Remote) -> Path:
     """Where a checkpoint's files wait, for each quant its own: two pulls of different quants do not
     know of each other. What waits of other revisions goes."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    root = Path(base) if base.startswith("/") else Path.home() / ".cache"
     plain = remote.origin.removeprefix("hf:").replace("/", "--")
-    waiting = root / "localllm" / "checkpoints"
+    waiting = caches_folder() / "checkpoints"
     mine = waiting / f"{plain}-{remote.convert_to}-{(remote.revision or 'none')[:12]}"
     for other in waiting.glob(f"{plain}-{remote.convert_to}-*"):
         if other != mine:

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING
 
 from localllm.engines.native import kv_format
 from localllm.sources.split import model_files
-from localllm.store import read_manifest
+from localllm.store import caches_folder, read_manifest
 
 if TYPE_CHECKING:
     from localllm.engines.base import Engine, ModelFile, Session
@@ -51,10 +51,7 @@ Note = Callable[[str], None]
 
 
 def cache_folder() -> Path:
-    """$XDG_CACHE_HOME/localllm/prefixes, made where it is not there."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    root = Path(base) if base.startswith("/") else Path.home() / ".cache"
-    return root / "localllm" / "prefixes"
+    return caches_folder() / "prefixes"
 
 
 # ---- keys ----------------------------------------------------------------------------------------

@@ -124,6 +124,13 @@ def find_system(path: Path) -> str | None:
     return entry.system if entry else None
 
 
+def caches_folder() -> Path:
+    """$XDG_CACHE_HOME/localllm: what may be deleted at any time."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    root = Path(base) if base.startswith("/") else Path.home() / ".cache"
+    return root / "localllm"
+
+
 def manifest_path(path: Path) -> Path:
     return path.with_name(path.name + MANIFEST_SUFFIX)
 

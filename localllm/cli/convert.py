@@ -10,10 +10,11 @@ from typing import Annotated
 import typer
 
 from localllm.cli import console
-from localllm.cli.flags import Json, Offline, Quiet
+from localllm.cli.destination import check_destination
+from localllm.cli.flags import Json, Offline, Quiet, Threads
 from localllm.errors import ModelNotFoundError, NetworkError, UsageError
 from localllm.sources import Progress
-from localllm.units import format_bytes, parse_count
+from localllm.units import format_bytes
 
 HUB = "hf:"
 
@@ -40,12 +41,7 @@ def command(
             "-o", "--out", metavar="OUT.gguf", help="Default: here, named by SRC and QUANT."
         ),
     ] = None,
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            "-t", "--threads", parser=parse_count, metavar="N", help="Default: usable cores."
-        ),
-    ] = None,
+    threads: Threads = None,
     force: Annotated[bool, typer.Option("--force", help="Replace OUT if it is there.")] = False,
     offline: Offline = False,
     json: Json = False,
@@ -105,12 +101,3 @@ def open_source(source: str, mix: str | None, progress: Progress) -> Iterator[tu
     if not folder.is_dir():
         raise ModelNotFoundError(f"there is no folder {source!r}", "hf:org/repo for one of the Hub")
     yield folder, folder.resolve().name
-
-
-def check_destination(destination: Path, force: bool) -> None:
-    if destination.is_dir():
-        raise UsageError(f"OUT {str(destination)!r} is a folder, expected a file")
-    if destination.exists() and not force:
-        raise UsageError(f"{str(destination)!r} is there already", "--force, or another -o")
-    if not destination.absolute().parent.is_dir():
-        raise UsageError(f"there is no folder {str(destination.parent)!r}")

@@ -9,13 +9,13 @@ import typer
 
 from localllm import usage
 from localllm.cli import console
-from localllm.cli.flags import CacheTypeK, CacheTypeV, Json, Offline, Quiet
+from localllm.cli.flags import Budget, CacheTypeK, CacheTypeV, Json, Offline, Quiet, Threads
 from localllm.cli.needs import limit_json, verdict_json
 from localllm.fitting import Cell, Report, find, report
 from localllm.memory import find_limits
 from localllm.model import check_options
 from localllm.paging import tokens_per_second
-from localllm.units import format_bytes, parse_bytes, parse_count
+from localllm.units import format_bytes, parse_count
 from localllm.verdict import Fit, Verdict
 
 DOES_NOT_FIT = 7
@@ -36,27 +36,8 @@ def command(
             help="Tokens of context; default: the most that fits, up to the model's own.",
         ),
     ] = None,
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            "-t",
-            "--threads",
-            envvar="LOCALLLM_THREADS",
-            metavar="N",
-            parser=parse_count,
-            help="Threads; default: usable cores.",
-        ),
-    ] = None,
-    budget: Annotated[
-        int | None,
-        typer.Option(
-            "--budget",
-            envvar="LOCALLLM_BUDGET",
-            metavar="SIZE",
-            parser=parse_bytes,
-            help="Memory the process may use, as 2G.",
-        ),
-    ] = None,
+    threads: Threads = None,
+    budget: Budget = None,
     cache_type_k: CacheTypeK = None,
     cache_type_v: CacheTypeV = None,
     offline: Offline = False,

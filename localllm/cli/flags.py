@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from localllm.units import parse_bytes, parse_count
+
 Offline = Annotated[
     bool,
     typer.Option("--offline", envvar="LOCALLLM_OFFLINE", help="Make no network call."),
@@ -17,6 +19,27 @@ Json = Annotated[
 Quiet = Annotated[
     bool,
     typer.Option("-q", "--quiet", envvar="LOCALLLM_QUIET", help="Print no progress and no notes."),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        "-t",
+        "--threads",
+        envvar="LOCALLLM_THREADS",
+        metavar="N",
+        parser=parse_count,
+        help="Threads; default: usable cores.",
+    ),
+]
+Budget = Annotated[
+    int | None,
+    typer.Option(
+        "--budget",
+        envvar="LOCALLLM_BUDGET",
+        metavar="SIZE",
+        parser=parse_bytes,
+        help="Memory the process may use, as 2G.",
+    ),
 ]
 CacheTypeK = Annotated[
     str | None,

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from localllm.cli import console
-from localllm.cli.flags import Json, Quiet
+from localllm.cli.destination import check_destination
+from localllm.cli.flags import Json, Quiet, Threads
 from localllm.errors import UsageError
 from localllm.sources.split import model_files, parse_split
-from localllm.units import format_bytes, parse_count
+from localllm.units import format_bytes
 
 if TYPE_CHECKING:
     from localllm.convert.requantize import Choice
@@ -39,12 +40,7 @@ def command(
             "--tensor", metavar="PATTERN=QUANT", help="Another quant for these; repeatable."
         ),
     ] = None,
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            "-t", "--threads", parser=parse_count, metavar="N", help="Default: usable cores."
-        ),
-    ] = None,
+    threads: Threads = None,
     force: Annotated[bool, typer.Option("--force", help="Replace OUT if it is there.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be written, and write nothing.")
@@ -63,7 +59,8 @@ def command(
     overrides = [parse_override(text) for text in tensor or []]
     destination = out or source.with_name(f"{stem_of(source)}-{mix}.gguf")
     if not dry_run:
-        check_destination(source, destination, force)
+        check_apart(source, destination)
+        check_destination(destination, force)
     importance = read_importance(imatrix)
     file = engines.open_model(source)
     try:
@@ -127,14 +124,11 @@ def check_overrides(overrides: Sequence[tuple[str, str]], choices: Sequence[Choi
             raise UsageError(f"--tensor {pattern!r} is the name of no tensor", "--dry-run")
 
 
-def check_destination(source: Path, destination: Path, force: bool) -> None:
-    if destination.exists():
-        if any(path.exists() and destination.samefile(path) for path in model_files(source)):
-            raise UsageError("IN and OUT are the same file")
-        if not force:
-            raise UsageError(f"{str(destination)!r} is there already", "--force, or another -o")
-    if not destination.parent.is_dir():
-        raise UsageError(f"there is no folder {str(destination.parent)!r}")
+def check_apart(source: Path, destination: Path) -> None:
+    if destination.exists() and any(
+        path.exists() and destination.samefile(path) for path in model_files(source)
+    ):
+        raise UsageError("IN and OUT are the same file")
 
 
 def note_requantizing(choices: Sequence[Choice], quiet: bool) -> None:

@@ -10,9 +10,9 @@ import typer
 
 from localllm import store
 from localllm.cli import console
-from localllm.cli.flags import Json, Offline, Quiet
+from localllm.cli.flags import Budget, Json, Offline, Quiet, Threads
 from localllm.errors import UsageError
-from localllm.units import parse_bytes, parse_count
+from localllm.units import parse_count
 
 
 def command(
@@ -35,27 +35,8 @@ def command(
             help="Tokens of context.",
         ),
     ] = None,
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            "-t",
-            "--threads",
-            envvar="LOCALLLM_THREADS",
-            parser=parse_count,
-            metavar="N",
-            help="Threads; default: usable cores.",
-        ),
-    ] = None,
-    budget: Annotated[
-        int | None,
-        typer.Option(
-            "--budget",
-            envvar="LOCALLLM_BUDGET",
-            parser=parse_bytes,
-            metavar="SIZE",
-            help="Memory the process may use, as 2G.",
-        ),
-    ] = None,
+    threads: Threads = None,
+    budget: Budget = None,
     offline: Offline = False,
     json: Json = False,
     quiet: Quiet = False,

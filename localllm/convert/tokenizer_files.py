@@ -66,12 +66,10 @@ def read_tokenizer(checkpoint: Checkpoint, n_vocab: int, note: Note) -> Vocabula
     else:
         raise IntegrityError(f"the checkpoint has no tokenizer: neither {FILE} nor {SENTENCEPIECE}")
     added = list(read_added(checkpoint, definition, settings))
-    definition_root = Config(definition or {}, FILE)
-    del definition
     add(vocabulary, added)
     require_scores(vocabulary)
     name_special(vocabulary, checkpoint, settings)
-    set_flags(vocabulary, definition_root, settings)
+    set_flags(vocabulary, Config(definition or {}, FILE), settings)
     name_ends(vocabulary, checkpoint)
     beyond = vocabulary.fit(n_vocab)
     if beyond:
