@@ -101,3 +101,10 @@ def has_quant(file_name: str, quant: str) -> bool:
 def rank(quant: str) -> tuple[int, bool]:
     """Sorts the best first, and of one quant the plain file before another recipe's."""
     return RANKS[quant.removeprefix(RECIPE)], quant.startswith(RECIPE)
+
+
+def rank_near(name: str) -> int:
+    """The rank of a quant, also of one that no file is named after: Q4_K is like its mixes."""
+    plain = name.removeprefix(RECIPE)
+    near = (rank for known, rank in RANKS.items() if known.startswith(plain))
+    return RANKS[plain] if plain in RANKS else next(near, len(QUANTS))

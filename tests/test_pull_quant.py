@@ -64,18 +64,13 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """An empty machine whose Hub is a server on it."""
-    from huggingface_hub import constants
-
     for name in ("HF_TOKEN", "HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     for name in ("DATA", "CACHE"):
         monkeypatch.setenv(f"XDG_{name}_HOME", str(tmp_path / name.lower()))
     monkeypatch.setattr(fetch, "BACKOFF_SECONDS", 0.0)
     server = Server()
-    pattern = constants.HUGGINGFACE_CO_URL_TEMPLATE.removeprefix(constants.ENDPOINT)
-    monkeypatch.setattr(constants, "ENDPOINT", server.url)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + pattern)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    server.become_hub(monkeypatch)
     yield server
     server.close()
 
