@@ -568,7 +568,7 @@ def test_fit_judges_a_repository_by_headers(
     rows = {cell["quant"]: cell for cell in said["table"]}
     assert set(rows) == {"F16", "Q8_0", "Q4_0"}, "the one that this engine does not run is left out"
     assert rows["F16"]["weight_bytes"] == len(tiny["large"]) + len(holes)
-    assert rows["Q4_0"]["command"] == f"localllm run hf:{REPO}:Q4_0"
+    assert rows["Q4_0"]["command"].startswith(f"localllm run hf:{REPO}:Q4_0 -c 256 ")
     assert not (tmp_path / "data/localllm/models").exists(), "nothing is kept"
     _, preferred = fit_json(capfd, f"hf:{REPO}")
     assert preferred["quant"] == "Q4_0"
@@ -607,5 +607,5 @@ def test_fit_of_a_checkpoint_says_what_it_can_become(
     file = engines.open_model(tmp_path / "made.gguf")
     rows = {cell["quant"]: cell for cell in said["table"]}
     assert rows["Q8_0"]["weight_bytes"] == file.info["weight_bytes"]
-    assert rows["Q8_0"]["command"] == "localllm run hf:org/plain:Q8_0"
+    assert rows["Q8_0"]["command"].startswith("localllm run hf:org/plain:Q8_0 -c ")
     file.close()
