@@ -22,7 +22,7 @@ from localllm.memory import Limit
 from localllm.need import Need, need_of
 from localllm.sources.split import model_files
 from localllm.usage import Usage
-from localllm.verdict import Verdict, find_largest_context, settle, settle_options
+from localllm.verdict import Verdict, find_largest, settle, settle_options
 
 MOST = 3
 # What is left of a limit, and what a process takes, move a little from one command to the next; an
@@ -56,6 +56,10 @@ class Refused:
     @property
     def weight_bytes(self) -> int:
         return int(self.file.info["weight_bytes"])
+
+    def need(self, options: EngineOptions) -> Need:
+        """Of this file with other options."""
+        return need_of(self.file, options, self.before)
 
     @property
     def typed(self) -> EngineOptions:
@@ -95,7 +99,7 @@ def with_spare(limit: Limit) -> Limit:
 
 
 def shorter_context(refused: Refused) -> Iterator[Alternative]:
-    largest = find_largest_context(refused.file, refused.options, refused.limits, refused.before)
+    largest = find_largest(refused.need, refused.options, refused.limits)
     if largest:
         change = f"a context of {largest} instead of {refused.options.n_ctx}"
         yield from fitting(refused, change, replace(refused.options, n_ctx=largest))
@@ -192,7 +196,7 @@ def with_weights(
     """
 
     def needs(options: EngineOptions) -> Need:
-        return need_of(refused.file, options, refused.before).with_weights(n_bytes)
+        return refused.need(options).with_weights(n_bytes)
 
     own_ctx = int(refused.file.info["n_ctx_train"])
     options, verdict = settle(needs, own_ctx, refused.typed, refused.limits)

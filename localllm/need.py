@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 from localllm import usage
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from localllm.engines.base import EngineOptions, ModelFile
     from localllm.usage import Usage
 
@@ -70,6 +72,10 @@ class Need:
     def to_reserve(self) -> int:
         """Anonymous address space that the process does not have yet."""
         return sum(max(0, c.reserved_bytes - c.here_bytes) for c in self.select(Kind.anonymous))
+
+    def with_parts(self, parts: Iterable[Component]) -> Need:
+        """The same run with something beside the engine."""
+        return replace(self, components=(*self.components, *parts))
 
     def with_weights(self, n_bytes: int) -> Need:
         """The same run with other quants, whose weights have so many bytes."""

@@ -16,10 +16,11 @@ from localllm.need import Need, need_of
 from localllm.units import format_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from localllm.engines.base import EngineOptions, ModelFile
     from localllm.memory import Limit
+    from localllm.need import Component
     from localllm.usage import Usage
 
     Needs = Callable[[EngineOptions], Need]  # of one model, with any options
@@ -81,16 +82,25 @@ def judge(need: Need, limits: list[Limit]) -> Verdict:
 
 
 def choose_options(
-    file: ModelFile, options: EngineOptions, limits: list[Limit], before: Usage | None = None
+    file: ModelFile,
+    options: EngineOptions,
+    limits: list[Limit],
+    before: Usage | None = None,
+    beside: Sequence[Component] = (),
 ) -> tuple[EngineOptions, Verdict]:
     """Options whose need fits. A context of 0 becomes the model's own, or the largest that fits.
 
+    beside: what the run takes beside its engine.
     Raises: DoesNotFitError, with both numbers and the context that would fit.
     """
-    asked, verdict = settle_options(file, options, limits, before)
+
+    def needs(one: EngineOptions) -> Need:
+        return need_of(file, one, before).with_parts(beside)
+
+    asked, verdict = settle(needs, int(file.info["n_ctx_train"]), options, limits)
     if verdict.runs:
         return asked, verdict
-    largest = find_largest_context(file, asked, limits, before)
+    largest = find_largest(needs, asked, limits)
     hint = "a smaller model, or a smaller quant of this one"
     raise DoesNotFitError(
         verdict.describe(), f"-c {largest}, the largest context that fits" if largest else hint
@@ -122,17 +132,9 @@ def settle(
     return asked, verdict
 
 
-def find_largest_context(
-    file: ModelFile,
-    options: EngineOptions,
-    limits: list[Limit],
-    before: Usage | None = None,
+def find_largest(
+    needs: Needs, options: EngineOptions, limits: list[Limit], worst: Fit = Fit.fits
 ) -> int:
-    """The largest context below the one asked that fits, 0 where there is none."""
-    return find_largest(lambda one: need_of(file, one, before), options, limits, Fit.fits)
-
-
-def find_largest(needs: Needs, options: EngineOptions, limits: list[Limit], worst: Fit) -> int:
     """The largest context below the one asked whose verdict is no worse, 0 where there is none."""
     accepted = list(Fit)[: list(Fit).index(worst) + 1]
     low, high = 0, (options.n_ctx - 1) // CONTEXT_STEP

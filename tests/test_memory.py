@@ -401,6 +401,7 @@ class PlannedFile:
             logits_bytes=0,
             tables_bytes=0,
             tokenizer_bytes=TOKENIZER,
+            importance_bytes=0,
             n_ctx=options.n_ctx,
             n_threads=2,
         )

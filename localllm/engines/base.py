@@ -22,6 +22,7 @@ class Plan:
     logits_bytes: int
     tables_bytes: int
     tokenizer_bytes: int  # there since the model was opened
+    importance_bytes: int  # once set_importance() is called, and not before
     n_ctx: int
     n_threads: int
 

@@ -161,6 +161,8 @@ void cpu_profile_end(cpu *d);
 
 /* ---- cpu_importance.c ---- */
 
+/* What set_importance allocates. */
+size_t cpu_importance_bytes(const plan *p);
 bool cpu_set_importance(device *opaque, bool on, ll_error *err);
 const ll_importance *cpu_get_importance(const device *opaque, size_t *n);
 /* While all threads meet, at the end of each phase. */

@@ -107,6 +107,7 @@ void cpu_plan_memory(const plan *p, const device_options *options, ll_memory *ou
     out->scratch_bytes = count_scratch(&d);
     out->kv_bytes = kv_bytes(&d);
     out->logits_bytes = (uint64_t)options->n_logits * p->model->n_vocab * sizeof(float);
+    out->importance_bytes = cpu_importance_bytes(p);
 }
 
 void cpu_measure_memory(const device *opaque, ll_memory *out) {
