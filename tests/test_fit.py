@@ -9,7 +9,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -165,31 +164,44 @@ from localllm.cli import app
 code = app.main(sys.argv[1:])
 io = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
 status = Path("/proc/self/status").read_text()
-print(code, io["rchar"], status.split("VmHWM:")[1].split()[0], file=sys.stderr)
+heavy = {"numpy", "rich", "huggingface_hub"} & sys.modules.keys()
+print(code, io["rchar"], status.split("VmHWM:")[1].split()[0], len(heavy), file=sys.stderr)
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts what a process reads")
-def test_forty_gigabytes_are_judged_by_their_header(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        (["fit", "-c", "8192", "--budget", "60G", "--json"], None),
+        (["fit", "--budget", "4G"], 7),
+        (["run", "hi", "--budget", "4G"], 7),
+        (["run", "hi", "-c", "8192", "--budget", "30G"], 7),
+    ],
+)
+def test_forty_gigabytes_are_judged_by_their_header(
+    tmp_path: Path, command: list[str], code: int | None
+) -> None:
+    """With every alternative, of which none fits in 4 GiB: so what is refused is refused at once,
+    whatever the machine's speed."""
     path = write_hollow(tmp_path / "huge-Q4_K.gguf", HUGE)
     assert path.stat().st_size > 39e9
-    seconds = []
-    for _ in range(3):
-        began = time.perf_counter()
-        ran = subprocess.run(
-            [sys.executable, "-c", CHILD, "fit", str(path), "-c", "8192", "--json"],
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        seconds.append(time.perf_counter() - began)
-    code, n_read, peak_kib = map(int, ran.stderr.split())
-    assert code in (0, 7)
-    assert json.loads(ran.stdout)["components"][0]["reserved_bytes"] > 39e9
+    verb, *rest = command
+    ran = subprocess.run(
+        [sys.executable, "-c", CHILD, verb, str(path), *rest],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    ended, n_read, peak_kib, n_heavy = map(int, ran.stderr.splitlines()[-1].split())
+    assert ended in (0, 7) if code is None else ended == code
+    if "--json" in command:
+        assert json.loads(ran.stdout)["components"][0]["reserved_bytes"] > 39e9
     assert n_read < 16e6, "the interpreter's own modules included"
     assert peak_kib < 64 << 10, "what is mapped and read is resident: no more than the header"
-    assert min(seconds) < 1
+    assert n_heavy == 0
 
 
 # ---- three verdicts ------------------------------------------------------------------------------
@@ -339,19 +351,14 @@ def test_nothing_is_offered_where_nothing_fits(user: Path, large: Path) -> None:
 # ---- run -----------------------------------------------------------------------------------------
 
 
-def test_a_refusal_is_quick_and_says_all(call: Call, large: Path) -> None:
-    seconds = []
-    for _ in range(3):
-        began = time.perf_counter()
-        ran = call("run", str(large), "hi", "-c", "16384", "--budget", "600M")
-        seconds.append(time.perf_counter() - began)
-        assert (ran.returncode, ran.stdout) == (7, "")
+def test_a_refusal_says_all(call: Call, large: Path) -> None:
+    ran = call("run", str(large), "hi", "-c", "16384", "--budget", "600M")
+    assert (ran.returncode, ran.stdout) == (7, "")
     said, *commands = ran.stderr.splitlines()
     assert said.startswith("error: this needs 8") and "--budget leaves 600.0 MiB" in said
     assert commands[0].startswith(f"  try: localllm run {large} -c ")
     assert 1 <= len(commands) <= 3
     assert all(line.startswith("   or: localllm run ") for line in commands[1:])
-    assert min(seconds) < 0.5
 
 
 RAW = ("--raw", "-n", "2", "--temp", "0")
