@@ -424,6 +424,14 @@ def test_to_f16(engine: Engine) -> None:
                 assert y.tobytes() == expected.tobytes(), (kernels.name, n)
 
 
+def test_no_kernels_lack_a_function(engine: Engine) -> None:
+    """Also those that this processor cannot run; only a quant may be missing."""
+    for kernels in kernels_list(engine.lib):
+        for name, kind in Kernels._fields_:
+            if name not in ("name", "matmul"):
+                assert ctypes.cast(getattr(kernels, name), ptr).value, (kernels.name, name, kind)
+
+
 def test_largest(engine: Engine) -> None:
     rng = np.random.default_rng(8)
     for n in SIZES:
