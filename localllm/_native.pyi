@@ -87,6 +87,7 @@ class Engine:
     n_ctx: int
     n_batch: int
     block_bytes: int
+    gives_back: bool  # whether a long session's early blocks lack the KV of windowed layers
     def session(self) -> Session: ...
     def step(self, rows: Sequence[tuple[Session, Sequence[int], int]]) -> int:
         """Feeds all or nothing: each entry is a session, its next ids, and how many of the last of
@@ -137,14 +138,18 @@ class Session:
     """One timeline of tokens inside an engine; keeps the engine alive."""
 
     n_tokens: int
-    def share(self, other: Session, n_tokens: int) -> None:
-        """Holds, while empty, the first n_tokens of another session of its engine as well."""
+    def reuse(self, ids: Sequence[int]) -> int:
+        """Holds as much of the beginning of ids as it, or any session of the engine, has computed;
+        returns how much."""
     def get_block(self, i: int) -> bytes:
-        """The KV of the tokens of block i, all of which must have been fed."""
-    def put_block(self, kv: bytes) -> None:
-        """Adds a block of tokens by their KV; the session must end where a block does."""
+        """The KV of the tokens of block i, all of which must have been fed: block_bytes, or fewer
+        where layers with a window have given theirs back."""
+    def put_block(self, ids: Sequence[int], kv: bytes) -> None:
+        """Adds a block of tokens by their ids and KV; the session must end where a block does.
+        Behind one that lacks its windowed layers it can go on only after enough whole ones."""
     def truncate(self, n_tokens: int) -> int:
-        """Drops tokens from the end; returns the number left, which may be lower than asked."""
+        """Drops tokens from the end; returns the number left, which is 0 where layers with a window
+        have given back what the next token would see."""
     def close(self) -> None: ...
 
 @final

@@ -40,16 +40,11 @@ class Timeline:
         self.ids: list[int] = []
 
     def rewind(self, ids: Sequence[int]) -> int:
-        """Keeps the beginning shared with `ids`, but never all of them; returns how many stay."""
-        n_shared = 0
-        for mine, wanted in zip(self.ids, ids[:-1], strict=False):
-            if mine != wanted:
-                break
-            n_shared += 1
-        if n_shared < self.session.n_tokens:  # more than self.ids where a signal came just behind
-            n_shared = self.session.truncate(n_shared)
-        del self.ids[n_shared:]
-        return n_shared
+        """Makes the session hold what is computed already of the beginning of `ids`, but never all
+        of them; returns how many that are."""
+        n_held = self.session.reuse(ids[:-1])
+        self.ids[:] = ids[:n_held]
+        return n_held
 
     def feed(self, ids: Sequence[int], progress: PrefillProgress | None = None) -> int:
         """Makes the session hold `ids`, with the last one's logits kept; returns how many it had.
@@ -67,6 +62,7 @@ class Timeline:
         if self.prefixes is not None:
             n_reused = self.prefixes.extend(self.session, ids, n_reused)
             self.ids[:] = ids[:n_reused]
+            self.prefixes.keep(self.session, ids)
         n_new = len(ids) - n_reused
         try:
             for start in range(n_reused, len(ids), self.engine.n_batch):
@@ -74,22 +70,24 @@ class Timeline:
                 if progress and start > n_reused:
                     progress(start - n_reused, n_new)
                 self.step(piece, keep_logits=start + len(piece) == len(ids))
+                if self.prefixes is not None and self.engine.gives_back:
+                    self.prefixes.keep_up()  # while the session has all of the KV
         finally:
             if progress:
                 progress(n_new, n_new)
-        if self.prefixes is not None:
-            self.prefixes.keep(self.session, ids)
         return n_reused
 
-    def restore(self, ids: Sequence[int], blocks: Iterable[bytes]) -> int:
-        """Makes the session hold the beginning of `ids` whose KV comes in blocks; returns how much.
-        Raises: ContextFullError, where it does not fit."""
+    def restore(self, blocks: Iterable[tuple[Sequence[int], bytes]]) -> int:
+        """Makes the session hold what comes in blocks, tokens with their KV; returns how many
+        tokens. Raises: ContextFullError, where it does not fit."""
         self.finish_keeping()
         self.session.truncate(0)
         self.ids.clear()
-        for block in blocks:
-            self.session.put_block(block)
-            self.ids[:] = ids[: self.session.n_tokens]
+        for ids, kv in blocks:
+            self.session.put_block(ids, kv)
+            self.ids.extend(ids)
+        # Nothing, where the end lacks what layers with a window see.
+        del self.ids[self.session.truncate(len(self.ids)) :]
         return len(self.ids)
 
     def keep_some(self) -> None:

@@ -392,7 +392,7 @@ class Model:
         snapshot = snapshots.read(path)
         if len(snapshot.ids) < self.engine.n_ctx:
             kv = snapshots.blocks(snapshot, self.file, self.engine, note)
-            self.timeline.restore(snapshot.ids, kv)
+            self.timeline.restore(kv)
         return snapshot.messages
 
     def find_encoder(self) -> ChatEncoder | None:

@@ -105,16 +105,12 @@ def need_of(
     before: this process before it opened the file; None: a typical one. extent: None: all of it.
     """
     before = before or usage.TYPICAL
-    plan = file.plan(options)
-    used = plan
+    plan = used = filled = file.plan(options)
     if extent is not None:
-        used = file.plan(
-            replace(
-                options,
-                n_ctx=max(1, min(plan.n_ctx, extent.n_positions)),
-                n_batch=max(1, extent.n_rows),
-            )
-        )
+        # What layers with a window keep depends on the largest step that could come.
+        short = replace(options, n_ctx=max(1, min(plan.n_ctx, extent.n_positions)))
+        filled = file.plan(short)
+        used = file.plan(replace(short, n_batch=max(1, extent.n_rows)))
     info = file.info
     header_bytes = whole_pages(max(0, info["file_bytes"] - plan.weight_bytes))
     anonymous, mapped = Kind.anonymous, Kind.file
@@ -122,10 +118,10 @@ def need_of(
         (
             Component("weights", mapped, plan.weight_bytes, touched_weights(info, used.n_ctx)),
             Component("metadata", mapped, header_bytes, header_bytes, header_bytes),
-            Component("kv cache", anonymous, plan.kv_bytes, used.kv_bytes),
+            Component("kv cache", anonymous, plan.kv_bytes, filled.kv_bytes),
             Component("scratch", anonymous, plan.scratch_bytes, used.scratch_bytes),
             Component("logits", anonymous, plan.logits_bytes, plan.logits_bytes),
-            Component("tables", anonymous, plan.tables_bytes, plan.tables_bytes),
+            Component("tables", anonymous, plan.tables_bytes, used.tables_bytes),
             whole("tokenizer", anonymous, plan.tokenizer_bytes),
             stacks(plan.n_threads),
             Component(

@@ -24,7 +24,7 @@ import struct
 import time
 import zlib
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -188,8 +188,8 @@ def make_room(folder: Path, most_bytes: int) -> None:
 class Prefixes:
     """The prefixes of one model. Failures are said once and never end an answer.
 
-    A run calls extend() before it feeds a prompt, keep_some() now and then while it answers, and
-    finish() when it has. Only one block is in memory at a time.
+    A run calls extend() and keep() before it feeds a prompt, keep_some() now and then while it
+    answers, and finish() when it has. Only one block is in memory at a time.
     """
 
     def __init__(self, file: ModelFile, engine: Engine, note: Note) -> None:
@@ -198,7 +198,10 @@ class Prefixes:
         self.note = note
         self.said: set[str] = set()
         self.file = file
-        self.waiting: Iterator[None] = iter(())
+        self.session: Session | None = None  # whose blocks wait to be written
+        self.keys: list[bytes] = []  # of all its blocks
+        self.next_block = 0  # of those, the first that waits
+        self.n_written = 0
         self.used: list[Path] = []
 
     @functools.cached_property
@@ -228,14 +231,15 @@ class Prefixes:
             return n_held
         session.truncate(n_held // BLOCK_TOKENS * BLOCK_TOKENS)
         for key in keys[session.n_tokens // BLOCK_TOKENS : n_known]:
-            if not self.load(session, key):
+            if not self.load(session, key, ids):
                 break
         return session.n_tokens
 
-    def load(self, session: Session, key: bytes) -> bool:
-        path = self.path(key)
+    def load(self, session: Session, key: bytes, ids: Sequence[int]) -> bool:
+        path, n_held = self.path(key), session.n_tokens
         try:
-            session.put_block(read_block(path, key, self.engine.block_bytes))
+            kv = read_block(path, key, self.engine.block_bytes)
+            session.put_block(ids[n_held : n_held + BLOCK_TOKENS], kv)
         except DamagedError:
             self.say("a kept prefix is damaged; it is computed again")
             with contextlib.suppress(OSError):
@@ -247,18 +251,29 @@ class Prefixes:
         return True
 
     def keep(self, session: Session, ids: Sequence[int]) -> None:
-        """Remembers to write what is not kept yet of a prompt that the session has been fed."""
+        """Remembers to write what is not kept yet of a prompt, as soon as the session has it."""
         if len(ids) >= LEAST_TOKENS:
-            self.waiting = self.write(session, keys_of(self.first, ids))
+            self.session, self.keys, self.next_block = session, keys_of(self.first, ids), 0
 
     def keep_some(self) -> None:
         """Writes one block of what waits."""
-        next(self.waiting, None)
+        self.write_next()
+
+    def keep_up(self) -> None:
+        """Writes all that waits and that the session has."""
+        while self.write_next():
+            pass
 
     def finish(self) -> None:
         """Writes all that waits, and makes room where it is too much."""
-        for _ in self.waiting:
-            pass
+        self.keep_up()
+        self.session = None
+        if self.n_written:
+            self.n_written = 0
+            try:
+                make_room(self.folder, self.most_bytes())
+            except OSError as error:
+                self.say(f"prefixes are not kept: {error.strerror or error}")
         # Later blocks are of no use without earlier ones: those must be the last to go.
         now = time.time_ns()
         for i, path in enumerate(self.used):
@@ -266,24 +281,37 @@ class Prefixes:
                 os.utime(path, ns=(now - i, now - i))
         self.used.clear()
 
-    def write(self, session: Session, keys: Sequence[bytes]) -> Iterator[None]:
-        n_written = 0
-        try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self.model_folder.mkdir(mode=0o700, exist_ok=True)
-            (self.model_folder / ABOUT).write_text(self.file.path.name, encoding="utf-8")
-            for i, key in enumerate(keys):
-                path = self.path(key)
-                if path.exists():
-                    continue
-                write_block(path, key, session.get_block(i))
-                self.used.append(path)
-                n_written += 1
-                yield
-            if n_written:
-                make_room(self.folder, self.most_bytes())
-        except OSError as error:
-            self.say(f"prefixes are not kept: {error.strerror or error}")
+    def write_next(self) -> bool:
+        """Whether there was a block to write, and the disk took it."""
+        while self.session and self.next_block < self.session.n_tokens // BLOCK_TOKENS:
+            if self.next_block == len(self.keys):
+                break
+            i, self.next_block = self.next_block, self.next_block + 1
+            path = self.path(self.keys[i])
+            if path.exists():
+                continue
+            kv = self.session.get_block(i)
+            if len(kv) < self.engine.block_bytes:
+                continue  # layers with a window have given their part back
+            try:
+                self.make_folders()
+                write_block(path, self.keys[i], kv)
+            except OSError as error:
+                self.session = None
+                self.say(f"prefixes are not kept: {error.strerror or error}")
+                break
+            self.used.append(path)
+            self.n_written += 1
+            return True
+        return False
+
+    def make_folders(self) -> None:
+        """Raises: OSError."""
+        if self.n_written:
+            return
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.model_folder.mkdir(mode=0o700, exist_ok=True)
+        (self.model_folder / ABOUT).write_text(self.file.path.name, encoding="utf-8")
 
     def most_bytes(self) -> int:
         """What the cache may take: of the disk as it would be without it."""

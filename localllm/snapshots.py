@@ -2,8 +2,9 @@
 
 Behind a magic word and a length comes JSON: the messages, the tokens that the KV is of, and the key
 of their last block, which tells the model and the arithmetic too. Then the blocks, each behind its
-CRC-32. A file that is JSON with messages alone is a conversation as well; and where the KV is
-another model's or damaged, what is missing is computed.
+CRC-32 and its length: early ones lack what layers with a window have given back. A file that is
+JSON with messages alone is a conversation as well; and where the KV is another model's or damaged,
+what is missing is computed.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
     from localllm.generate import Timeline
 
 SCHEMA_VERSION = 1
-MAGIC = b"llsnap\1\0"
-LENGTH, CHECKSUM = struct.Struct("<Q"), struct.Struct("<I")
+MAGIC = b"llsnap\2\0"
+LENGTH, BLOCK_HEAD = struct.Struct("<Q"), struct.Struct("<IQ")  # CRC-32 and bytes of a block
 MAX_JSON_BYTES = 1 << 28
 
 
@@ -66,7 +67,7 @@ def save(
             out.write(MAGIC + LENGTH.pack(len(text)) + text)
             for i in range(len(keys)):
                 kv = timeline.session.get_block(i)
-                out.write(CHECKSUM.pack(zlib.crc32(kv)))
+                out.write(BLOCK_HEAD.pack(zlib.crc32(kv), len(kv)))
                 out.write(kv)
         partial.replace(path)
     except BaseException:
@@ -98,10 +99,11 @@ def read(path: Path) -> Snapshot:
     return Snapshot(path, messages, ids, key, kv_at)
 
 
-def blocks(snapshot: Snapshot, file: ModelFile, engine: Engine, note: Note) -> Iterator[bytes]:
-    """The KV of a snapshot, block by block, as far as it is this model's and whole, and of the
-    types that this engine keeps. Raises: OSError."""
-    block_bytes = engine.block_bytes
+def blocks(
+    snapshot: Snapshot, file: ModelFile, engine: Engine, note: Note
+) -> Iterator[tuple[list[int], bytes]]:
+    """The tokens and the KV of a snapshot, block by block, as far as it is this model's and whole,
+    and of the types that this engine keeps. Raises: OSError."""
     keys = keys_of(fingerprint(file, engine), snapshot.ids)
     if not keys:
         return
@@ -110,10 +112,11 @@ def blocks(snapshot: Snapshot, file: ModelFile, engine: Engine, note: Note) -> I
         return
     with snapshot.path.open("rb") as opened:
         opened.seek(snapshot.kv_at)
-        for _ in keys:
-            checksum = opened.read(CHECKSUM.size)
-            kv = opened.read(block_bytes)
-            if len(kv) != block_bytes or CHECKSUM.pack(zlib.crc32(kv)) != checksum:
+        for start in range(0, len(keys) * BLOCK_TOKENS, BLOCK_TOKENS):
+            head = opened.read(BLOCK_HEAD.size).ljust(BLOCK_HEAD.size, b"\0")
+            checksum, n_bytes = BLOCK_HEAD.unpack(head)
+            kv = opened.read(min(n_bytes, engine.block_bytes))
+            if not kv or len(kv) != n_bytes or zlib.crc32(kv) != checksum:
                 note(f"{str(snapshot.path)!r} is damaged; what is missing is computed again")
                 return
-            yield kv
+            yield snapshot.ids[start : start + BLOCK_TOKENS], kv

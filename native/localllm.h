@@ -190,12 +190,14 @@ uint32_t ll_engine_n_batch(const ll_engine *e);
 ll_session *ll_session_open(ll_engine *e, ll_error *err);
 void ll_session_close(ll_session *s);
 uint32_t ll_session_n_tokens(const ll_session *s);
-/* Drops tokens from the end until at most n_tokens are left; returns the number left. */
+/* Drops tokens from the end until at most n_tokens are left; returns the number left. That is 0
+ * where layers that see a window have given back what the next token would see. */
 uint32_t ll_session_truncate(ll_session *s, uint32_t n_tokens);
-/* Makes an empty session hold the first n_tokens tokens of another one of its engine, without
- * computing or copying them: both have the same blocks until one of them writes into a block that
- * is not full. Errors: ARGUMENT. */
-bool ll_session_share(ll_session *to, const ll_session *from, uint32_t n_tokens, ll_error *err);
+/* Makes the session hold as much of the beginning of ids [n_ids] as needs no computing: what it has
+ * in common with its own tokens, or the full blocks of any session of the engine, closed ones too
+ * as long as their blocks were not needed. Blocks are shared, never copied, until somebody writes
+ * into one that is not full. Returns how many tokens the session holds. */
+uint32_t ll_session_reuse(ll_session *s, const int32_t *ids, uint32_t n_ids);
 
 /* The KV of LL_BLOCK_TOKENS consecutive tokens, which is all that a session is: with the same
  * tokens before it, the same model and the same LL_ARITHMETIC it has the same bytes in every
@@ -205,12 +207,20 @@ enum {
     LL_ARITHMETIC = 1, /* changes when any path computes other bits than before */
 };
 size_t ll_engine_block_bytes(const ll_engine *e);
+/* Whether a session may become so long that layers with a window give blocks back: its early blocks
+ * are then smaller, without the KV of those layers. */
+bool ll_engine_gives_back(const ll_engine *e);
+/* The bytes that are left of block i. */
+size_t ll_session_block_bytes(const ll_session *s, uint32_t i);
 /* Copies out the KV of tokens [LL_BLOCK_TOKENS * i, LL_BLOCK_TOKENS * (i + 1)). Errors: ARGUMENT.
  */
 bool ll_session_get_block(const ll_session *s, uint32_t i, void *out, ll_error *err);
-/* Adds LL_BLOCK_TOKENS tokens whose KV is known. Errors: ARGUMENT where the session does not end at
- * a block's end, CONTEXT. */
-bool ll_session_put_block(ll_session *s, const void *kv, ll_error *err);
+/* Adds ids [LL_BLOCK_TOKENS] whose KV is known, or, with what get_block left of an early block, all
+ * of it but what layers with a window do not need: a session that ends too close behind such a
+ * block cannot go on, and truncate returns 0. Errors: ARGUMENT where the session does not end at a
+ * block's end or n_bytes are not those of a block, CONTEXT. */
+bool ll_session_put_block(ll_session *s, const int32_t *ids, const void *kv, size_t n_bytes,
+                          ll_error *err);
 
 /* One row of a step: a token appended to a session. Rows of one session are in order. */
 typedef struct ll_row {

@@ -131,9 +131,12 @@ static void feed(ll_engine *engine, ll_session *session) {
 
 static void copy_blocks(ll_engine *engine, ll_session *from, ll_session *to) {
     static char kv[1 << 20];
-    if (ll_engine_block_bytes(engine) > sizeof kv) exit(2);
+    static int32_t ids[LL_BLOCK_TOKENS];
+    size_t n_bytes = ll_engine_block_bytes(engine);
+    if (n_bytes > sizeof kv) exit(2);
+    for (int i = 0; i < LL_BLOCK_TOKENS; i++) ids[i] = i % 200;
     TRY("a block out", ll_session_get_block(from, 0, kv, &err))
-    TRY("a block in", ll_session_put_block(to, kv, &err))
+    TRY("a block in", ll_session_put_block(to, ids, kv, n_bytes, &err))
 }
 
 static void run_engine(const ll_model *model) {

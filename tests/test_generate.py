@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -150,21 +150,24 @@ class CountingEngine:
         self.steps: list[tuple[list[int], int]] = []
         self.fails_at: int | None = None
         self.keeps = 0
-        self.n_tokens = 0
+        self.ids: list[int] = []
 
     def session(self) -> Any:
         return self
 
-    def truncate(self, n_tokens: int) -> int:
-        self.n_tokens = n_tokens - n_tokens % self.keeps if self.keeps else n_tokens
-        return self.n_tokens
+    def reuse(self, ids: Sequence[int]) -> int:
+        n_held = 0
+        while ids[n_held : n_held + 1] == self.ids[n_held : n_held + 1] != []:
+            n_held += 1
+        del self.ids[n_held - n_held % self.keeps if self.keeps else n_held :]
+        return len(self.ids)
 
     def step(self, rows: Any) -> int:
         ((_, ids, n_logits),) = rows
         if self.fails_at is not None and len(self.steps) == self.fails_at:
             raise KeyboardInterrupt
         self.steps.append((list(ids), n_logits))
-        self.n_tokens += len(ids)
+        self.ids += ids
         return n_logits
 
 
@@ -224,7 +227,7 @@ def test_a_step_that_ended_just_before_a_signal_is_taken_back() -> None:
     timeline, _ = feed(engine, [1, 2, 3])
     engine.step([(engine, [4], 1)])
     timeline.feed([1, 2, 3, 5])
-    assert engine.n_tokens == len(timeline.ids) == 4
+    assert engine.ids == timeline.ids and len(engine.ids) == 4
 
 
 def test_progress_ends_with_both_counts_equal() -> None:

@@ -8,7 +8,7 @@ import os
 import stat
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,14 +102,15 @@ def test_a_block_has_the_same_bytes_in_every_engine(name: str, models: dict[str,
             model, n_ctx=512, n_threads=n_threads, n_batch=n_batch, kernels=kernels
         )
         session = engine.session()
+        blocks: list[bytes] = []  # read as they fill: layers with a window give theirs back
         for start in range(0, 200, n_batch):
             engine.step([(session, IDS[start : min(start + n_batch, 200)], 1)])
-        blocks = [session.get_block(i) for i in range(3)]
+            blocks += [session.get_block(i) for i in range(len(blocks), session.n_tokens // 64)]
         with pytest.raises(_native.ArgumentError, match="block 3 of a session of 200 tokens"):
             session.get_block(3)
         other = _native.Engine(model, n_ctx=512).session()
-        for block in blocks:
-            other.put_block(block)
+        for i, block in enumerate(blocks):
+            other.put_block(IDS[64 * i : 64 * i + 64], block)
         assert other.n_tokens == 192
         assert [other.get_block(i) for i in range(3)] == blocks
         found.add(b"".join(blocks))
@@ -121,13 +122,21 @@ def test_blocks_that_cannot_be_put(models: dict[str, Path]) -> None:
     session = engine.session()
     engine.step([(session, IDS[:64], 1)])
     block = session.get_block(0)
-    with pytest.raises(_native.ArgumentError, match="a block of another length"):
-        session.put_block(block[:-1])
+    for kv in (block[:-1], b""):
+        with pytest.raises(_native.ArgumentError, match=f"a block of {len(kv)} bytes, expected"):
+            session.put_block(IDS[:64], kv)
+    for ids in (IDS[:63], IDS[:65]):
+        with pytest.raises(_native.ArgumentError, match="too many or few tokens"):
+            session.put_block(ids, block)
+    with pytest.raises(_native.ArgumentError, match="token -1 is outside"):
+        session.put_block([*IDS[:63], -1], block)
+    with pytest.raises(TypeError):
+        session.put_block(["a"] * 64, block)  # type: ignore[list-item]
     with pytest.raises(_native.ContextError, match="128 tokens do not fit a context of 100"):
-        session.put_block(block)
+        session.put_block(IDS[:64], block)
     engine.step([(session, IDS[:1], 1)])
     with pytest.raises(_native.ArgumentError, match="a block behind 65 tokens"):
-        session.put_block(block)
+        session.put_block(IDS[:64], block)
     assert session.n_tokens == 65
 
 
@@ -252,15 +261,56 @@ def test_a_block_of_another_length_is_damage(open_run: Open, folder: Path) -> No
     assert run.feed(IDS) == (2 * BLOCK_TOKENS, cold[1]) and len(run.notes) == 1
 
 
+@pytest.mark.parametrize("n_batch", [20, 100])
+def test_layers_with_a_window_give_back_what_is_kept_already(
+    n_batch: int, open_run: Open, folder: Path
+) -> None:
+    """Every block is on the disk whole, so a prompt that begins alike may end anywhere."""
+    run = open_run("gemma3", n_batch=n_batch)
+    assert run.engine.gives_back
+    cold = run.feed(IDS)
+    n_blocks = N_TOKENS // BLOCK_TOKENS
+    assert len(files_of(folder)) == n_blocks
+    assert len(run.timeline.session.get_block(0)) < run.engine.block_bytes
+    assert open_run("gemma3", n_batch=n_batch).feed(IDS) == (n_blocks * BLOCK_TOKENS, cold[1])
+    for n_shared in (320, 333):
+        prompt = [*IDS[:n_shared], *IDS[:50]]
+        expected = open_run("gemma3", n_batch=1024)
+        expected.timeline.prefixes = None
+        n_reused, logits = open_run("gemma3", n_batch=n_batch).feed(prompt)
+        assert (n_reused, logits) == (320, expected.feed(prompt)[1])
+
+
+def test_a_prompt_that_was_interrupted_is_kept_as_far_as_it_came(
+    open_run: Open, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cold = open_run(n_batch=100).feed(IDS)
+    prefixes.clear(folder)
+    run = open_run(n_batch=100)
+    step, n_steps = run.timeline.step, iter(range(10))
+
+    def interrupted(ids: Sequence[int], keep_logits: bool = True) -> None:
+        if next(n_steps) == 4:
+            raise KeyboardInterrupt
+        step(ids, keep_logits)
+
+    monkeypatch.setattr(run.timeline, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run.timeline.feed(IDS)
+    run.timeline.finish_keeping()
+    assert len(files_of(folder)) == 400 // BLOCK_TOKENS
+    assert open_run().feed(IDS) == (384, cold[1])
+
+
 def test_a_file_that_goes_meanwhile(open_run: Open, folder: Path) -> None:
     cold = open_run().feed(IDS)
     run = open_run()
     load = run.prefixes.load
 
-    def late(session: Any, key: bytes) -> bool:
+    def late(session: Any, key: bytes, ids: Sequence[int]) -> bool:
         if session.n_tokens == 2 * BLOCK_TOKENS:
             run.prefixes.path(key).unlink()
-        return load(session, key)
+        return load(session, key, ids)
 
     run.prefixes.load = late  # type: ignore[method-assign]
     assert run.feed(IDS) == (2 * BLOCK_TOKENS, cold[1]) and run.notes == []
@@ -422,58 +472,3 @@ def test_the_cache_is_listed_and_cleared(
     assert prefixes.kept_files(folder) == [] and not any(folder.iterdir())
     assert app.main(["cache", "clear"]) == 0
     assert app.main(["cache", "drop"]) == 2
-
-
-# ---- sessions of one engine ----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["llama3", "gemma3"])
-@pytest.mark.parametrize("n_shared", [1, 63, 64, 100, 128, 150])
-def test_sessions_share_what_they_begin_with(
-    name: str, n_shared: int, models: dict[str, Path]
-) -> None:
-    """Each goes on as if it had computed all itself, and neither writes into the other's."""
-    engine = _native.Engine(_native.Model(str(models[name])), n_ctx=256, n_sessions=3, n_logits=2)
-    one, two, alone = engine.session(), engine.session(), engine.session()
-    engine.step([(one, IDS[:150], 1)])
-    two.share(one, n_shared)
-    assert two.n_tokens == n_shared
-    engine.step([(alone, [*IDS[:n_shared], *IDS[300:320]], 1)])
-    expected = bytes(engine.logits())
-    engine.step([(one, IDS[150:170], 1), (two, IDS[300:320], 1)])
-    both = bytes(engine.logits())
-    assert both[len(expected) :] == expected
-    alone.truncate(0)
-    engine.step([(alone, IDS[:170], 1)])
-    assert both[: len(expected)] == bytes(engine.logits())
-
-
-def test_what_was_shared_is_given_back(models: dict[str, Path]) -> None:
-    engine = _native.Engine(_native.Model(str(models["llama3"])), n_ctx=128, n_sessions=2)
-    one, two = engine.session(), engine.session()
-    for _ in range(20):
-        engine.step([(one, IDS[:100], 1)])
-        two.share(one, 90)
-        engine.step([(two, IDS[:20], 1)])
-        one.truncate(0)
-        engine.step([(one, IDS[:128], 1), (two, IDS[:18], 0)])
-        assert (one.n_tokens, two.n_tokens) == (128, 128)
-        one.truncate(0)
-        two.truncate(0)
-
-
-def test_what_cannot_be_shared(models: dict[str, Path]) -> None:
-    model = _native.Model(str(models["llama3"]))
-    engine, other = (_native.Engine(model, n_ctx=128, n_sessions=2) for _ in range(2))
-    one, two, foreign = engine.session(), engine.session(), other.session()
-    engine.step([(one, IDS[:70], 1)])
-    other.step([(foreign, IDS[:70], 1)])
-    for session, source, n_tokens in (
-        (two, one, 71),
-        (two, foreign, 5),
-        (one, two, 0),
-        (one, one, 1),
-    ):
-        with pytest.raises(_native.ArgumentError, match="cannot take"):
-            session.share(source, n_tokens)
-    assert (one.n_tokens, two.n_tokens) == (70, 0)

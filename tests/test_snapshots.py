@@ -105,6 +105,26 @@ def test_what_does_not_fit_is_computed(
     assert said in again["said"] and again["said"].count("\n") == 1
 
 
+def test_layers_with_a_window_keep_what_is_seen_at_the_end(
+    real_models: dict[str, Path], tmp_path: Path
+) -> None:
+    """Of a long text the early blocks are smaller, and an answer goes on as if they were not."""
+    path, prompt = tmp_path / "long.kv", SYSTEM * 10 + QUESTION
+    with localllm.load(real_models["gemma3"], ctx=4096) as model:
+        sampling = model.settle(temperature=0)
+        assert model.engine.gives_back
+        text = "".join(model.generate(prompt, sampling, max_tokens=12))
+        n_kept = model.save(path, [])
+        assert n_kept >= 1280
+        assert path.stat().st_size < n_kept // BLOCK_TOKENS * model.engine.block_bytes * 0.95
+    with localllm.load(real_models["gemma3"], ctx=4096) as model:
+        notes: list[str] = []
+        assert model.restore(path, notes.append) == [] and not notes
+        again = model.generate(prompt, sampling, max_tokens=12)
+        assert "".join(again) == text
+        assert again.result.n_reused == min(n_kept, again.result.n_prompt - 1)
+
+
 def test_another_models_snapshot(real_models: dict[str, Path], made: Path) -> None:
     with localllm.load(real_models["gemma3"], ctx=1024) as model:
         notes: list[str] = []

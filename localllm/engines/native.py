@@ -71,6 +71,7 @@ class NativeEngine:
         self.n_ctx: int = engine.n_ctx
         self.n_batch: int = engine.n_batch
         self.block_bytes: int = engine.block_bytes
+        self.gives_back: bool = engine.gives_back
 
     @translated
     def session(self) -> base.Session:

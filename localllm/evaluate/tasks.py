@@ -101,8 +101,9 @@ def score(file: ModelFile, engine: Engine, task: Task) -> np.ndarray[Any, np.dty
         text = choice if choice[0].isspace() or task.question[-1].isspace() else " " + choice
         ids = file.tokenize(text)
         everything = [*question, *ids]
-        # The question is computed once; its last token again, for what it says comes next.
-        held = session.truncate(len(question) - 1)
+        # What is computed of the question is not computed again; its last token is, for what it
+        # says comes next.
+        held = session.reuse(question[:-1])
         for start in range(held, len(everything) - 1, engine.n_batch):
             rows = everything[start : min(start + engine.n_batch, len(everything) - 1)]
             end = start + len(rows)

@@ -17,8 +17,8 @@ typedef struct device_options {
     uint32_t n_batch;  /* rows per run */
     uint32_t n_logits; /* rows per run whose logits are kept */
     uint32_t n_threads;
-    uint32_t n_blocks; /* KV blocks of each layer group */
-    uint32_t n_ctx;    /* positions of the longest session */
+    uint32_t n_ctx;                /* positions of the longest session */
+    uint32_t n_blocks[MAX_GROUPS]; /* KV blocks of each layer group */
     kv_type kv_k, kv_v;
     const kernels *kernels;
 } device_options;

@@ -58,19 +58,37 @@ static bool resolve_options(const model *m, const ll_engine_options *in, device_
     if (out->n_batch > out->n_ctx * (uint64_t)*n_sessions)
         out->n_batch = out->n_ctx * *n_sessions; /* no step could be larger */
     if (out->n_logits > out->n_batch) out->n_logits = out->n_batch;
-    uint64_t n_blocks = (out->n_ctx + BLOCK_POSITIONS - 1) / BLOCK_POSITIONS;
-    n_blocks *= *n_sessions;
-    if (n_blocks > UINT32_MAX)
+    uint64_t n_blocks = (uint64_t)session_blocks_for(out->n_ctx) * *n_sessions;
+    if (n_blocks > UINT32_MAX / (2 * MAX_GROUPS))
         return ll_fail(err, LL_ERR_ARGUMENT, "%u sessions of %u positions are too many",
                        *n_sessions, out->n_ctx);
-    out->n_blocks = (uint32_t)n_blocks;
     return true;
 }
 
-static size_t tables_bytes(const plan *p, const device_options *o) {
+/* The most blocks of a layer group that a session holds: all of its context, or what a step's rows
+ * and the first one's window touch, wherever in a block they begin. */
+static uint32_t count_blocks(const plan *p, uint32_t g, const device_options *o) {
+    uint32_t all = session_blocks_for(o->n_ctx), window = p->groups[g].window;
+    if (window == 0) return all;
+    uint64_t n_positions = (uint64_t)window - 1 + o->n_batch;
+    uint64_t most = (n_positions + BLOCK_POSITIONS - 2) / BLOCK_POSITIONS + 1;
+    return most < all ? (uint32_t)most : all;
+}
+
+static bool resolve(plan *p, const model *m, const ll_engine_options *in, device_options *out,
+                    uint32_t *n_sessions, ll_error *err) {
+    if (!resolve_options(m, in, out, n_sessions, err) || !plan_open(p, m, err)) return false;
+    for (uint32_t g = 0; g < p->n_groups; g++)
+        out->n_blocks[g] = *n_sessions * count_blocks(p, g, out);
+    return true;
+}
+
+static size_t tables_bytes(const plan *p, const device_options *o, uint32_t n_sessions) {
     size_t per_row = sizeof(int32_t) + 2 * sizeof(uint32_t) + sizeof(segment);
-    size_t per_block = 3 * sizeof(uint32_t); /* free, references, a session's table */
-    return p->n_steps * sizeof(step) + o->n_batch * per_row + p->n_groups * per_block * o->n_blocks;
+    size_t n_bytes = p->n_steps * sizeof(step) + o->n_batch * per_row;
+    for (uint32_t g = 0; g < p->n_groups; g++) n_bytes += kv_pool_bytes(o->n_blocks[g]);
+    n_bytes += kv_index_bytes(o->n_blocks, p->n_groups);
+    return n_bytes + n_sessions * session_bytes(p, o->n_ctx);
 }
 
 bool engine_plan_memory(const model *m, const ll_engine_options *options, ll_memory *out,
@@ -78,12 +96,11 @@ bool engine_plan_memory(const model *m, const ll_engine_options *options, ll_mem
     device_options resolved;
     uint32_t n_sessions;
     plan p;
-    if (!resolve_options(m, options, &resolved, &n_sessions, err) || !plan_open(&p, m, err))
-        return false;
+    if (!resolve(&p, m, options, &resolved, &n_sessions, err)) return false;
     *out = (ll_memory){
         .weight_bytes = m->weight_bytes, .n_ctx = resolved.n_ctx, .n_threads = resolved.n_threads};
     device_list[0]->plan_memory(&p, &resolved, out);
-    out->tables_bytes = tables_bytes(&p, &resolved);
+    out->tables_bytes = tables_bytes(&p, &resolved, n_sessions);
     plan_close(&p);
     return true;
 }
@@ -96,10 +113,12 @@ ll_engine *engine_open(const model *m, const ll_engine_options *options, ll_erro
     }
     e->kind = device_list[0];
     atomic_init(&e->cancel, false);
-    bool ok = resolve_options(m, options, &e->options, &e->n_sessions_most, err) &&
-              plan_open(&e->plan, m, err);
-    for (uint32_t g = 0; ok && g < e->plan.n_groups; g++)
-        ok = kv_pool_open(&e->pools[g], e->options.n_blocks, err);
+    bool ok = resolve(&e->plan, m, options, &e->options, &e->n_sessions_most, err) &&
+              kv_index_open(&e->index, e->options.n_blocks, e->plan.n_groups, err);
+    for (uint32_t g = 0; ok && g < e->plan.n_groups; g++) {
+        e->blocks_most[g] = count_blocks(&e->plan, g, &e->options);
+        ok = kv_pool_open(&e->pools[g], e->options.n_blocks[g], err);
+    }
     if (ok) {
         size_t n = e->options.n_batch;
         e->ids = malloc(n * sizeof *e->ids);
@@ -119,6 +138,7 @@ void ll_engine_close(ll_engine *e) {
     if (e == NULL) return;
     if (e->device != NULL) e->kind->close(e->device);
     for (uint32_t g = 0; g < MAX_GROUPS; g++) kv_pool_close(&e->pools[g]);
+    kv_index_close(&e->index);
     free(e->ids);
     free(e->positions);
     free(e->kept);
@@ -139,10 +159,10 @@ uint32_t ll_engine_n_threads(const ll_engine *e) { return e->options.n_threads; 
 uint32_t ll_engine_n_ctx(const ll_engine *e) { return e->options.n_ctx; }
 uint32_t ll_engine_n_batch(const ll_engine *e) { return e->options.n_batch; }
 
-size_t ll_engine_block_bytes(const ll_engine *e) {
-    size_t n_bytes = 0;
-    for (uint32_t g = 0; g < e->plan.n_groups; g++) n_bytes += e->kind->block_bytes(e->device, g);
-    return n_bytes;
+bool ll_engine_gives_back(const ll_engine *e) {
+    for (uint32_t g = 0; g < e->plan.n_groups; g++)
+        if (e->blocks_most[g] < session_blocks_for(e->options.n_ctx)) return true;
+    return false;
 }
 
 static bool check_row(const ll_engine *e, const ll_row *row, uint32_t n_kept, ll_error *err) {
@@ -165,6 +185,7 @@ static bool build_batch(ll_engine *e, const ll_row *rows, size_t n_rows, batch *
         uint32_t position = s->n_tokens + s->n_pending;
         if (!session_reserve(s, position + 1, err)) return false;
         s->n_pending++;
+        s->ids[position] = rows[i].id;
         e->ids[i] = rows[i].id;
         e->positions[i] = position;
         if (rows[i].logits) e->kept[b->n_kept++] = i;
@@ -174,7 +195,7 @@ static bool build_batch(ll_engine *e, const ll_row *rows, size_t n_rows, batch *
         }
         segment *g = &e->segments[b->n_segments++];
         *g = (segment){.first_row = i, .n_rows = 1, .first_position = position};
-        for (uint32_t k = 0; k < e->plan.n_groups; k++) g->tables[k] = s->tables[k];
+        for (uint32_t k = 0; k < e->plan.n_groups; k++) g->tables[k] = s->tables[k].blocks;
     }
     return true;
 }
@@ -197,7 +218,7 @@ bool ll_engine_step(ll_engine *e, const ll_row *rows, size_t n_rows, ll_error *e
     for (size_t i = 0; i < n_rows; i++) {
         ll_session *s = rows[i].session;
         if (s == NULL || s->engine != e) continue;
-        if (ok) s->n_tokens += s->n_pending;
+        if (ok) session_commit(s);
         s->n_pending = 0;
         if (!ok) (void)ll_session_truncate(s, s->n_tokens); /* gives back what was reserved */
     }

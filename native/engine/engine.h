@@ -3,6 +3,7 @@
 #define LL_ENGINE_ENGINE_H
 
 #include "device/device.h"
+#include "engine/kv_index.h"
 #include "engine/kv_pool.h"
 
 struct ll_engine {
@@ -10,8 +11,10 @@ struct ll_engine {
     device_options options;
     const device_kind *kind;
     device *device;
-    kv_pool pools[MAX_GROUPS]; /* one for each layer group of the plan */
-    uint32_t n_sessions;       /* open */
+    kv_pool pools[MAX_GROUPS];        /* one for each layer group of the plan */
+    uint32_t blocks_most[MAX_GROUPS]; /* that a session holds of a group */
+    kv_index index;
+    uint32_t n_sessions; /* open */
     uint32_t n_sessions_most;
 
     /* The batch being built, [n_batch] each. */
@@ -24,12 +27,21 @@ struct ll_engine {
     void *poll_arg;
 };
 
+/* A session's blocks of one layer group: block of position p: blocks[p / BLOCK_POSITIONS]. Layers
+ * that see a window have given back those before `first`. */
+typedef struct kv_table {
+    uint32_t *blocks; /* [blocks of n_ctx] */
+    uint32_t first;
+} kv_table;
+
 struct ll_session {
     ll_engine *engine;
     uint32_t n_tokens;
-    uint32_t n_pending;           /* rows of the step being run */
-    uint32_t n_blocks;            /* held in each table */
-    uint32_t *tables[MAX_GROUPS]; /* [blocks of n_ctx] */
+    uint32_t n_pending; /* rows of the step being run */
+    uint32_t n_blocks;  /* held in each table, those counted that were given back */
+    int32_t *ids;       /* [n_ctx] */
+    kv_name *names;     /* [blocks of n_ctx] of the blocks that are full */
+    kv_table tables[MAX_GROUPS];
 };
 
 /* ll_engine_plan and ll_engine_open on the engine's own model. */

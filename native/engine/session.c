@@ -1,12 +1,28 @@
-/* session: one timeline of tokens: a table of KV blocks for each layer group. */
-#include <stdlib.h>
-
+/* session: one timeline of tokens: for each layer group a table of KV blocks.
+ *
+ * Layers with a window give back what left it, but no sooner than they need room: a session holds
+ * up to `blocks_most` blocks of a group, enough for the largest step wherever it begins, and can be
+ * truncated as far as what it still holds. A block that is full is named in the engine's index;
+ * where another session has computed the same, both go on with one of the two.
+ */
 #include "engine/session.h"
+
+#include <stdlib.h>
+#include <string.h>
 
 _Static_assert((int)LL_BLOCK_TOKENS == (int)BLOCK_POSITIONS, "the interface's block is the pool's");
 
-static uint32_t blocks_for(uint32_t n_tokens) {
+uint32_t session_blocks_for(uint32_t n_tokens) {
     return n_tokens / BLOCK_POSITIONS + (n_tokens % BLOCK_POSITIONS != 0);
+}
+
+static size_t table_bytes(const plan *p, uint32_t n_ctx) {
+    size_t per_block = sizeof(kv_name) + p->n_groups * sizeof(uint32_t);
+    return session_blocks_for(n_ctx) * per_block + n_ctx * sizeof(int32_t);
+}
+
+size_t session_bytes(const plan *p, uint32_t n_ctx) {
+    return sizeof(ll_session) + table_bytes(p, n_ctx);
 }
 
 ll_session *ll_session_open(ll_engine *e, ll_error *err) {
@@ -14,75 +30,236 @@ ll_session *ll_session_open(ll_engine *e, ll_error *err) {
         ll_fail(err, LL_ERR_CONTEXT, "the engine has room for %u sessions", e->n_sessions_most);
         return NULL;
     }
-    uint32_t n_blocks = blocks_for(e->options.n_ctx), n_groups = e->plan.n_groups;
+    uint32_t n_blocks = session_blocks_for(e->options.n_ctx);
     ll_session *s = calloc(1, sizeof *s);
-    uint32_t *tables = malloc((size_t)n_blocks * n_groups * sizeof(uint32_t));
-    if (s == NULL || tables == NULL) {
+    kv_name *names = malloc(table_bytes(&e->plan, e->options.n_ctx));
+    if (s == NULL || names == NULL) {
         free(s);
-        free(tables);
+        free(names);
         ll_fail(err, LL_ERR_MEMORY, "no memory for a session of %u positions", e->options.n_ctx);
         return NULL;
     }
     s->engine = e;
-    for (uint32_t g = 0; g < n_groups; g++) s->tables[g] = tables + (size_t)g * n_blocks;
+    s->names = names;
+    uint32_t *blocks = (uint32_t *)(void *)(names + n_blocks);
+    for (uint32_t g = 0; g < e->plan.n_groups; g++, blocks += n_blocks)
+        s->tables[g].blocks = blocks;
+    s->ids = (int32_t *)blocks;
     e->n_sessions++;
     return s;
 }
 
+/* Drops what lies behind the first n_left blocks. */
 static void drop_blocks(ll_session *s, uint32_t n_left) {
-    for (; s->n_blocks > n_left; s->n_blocks--)
-        for (uint32_t g = 0; g < s->engine->plan.n_groups; g++)
-            kv_pool_drop(&s->engine->pools[g], s->tables[g][s->n_blocks - 1]);
+    for (uint32_t g = 0; g < s->engine->plan.n_groups; g++) {
+        kv_table *t = &s->tables[g];
+        for (uint32_t i = s->n_blocks; i > n_left && i > t->first; i--)
+            kv_pool_drop(&s->engine->pools[g], t->blocks[i - 1]);
+        if (t->first > n_left) t->first = n_left;
+    }
+    if (s->n_blocks > n_left) s->n_blocks = n_left;
+}
+
+/* Gives back the blocks of a group before the one of number n_gone. */
+static void give_back(ll_session *s, uint32_t g, uint32_t n_gone) {
+    kv_table *t = &s->tables[g];
+    for (; t->first < n_gone; t->first++)
+        if (t->first < s->n_blocks) kv_pool_drop(&s->engine->pools[g], t->blocks[t->first]);
 }
 
 void ll_session_close(ll_session *s) {
     if (s == NULL) return;
     drop_blocks(s, 0);
     s->engine->n_sessions--;
-    free(s->tables[0]);
+    free(s->names);
     free(s);
 }
 
 uint32_t ll_session_n_tokens(const ll_session *s) { return s->n_tokens; }
 
+/* The first block of a group that the token behind n_tokens sees. */
+static uint32_t first_seen(const ll_engine *e, uint32_t g, uint32_t n_tokens) {
+    uint32_t window = e->plan.groups[g].window;
+    return window != 0 && n_tokens >= window ? (n_tokens - window + 1) / BLOCK_POSITIONS : 0;
+}
+
+/* Whether the session could go on behind its first n_tokens tokens. */
+static bool holds_window(const ll_session *s, uint32_t n_tokens) {
+    for (uint32_t g = 0; g < s->engine->plan.n_groups; g++)
+        if (s->tables[g].first > first_seen(s->engine, g, n_tokens)) return false;
+    return true;
+}
+
 uint32_t ll_session_truncate(ll_session *s, uint32_t n_tokens) {
-    if (n_tokens < s->n_tokens) s->n_tokens = n_tokens;
-    drop_blocks(s, blocks_for(s->n_tokens));
+    if (n_tokens > s->n_tokens) n_tokens = s->n_tokens;
+    s->n_tokens = holds_window(s, n_tokens) ? n_tokens : 0;
+    drop_blocks(s, session_blocks_for(s->n_tokens));
     return s->n_tokens;
 }
 
-bool ll_session_share(ll_session *to, const ll_session *from, uint32_t n_tokens, ll_error *err) {
-    ll_engine *e = to->engine;
-    if (from->engine != e || from == to || to->n_tokens > 0 || n_tokens > from->n_tokens)
-        return ll_fail(err, LL_ERR_ARGUMENT,
-                       "a session of %u tokens cannot take %u tokens of one that has %u",
-                       to->n_tokens, n_tokens, from->n_tokens);
-    for (; to->n_blocks < blocks_for(n_tokens); to->n_blocks++)
-        for (uint32_t g = 0; g < e->plan.n_groups; g++) {
-            uint32_t block = from->tables[g][to->n_blocks];
-            kv_pool_share(&e->pools[g], block);
-            to->tables[g][to->n_blocks] = block;
+/* ---- room ------------------------------------------------------------------------------------ */
+
+static uint32_t take_block(ll_engine *e, uint32_t g) {
+    uint32_t block = kv_pool_take(&e->pools[g]);
+    kv_index_forget(&e->index, g, block);
+    return block;
+}
+
+/* Gives the session a block of its own where the next token would go into one that others hold or
+ * may find. */
+static void own_last_block(ll_session *s) {
+    ll_engine *e = s->engine;
+    uint32_t i = s->n_tokens / BLOCK_POSITIONS;
+    if (s->n_tokens % BLOCK_POSITIONS == 0 || s->n_pending > 0) return;
+    for (uint32_t g = 0; g < e->plan.n_groups; g++) {
+        uint32_t *mine = &s->tables[g].blocks[i], old = *mine;
+        if (!kv_pool_is_shared(&e->pools[g], old)) {
+            kv_index_forget(&e->index, g, old);
+            continue;
         }
-    to->n_tokens = n_tokens;
+        *mine = take_block(e, g);
+        e->kind->copy_block(e->device, g, old, *mine);
+        kv_pool_drop(&e->pools[g], old);
+    }
+}
+
+static void add_block(ll_session *s, uint32_t g) {
+    ll_engine *e = s->engine;
+    kv_table *t = &s->tables[g];
+    if (s->n_blocks - t->first == e->blocks_most[g]) give_back(s, g, t->first + 1);
+    t->blocks[s->n_blocks] = take_block(e, g);
+}
+
+bool session_reserve(ll_session *s, uint32_t n_tokens, ll_error *err) {
+    ll_engine *e = s->engine;
+    if (n_tokens > e->options.n_ctx)
+        return ll_fail(err, LL_ERR_CONTEXT, "%u tokens do not fit a context of %u", n_tokens,
+                       e->options.n_ctx);
+    if (!holds_window(s, s->n_tokens))
+        return ll_fail(err, LL_ERR_ARGUMENT, "the session lacks what token %u sees", s->n_tokens);
+    own_last_block(s);
+    for (; s->n_blocks < session_blocks_for(n_tokens); s->n_blocks++)
+        for (uint32_t g = 0; g < e->plan.n_groups; g++) add_block(s, g);
     return true;
 }
 
-/* Gives the session a block of its own where the next token would go into a shared one. */
-static bool own_last_block(ll_session *s, ll_error *err) {
+/* ---- sharing --------------------------------------------------------------------------------- */
+
+/* Names block i, which is full, or goes on with the one of that name. */
+static void name_block(ll_session *s, uint32_t i) {
     ll_engine *e = s->engine;
-    uint32_t i = s->n_tokens / BLOCK_POSITIONS;
-    if (s->n_tokens % BLOCK_POSITIONS == 0 || s->n_pending > 0) return true;
+    const int32_t *ids = s->ids + (size_t)i * BLOCK_POSITIONS;
+    kv_name parent = i > 0 ? s->names[i - 1] : 0;
+    const kv_entry *entry = kv_index_find(&e->index, parent, ids);
     for (uint32_t g = 0; g < e->plan.n_groups; g++) {
-        uint32_t shared = s->tables[g][i];
-        if (!kv_pool_is_shared(&e->pools[g], shared)) continue;
-        if (e->pools[g].n_free == 0)
-            return ll_fail(err, LL_ERR_CONTEXT, "all %u KV blocks are in use",
-                           e->pools[g].n_blocks);
-        s->tables[g][i] = kv_pool_take(&e->pools[g]);
-        e->kind->copy_block(e->device, g, shared, s->tables[g][i]);
-        kv_pool_drop(&e->pools[g], shared);
+        kv_table *t = &s->tables[g];
+        if (i < t->first) continue;
+        uint32_t known = entry != NULL ? entry->blocks[g] : NO_KV_BLOCK;
+        if (known == NO_KV_BLOCK) {
+            entry = kv_index_add(&e->index, parent, ids, g, t->blocks[i]);
+            continue;
+        }
+        kv_pool_share(&e->pools[g], known);
+        kv_pool_drop(&e->pools[g], t->blocks[i]);
+        t->blocks[i] = known;
     }
+    s->names[i] = entry->name;
+}
+
+void session_commit(ll_session *s) {
+    uint32_t n_full = s->n_tokens / BLOCK_POSITIONS;
+    s->n_tokens += s->n_pending;
+    s->n_pending = 0;
+    for (; n_full < s->n_tokens / BLOCK_POSITIONS; n_full++) name_block(s, n_full);
+}
+
+/* What of ids [n_ids] is in blocks: for each full block the entry that has it, as far as there is
+ * one. */
+typedef struct known_walk {
+    const kv_index *index;
+    const int32_t *ids;
+    uint32_t n_blocks, i; /* i: of the block behind the last entry */
+    kv_name name;         /* of what lies before it */
+} known_walk;
+
+static const kv_entry *next_known(known_walk *w) {
+    if (w->i == w->n_blocks) return NULL;
+    const int32_t *ids = w->ids + (size_t)w->i * BLOCK_POSITIONS;
+    const kv_entry *entry = kv_index_find(w->index, w->name, ids);
+    if (entry == NULL) return NULL;
+    w->name = entry->name;
+    w->i++;
+    return entry;
+}
+
+/* The most blocks of `known` with which a session could go on: each group must have all that the
+ * next token sees. */
+static uint32_t count_usable(const ll_engine *e, known_walk known) {
+    uint32_t usable = 0, first[MAX_GROUPS] = {0}; /* from there on all are there */
+    for (const kv_entry *entry; (entry = next_known(&known)) != NULL;) {
+        bool is_usable = true;
+        for (uint32_t g = 0; g < e->plan.n_groups; g++) {
+            if (entry->blocks[g] == NO_KV_BLOCK) first[g] = known.i;
+            if (first[g] > first_seen(e, g, known.i * BLOCK_POSITIONS)) is_usable = false;
+        }
+        if (is_usable) usable = known.i;
+    }
+    return usable;
+}
+
+uint32_t ll_session_reuse(ll_session *s, const int32_t *ids, uint32_t n_ids) {
+    ll_engine *e = s->engine;
+    if (n_ids > e->options.n_ctx) n_ids = e->options.n_ctx;
+    uint32_t n_own = 0;
+    while (n_own < n_ids && n_own < s->n_tokens && s->ids[n_own] == ids[n_own]) n_own++;
+    known_walk known = {.index = &e->index, .ids = ids, .n_blocks = n_ids / BLOCK_POSITIONS};
+    uint32_t n_known = count_usable(e, known);
+    if (ll_session_truncate(s, n_own) >= n_known * BLOCK_POSITIONS) return s->n_tokens;
+
+    /* All of the tables anew, from the index: the session's own full blocks are there too. Nothing
+     * is taken meanwhile, so no block loses its content. */
+    drop_blocks(s, 0);
+    for (uint32_t i = 0; i < n_known; i++) {
+        const kv_entry *entry = next_known(&known);
+        s->names[i] = entry->name;
+        for (uint32_t g = 0; g < e->plan.n_groups; g++) {
+            if (i < first_seen(e, g, n_known * BLOCK_POSITIONS)) continue;
+            kv_pool_share(&e->pools[g], entry->blocks[g]);
+            s->tables[g].blocks[i] = entry->blocks[g];
+        }
+    }
+    s->n_blocks = n_known;
+    s->n_tokens = n_known * BLOCK_POSITIONS;
+    for (uint32_t g = 0; g < e->plan.n_groups; g++)
+        s->tables[g].first = first_seen(e, g, s->n_tokens);
+    memcpy(s->ids, ids, s->n_tokens * sizeof *ids);
+    return s->n_tokens;
+}
+
+/* ---- KV in and out --------------------------------------------------------------------------- */
+
+/* Whether a block has the KV of this group: all groups, or only those without a window. */
+static bool is_part(const ll_engine *e, uint32_t g, bool whole) {
+    return whole || e->plan.groups[g].window == 0;
+}
+
+static size_t part_bytes(const ll_engine *e, bool whole) {
+    size_t n_bytes = 0;
+    for (uint32_t g = 0; g < e->plan.n_groups; g++)
+        if (is_part(e, g, whole)) n_bytes += e->kind->block_bytes(e->device, g);
+    return n_bytes;
+}
+
+size_t ll_engine_block_bytes(const ll_engine *e) { return part_bytes(e, true); }
+
+static bool has_whole(const ll_session *s, uint32_t i) {
+    for (uint32_t g = 0; g < s->engine->plan.n_groups; g++)
+        if (i < s->tables[g].first) return false;
     return true;
+}
+
+size_t ll_session_block_bytes(const ll_session *s, uint32_t i) {
+    return part_bytes(s->engine, has_whole(s, i));
 }
 
 bool ll_session_get_block(const ll_session *s, uint32_t i, void *out, ll_error *err) {
@@ -90,47 +267,51 @@ bool ll_session_get_block(const ll_session *s, uint32_t i, void *out, ll_error *
     if (i >= s->n_tokens / BLOCK_POSITIONS)
         return ll_fail(err, LL_ERR_ARGUMENT, "block %u of a session of %u tokens", i, s->n_tokens);
     char *at = out;
+    bool whole = has_whole(s, i);
     for (uint32_t g = 0; g < e->plan.n_groups; g++) {
-        e->kind->get_block(e->device, g, s->tables[g][i], at);
+        if (!is_part(e, g, whole)) continue;
+        e->kind->get_block(e->device, g, s->tables[g].blocks[i], at);
         at += e->kind->block_bytes(e->device, g);
     }
     return true;
 }
 
-bool ll_session_put_block(ll_session *s, const void *kv, ll_error *err) {
-    ll_engine *e = s->engine;
+static bool check_put(const ll_session *s, const int32_t *ids, size_t n_bytes, ll_error *err) {
+    const ll_engine *e = s->engine;
     if (s->n_tokens % BLOCK_POSITIONS != 0)
         return ll_fail(err, LL_ERR_ARGUMENT, "a block behind %u tokens, expected a multiple of %d",
                        s->n_tokens, BLOCK_POSITIONS);
-    uint32_t i = s->n_tokens / BLOCK_POSITIONS;
-    if (!session_reserve(s, s->n_tokens + BLOCK_POSITIONS, err)) return false;
-    const char *at = kv;
-    for (uint32_t g = 0; g < e->plan.n_groups; g++) {
-        e->kind->put_block(e->device, g, s->tables[g][i], at);
-        at += e->kind->block_bytes(e->device, g);
-    }
-    s->n_tokens += BLOCK_POSITIONS;
+    if (n_bytes == 0 || (n_bytes != part_bytes(e, true) && n_bytes != part_bytes(e, false)))
+        return ll_fail(err, LL_ERR_ARGUMENT, "a block of %zu bytes, expected %zu", n_bytes,
+                       part_bytes(e, true));
+    for (int i = 0; i < BLOCK_POSITIONS; i++)
+        if (ids[i] < 0 || (uint32_t)ids[i] >= e->plan.model->n_vocab)
+            return ll_fail(err, LL_ERR_ARGUMENT, "token %d is outside the vocabulary of %u", ids[i],
+                           e->plan.model->n_vocab);
+    if (e->options.n_ctx - s->n_tokens < BLOCK_POSITIONS)
+        return ll_fail(err, LL_ERR_CONTEXT, "%u tokens do not fit a context of %u",
+                       s->n_tokens + BLOCK_POSITIONS, e->options.n_ctx);
     return true;
 }
 
-bool session_reserve(ll_session *s, uint32_t n_tokens, ll_error *err) {
+bool ll_session_put_block(ll_session *s, const int32_t *ids, const void *kv, size_t n_bytes,
+                          ll_error *err) {
     ll_engine *e = s->engine;
-    uint32_t needed = blocks_for(n_tokens);
-    if (n_tokens > e->options.n_ctx)
-        return ll_fail(err, LL_ERR_CONTEXT, "%u tokens do not fit a context of %u", n_tokens,
-                       e->options.n_ctx);
-    if (!own_last_block(s, err)) return false;
-    for (; s->n_blocks < needed; s->n_blocks++)
-        for (uint32_t g = 0; g < e->plan.n_groups; g++) {
-            if (e->pools[g].n_free == 0) { /* groups advance together: undo this block's others */
-                while (g > 0) {
-                    g--;
-                    kv_pool_drop(&e->pools[g], s->tables[g][s->n_blocks]);
-                }
-                return ll_fail(err, LL_ERR_CONTEXT, "all %u KV blocks are in use",
-                               e->pools[g].n_blocks);
-            }
-            s->tables[g][s->n_blocks] = kv_pool_take(&e->pools[g]);
+    if (!check_put(s, ids, n_bytes, err)) return false;
+    const char *at = kv;
+    uint32_t i = s->n_blocks;
+    for (uint32_t g = 0; g < e->plan.n_groups; g++) {
+        if (!is_part(e, g, n_bytes == part_bytes(e, true))) {
+            give_back(s, g, i + 1); /* what lies before it is of no use without it */
+            continue;
         }
+        add_block(s, g);
+        e->kind->put_block(e->device, g, s->tables[g].blocks[i], at);
+        at += e->kind->block_bytes(e->device, g);
+    }
+    s->n_blocks++;
+    memcpy(s->ids + s->n_tokens, ids, BLOCK_POSITIONS * sizeof *ids);
+    s->n_pending = BLOCK_POSITIONS;
+    session_commit(s);
     return true;
 }

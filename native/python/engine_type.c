@@ -468,6 +468,12 @@ static PyObject *engine_get_block_bytes(PyObject *self, void *unused) {
     return e == NULL ? NULL : PyLong_FromSize_t(ll_engine_block_bytes(e));
 }
 
+static PyObject *engine_get_gives_back(PyObject *self, void *unused) {
+    (void)unused;
+    ll_engine *e = open_engine(self);
+    return e == NULL ? NULL : PyBool_FromLong(ll_engine_gives_back(e));
+}
+
 static PyGetSetDef engine_getset[] = {
     {"kernels", engine_get_name, NULL, "Name of the kernels in use.", &read_kernels},
     {"kv_k", engine_get_name, NULL, "What keys are stored as.", &read_kv_k},
@@ -476,6 +482,7 @@ static PyGetSetDef engine_getset[] = {
     {"n_ctx", engine_get_count, NULL, "Positions per session.", &read_n_ctx},
     {"n_batch", engine_get_count, NULL, "Rows per step.", &read_n_batch},
     {"block_bytes", engine_get_block_bytes, NULL, "Bytes of a KV block.", NULL},
+    {"gives_back", engine_get_gives_back, NULL, "Whether windowed layers give blocks back.", NULL},
     {0}
 };
 
@@ -541,18 +548,14 @@ static PyObject *session_truncate(PyObject *self, PyObject *n_tokens) {
     return PyLong_FromUnsignedLong(ll_session_truncate(s, left));
 }
 
-static PyObject *session_share(PyObject *self, PyObject *args) {
-    module_state *st = module_state_of(self);
+static PyObject *session_reuse(PyObject *self, PyObject *sequence) {
     ll_session *s = idle_session(self);
-    PyObject *from;
-    unsigned n_tokens;
-    if (s == NULL || !PyArg_ParseTuple(args, "O!I", st->session_type, &from, &n_tokens))
-        return NULL;
-    ll_session *other = idle_session(from);
-    if (other == NULL) return NULL;
-    ll_error err = {0};
-    if (!ll_session_share(s, other, n_tokens, &err)) return module_raise(st, &err);
-    Py_RETURN_NONE;
+    int32_t *ids = NULL;
+    size_t n_ids = 0;
+    if (s == NULL || !copy_ids(sequence, SIZE_MAX, &ids, &n_ids)) return NULL;
+    uint32_t n_held = ll_session_reuse(s, ids, n_ids > UINT32_MAX ? UINT32_MAX : (uint32_t)n_ids);
+    free(ids);
+    return PyLong_FromUnsignedLong(n_held);
 }
 
 static PyObject *session_get_block(PyObject *self, PyObject *index) {
@@ -560,31 +563,36 @@ static PyObject *session_get_block(PyObject *self, PyObject *index) {
     if (s == NULL) return NULL;
     unsigned long i = PyLong_AsUnsignedLong(index);
     if (PyErr_Occurred()) return NULL;
-    size_t n_bytes = ll_engine_block_bytes(((session_object *)self)->engine->engine);
+    uint32_t fitting = i > UINT32_MAX ? UINT32_MAX : (uint32_t)i;
+    size_t n_bytes = ll_session_block_bytes(s, fitting);
     PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)n_bytes);
     if (bytes == NULL) return NULL;
     ll_error err = {0};
-    uint32_t fitting = i > UINT32_MAX ? UINT32_MAX : (uint32_t)i;
     if (ll_session_get_block(s, fitting, PyBytes_AsString(bytes), &err)) return bytes;
     Py_DECREF(bytes);
     return module_raise(module_state_of(self), &err);
 }
 
-static PyObject *session_put_block(PyObject *self, PyObject *kv) {
+static PyObject *session_put_block(PyObject *self, PyObject *args) {
     ll_session *s = idle_session(self);
-    if (s == NULL) return NULL;
-    Py_buffer view;
-    if (PyObject_GetBuffer(kv, &view, PyBUF_SIMPLE) != 0) return NULL;
-    size_t n_bytes = ll_engine_block_bytes(((session_object *)self)->engine->engine);
-    if ((size_t)view.len != n_bytes) {
-        PyBuffer_Release(&view);
-        return module_raise_argument(module_state_of(self), "a block of another length");
-    }
+    PyObject *sequence;
+    Py_buffer kv;
+    if (s == NULL || !PyArg_ParseTuple(args, "Oy*", &sequence, &kv)) return NULL;
+    int32_t *ids = NULL;
+    size_t n_ids = 0;
+    PyObject *done = NULL;
     ll_error err = {0};
-    bool ok = ll_session_put_block(s, view.buf, &err);
-    PyBuffer_Release(&view);
-    if (!ok) return module_raise(module_state_of(self), &err);
-    Py_RETURN_NONE;
+    if (copy_ids(sequence, SIZE_MAX, &ids, &n_ids)) {
+        if (n_ids != LL_BLOCK_TOKENS)
+            (void)module_raise_argument(module_state_of(self), "a block of too many or few tokens");
+        else if (ll_session_put_block(s, ids, kv.buf, (size_t)kv.len, &err))
+            done = Py_NewRef(Py_None);
+        else
+            (void)module_raise(module_state_of(self), &err);
+    }
+    free(ids);
+    PyBuffer_Release(&kv);
+    return done;
 }
 
 static PyObject *session_get_n_tokens(PyObject *self, void *unused) {
@@ -595,9 +603,9 @@ static PyObject *session_get_n_tokens(PyObject *self, void *unused) {
 
 static PyMethodDef session_methods[] = {
     {"truncate", session_truncate, METH_O, "Drops tokens from the end; returns how many are left."},
-    {"share", session_share, METH_VARARGS, "Holds the first tokens of another session too."},
+    {"reuse", session_reuse, METH_O, "Holds what is known of the beginning of ids."},
     {"get_block", session_get_block, METH_O, "The KV of 64 tokens, as bytes."},
-    {"put_block", session_put_block, METH_O, "Adds 64 tokens by their KV."},
+    {"put_block", session_put_block, METH_VARARGS, "Adds 64 tokens by their ids and KV."},
     {"close", session_close, METH_NOARGS, "Gives its KV blocks back."},
     {0}
 };

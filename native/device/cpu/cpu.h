@@ -71,7 +71,7 @@ struct cpu {
     float *peaks;  /* [n_logits, n_peaks] */
     uint32_t n_peaks;
     size_t logits_bytes;
-    char *kv[MAX_GROUPS]; /* [n_blocks] of block_bytes */
+    char *kv[MAX_GROUPS]; /* [n_blocks of the group] of block_bytes */
     size_t block_bytes[MAX_GROUPS];
 
     phase *phases;

@@ -91,7 +91,7 @@ static size_t kv_bytes(cpu *d) {
     size_t total = 0, both = layer_bytes(d, d->options.kv_k) + layer_bytes(d, d->options.kv_v);
     for (uint32_t g = 0; g < d->plan->n_groups; g++) {
         d->block_bytes[g] = d->plan->groups[g].n_layers * both;
-        total += d->block_bytes[g] * d->options.n_blocks;
+        total += d->block_bytes[g] * d->options.n_blocks[g];
     }
     return total;
 }
@@ -115,7 +115,7 @@ void cpu_measure_memory(const device *opaque, ll_memory *out) {
     out->scratch_bytes = system_resident(d->scratch, d->scratch_bytes);
     out->logits_bytes = system_resident(d->logits, d->logits_bytes);
     for (uint32_t g = 0; g < d->plan->n_groups; g++)
-        out->kv_bytes += system_resident(d->kv[g], d->block_bytes[g] * d->options.n_blocks);
+        out->kv_bytes += system_resident(d->kv[g], d->block_bytes[g] * d->options.n_blocks[g]);
 }
 
 bool cpu_place(cpu *d, ll_error *err) {
@@ -132,17 +132,17 @@ bool cpu_place(cpu *d, ll_error *err) {
     for (uint32_t i = 0; i < o->n_batch; i++) d->every_row[i] = i;
     (void)kv_bytes(d);
     for (uint32_t g = 0; g < d->plan->n_groups; g++) {
-        d->kv[g] = system_reserve(d->block_bytes[g] * o->n_blocks);
+        d->kv[g] = system_reserve(d->block_bytes[g] * o->n_blocks[g]);
         if (d->kv[g] == NULL)
             return ll_fail(err, LL_ERR_MEMORY, "the system refused %zu bytes for the KV cache",
-                           d->block_bytes[g] * o->n_blocks);
+                           d->block_bytes[g] * o->n_blocks[g]);
     }
     return true;
 }
 
 void cpu_release(cpu *d) {
     for (uint32_t g = 0; g < d->plan->n_groups; g++)
-        system_release(d->kv[g], d->block_bytes[g] * d->options.n_blocks);
+        system_release(d->kv[g], d->block_bytes[g] * d->options.n_blocks[g]);
     system_release(d->logits, d->logits_bytes);
     system_release(d->scratch, d->scratch_bytes);
 }
