@@ -119,7 +119,7 @@ def need_of(
             Component("weights", mapped, plan.weight_bytes, touched_weights(info, used.n_ctx)),
             Component("metadata", mapped, header_bytes, header_bytes, header_bytes),
             Component("kv cache", anonymous, plan.kv_bytes, filled.kv_bytes),
-            Component("scratch", anonymous, plan.scratch_bytes, used.scratch_bytes),
+            Component("scratch", anonymous, plan.scratch_bytes, used.scratch_touched_bytes),
             Component("logits", anonymous, plan.logits_bytes, plan.logits_bytes),
             Component("tables", anonymous, plan.tables_bytes, used.tables_bytes),
             whole("tokenizer", anonymous, plan.tokenizer_bytes),

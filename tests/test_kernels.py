@@ -98,6 +98,9 @@ ATTEND = ctypes.CFUNCTYPE(
 )
 MERGE = ctypes.CFUNCTYPE(None, POINTER(AttendState), POINTER(AttendState), c_size_t)
 
+MATMUL_SCRATCH = ctypes.CFUNCTYPE(c_size_t, ctypes.c_int, c_size_t, c_size_t, c_size_t)
+ATTEND_SCRATCH = ctypes.CFUNCTYPE(c_size_t, c_size_t, c_size_t)
+
 
 class Kernels(ctypes.Structure):
     _fields_ = (
@@ -114,6 +117,8 @@ class Kernels(ctypes.Structure):
         ("sum_weights", SUM_WEIGHTS),
         ("attend", ATTEND),
         ("attend_merge", MERGE),
+        ("matmul_scratch", MATMUL_SCRATCH),
+        ("attend_scratch", ATTEND_SCRATCH),
     )
 
 

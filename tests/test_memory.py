@@ -398,6 +398,7 @@ class PlannedFile:
             weight_bytes=WEIGHTS,
             kv_bytes=options.n_ctx * KV_PER_TOKEN,
             scratch_bytes=SCRATCH,
+            scratch_touched_bytes=SCRATCH,
             logits_bytes=0,
             tables_bytes=0,
             tokenizer_bytes=TOKENIZER,

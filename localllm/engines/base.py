@@ -19,6 +19,7 @@ class Plan:
     weight_bytes: int  # file-backed, shared between processes
     kv_bytes: int  # reserved; touched as positions are used
     scratch_bytes: int
+    scratch_touched_bytes: int  # the most that steps of n_batch rows use of it
     logits_bytes: int
     tables_bytes: int
     tokenizer_bytes: int  # there since the model was opened

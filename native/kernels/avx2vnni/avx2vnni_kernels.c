@@ -35,4 +35,6 @@ const kernels kernels_avx2_vnni = {
     .sum_weights = avx2_sum_weights,
     .attend = avx2_attend,
     .attend_merge = avx2_attend_merge,
+    .matmul_scratch = avx2_matmul_scratch,
+    .attend_scratch = avx2_attend_scratch,
 };
