@@ -163,8 +163,9 @@ typedef struct ll_engine_options {
 
 /* What an engine will use, before anything is allocated. The allocator reads the same numbers. */
 typedef struct ll_memory {
-    uint64_t weight_bytes;          /* file-backed, shared, evictable */
-    uint64_t kv_bytes;              /* reserved; touched only as positions are used */
+    uint64_t weight_bytes; /* file-backed, shared, evictable */
+    uint64_t kv_bytes;     /* reserved; touched only as positions are used */
+    uint64_t block_bytes;  /* of kv_bytes: one block of all layers, see ll_session_get_block */
     uint64_t scratch_touched_bytes; /* of scratch_bytes, at most, by steps of n_batch rows */
     uint64_t scratch_bytes;         /* activations and per-thread panels */
     uint64_t logits_bytes;

@@ -71,8 +71,8 @@ def test_json_says_every_part_and_the_parts_make_the_whole(call: Call, large: Pa
     said = json.loads(ran.stdout)
     parts = {part["name"]: part for part in said["components"]}
     assert list(parts) == [
-        "weights", "metadata", "kv cache", "scratch", "logits", "tables", "tokenizer", "stacks",
-        "interpreter", "libraries",
+        "weights", "metadata", "kv cache", "kv copy", "scratch", "logits", "tables", "tokenizer",
+        "stacks", "interpreter", "libraries",
     ]  # fmt: skip
     files = {name for name, part in parts.items() if part["kind"] == "file"}
     assert files == {"weights", "metadata", "libraries"}

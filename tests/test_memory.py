@@ -378,6 +378,7 @@ def test_rlimits_count_what_the_process_has_already(tmp_path: Path) -> None:
 
 KV_PER_TOKEN = 1 << 16
 PER_TOKEN = KV_PER_TOKEN + TOKEN_BYTES
+BLOCK = 64 * KV_PER_TOKEN
 WEIGHTS, HEADER, SCRATCH, TOKENIZER = 100 * MIB, 3 * MIB, MIB, 2 * MIB
 BEFORE = Usage(anonymous_bytes=10 * MIB, file_bytes=5 * MIB, peak_bytes=15 * MIB)
 
@@ -397,6 +398,7 @@ class PlannedFile:
         return Plan(
             weight_bytes=WEIGHTS,
             kv_bytes=options.n_ctx * KV_PER_TOKEN,
+            block_bytes=BLOCK,
             scratch_bytes=SCRATCH,
             scratch_touched_bytes=SCRATCH,
             logits_bytes=0,
@@ -417,7 +419,7 @@ def need(n_ctx: int, extent: Extent | None = None) -> Need:
 
 
 STACKS = 2 * STACK_TOUCHED_BYTES
-TO_COME = SCRATCH + GROWTH_ANONYMOUS_BYTES + STACKS
+TO_COME = SCRATCH + BLOCK + GROWTH_ANONYMOUS_BYTES + STACKS
 WITH_FILES = TO_COME + WEIGHTS + GROWTH_FILE_BYTES
 
 
@@ -429,7 +431,7 @@ def test_each_kind_of_limit_sees_its_bytes() -> None:
     assert system.pinned(wanted) == TO_COME + kv
     everything = WITH_FILES + kv + HEADER + TOKENIZER + 15 * MIB
     assert budget.need(wanted) == budget.pinned(wanted) == everything
-    assert data.need(wanted) == kv + SCRATCH + GROWTH_RESERVED_BYTES + STACK_BYTES
+    assert data.need(wanted) == kv + SCRATCH + BLOCK + GROWTH_RESERVED_BYTES + STACK_BYTES
 
 
 def test_less_is_touched_where_less_is_used() -> None:

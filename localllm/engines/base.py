@@ -18,6 +18,7 @@ class Plan:
 
     weight_bytes: int  # file-backed, shared between processes
     kv_bytes: int  # reserved; touched as positions are used
+    block_bytes: int  # of a KV block of all layers
     scratch_bytes: int
     scratch_touched_bytes: int  # the most that steps of n_batch rows use of it
     logits_bytes: int

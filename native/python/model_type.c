@@ -302,9 +302,10 @@ static PyObject *model_plan(PyObject *self, PyObject *args, PyObject *kwargs) {
     ll_memory memory;
     ll_error err = {0};
     if (!ll_engine_plan(m, &o, &memory, &err)) return module_raise(module_state_of(self), &err);
-    return Py_BuildValue("{sKsKsKsKsKsKsKsKsIsI}", "weight_bytes",
+    return Py_BuildValue("{sKsKsKsKsKsKsKsKsKsIsI}", "weight_bytes",
                          (unsigned long long)memory.weight_bytes, "kv_bytes",
-                         (unsigned long long)memory.kv_bytes, "scratch_touched_bytes",
+                         (unsigned long long)memory.kv_bytes, "block_bytes",
+                         (unsigned long long)memory.block_bytes, "scratch_touched_bytes",
                          (unsigned long long)memory.scratch_touched_bytes, "scratch_bytes",
                          (unsigned long long)memory.scratch_bytes, "logits_bytes",
                          (unsigned long long)memory.logits_bytes, "tables_bytes",

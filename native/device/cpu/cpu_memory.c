@@ -137,6 +137,7 @@ void cpu_plan_memory(const plan *p, const device_options *options, ll_memory *ou
     if (per_thread < d.thread_bytes)
         out->scratch_touched_bytes -= (d.thread_bytes - per_thread) * options->n_threads;
     out->kv_bytes = kv_bytes(&d);
+    for (uint32_t g = 0; g < p->n_groups; g++) out->block_bytes += d.block_bytes[g];
     out->logits_bytes = (uint64_t)options->n_logits * p->model->n_vocab * sizeof(float);
     out->importance_bytes = cpu_importance_bytes(p);
 }
