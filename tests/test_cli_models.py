@@ -103,7 +103,7 @@ def test_help_lists_every_command_and_each_has_its_own(environment: dict[str, st
     assert max(len(line) for line in overview.stdout.splitlines()) <= 80
 
 
-@pytest.mark.parametrize("verb", ["pull", "list", "show", "rm", "fit"])
+@pytest.mark.parametrize("verb", app.COMMANDS)
 def test_every_flag_has_a_variable(environment: dict[str, str], verb: str) -> None:
     ended = run(environment, "help", verb)
     assert ended.returncode == 0 and ended.stdout.startswith(f"Usage: localllm {verb} ")

@@ -9,13 +9,13 @@ import typer
 
 from localllm import usage
 from localllm.cli import console
-from localllm.cli.flags import Budget, CacheTypeK, CacheTypeV, Json, Offline, Quiet, Threads
+from localllm.cli.flags import Budget, CacheTypeK, CacheTypeV, Ctx, Json, Offline, Quiet, Threads
 from localllm.cli.needs import limit_json, verdict_json
 from localllm.fitting import Cell, Report, find, report
 from localllm.memory import find_limits
 from localllm.model import check_options
 from localllm.paging import tokens_per_second
-from localllm.units import format_bytes, parse_count
+from localllm.units import format_bytes
 from localllm.verdict import Fit, Verdict
 
 DOES_NOT_FIT = 7
@@ -25,17 +25,7 @@ MEANINGS = {Fit.pages: "~ the weights page from disk", Fit.does_not_fit: "x does
 
 def command(
     model: Annotated[str, typer.Argument(help="A name, hf:org/repo[:QUANT] or a file.")],
-    ctx: Annotated[
-        int | None,
-        typer.Option(
-            "-c",
-            "--ctx",
-            envvar="LOCALLLM_CTX",
-            metavar="N",
-            parser=parse_count,
-            help="Tokens of context; default: the most that fits, up to the model's own.",
-        ),
-    ] = None,
+    ctx: Ctx = None,
     threads: Threads = None,
     budget: Budget = None,
     cache_type_k: CacheTypeK = None,

@@ -22,20 +22,25 @@ import typer
 from localllm import store, usage
 from localllm.cli import console, prompting
 from localllm.cli.flags import (
+    COUNT,
     Adapt,
     AllowOversubscribe,
+    Budget,
     CacheTypeK,
     CacheTypeV,
+    Ctx,
     Json,
+    Kernels,
     Offline,
     Quiet,
+    Threads,
+    option,
 )
 from localllm.cli.request import Overflow, Part, Request, has_template, note, shift
 from localllm.errors import ContextFullError, DeadlineError, UsageError
 from localllm.memory import read_rlimits
 from localllm.overflow import window
 from localllm.sampling import settled
-from localllm.units import parse_bytes, parse_count
 
 if TYPE_CHECKING:
     from localllm.cli.prompting import Ask
@@ -46,17 +51,6 @@ if TYPE_CHECKING:
 class Switch(enum.StrEnum):
     on = "on"
     off = "off"
-
-
-def option(*names: str, help: str, variable: str | None = None, **settings: Any) -> Any:
-    """An option with its LOCALLLM_… variable, named after the long form unless said otherwise."""
-    long = next(name for name in names if name.startswith("--"))
-    stem = variable or long.strip("-").replace("-", "_").upper()
-    return typer.Option(*names, envvar=f"LOCALLLM_{stem}", help=help, **settings)
-
-
-COUNT = {"parser": parse_count, "metavar": "N"}
-BYTES = {"parser": parse_bytes, "metavar": "SIZE"}
 
 
 def command(
@@ -74,10 +68,8 @@ def command(
     max_tokens: Annotated[
         int | None, option("-n", "--max-tokens", help="End the answer after N tokens.", **COUNT)
     ] = None,
-    ctx: Annotated[int | None, option("-c", "--ctx", help="Tokens of context.", **COUNT)] = None,
-    threads: Annotated[
-        int | None, option("-t", "--threads", help="Threads; default: usable cores.", **COUNT)
-    ] = None,
+    ctx: Ctx = None,
+    threads: Threads = None,
     temperature: Annotated[
         float | None, option("--temp", help="Temperature; 0 takes the likeliest token.")
     ] = None,
@@ -100,9 +92,7 @@ def command(
     stop: Annotated[
         list[str] | None, option("--stop", help="End the answer before this text; repeatable.")
     ] = None,
-    budget: Annotated[
-        int | None, option("--budget", help="Memory the process may use, as 2G.", **BYTES)
-    ] = None,
+    budget: Budget = None,
     adapt: Adapt = False,
     allow_oversubscribe: AllowOversubscribe = False,
     raw: Annotated[bool, option("--raw", help="Leave out the model's chat template.")] = False,
@@ -123,9 +113,7 @@ def command(
     deadline: Annotated[
         float | None, option("--deadline", help="Stop after this many seconds, with exit 124.")
     ] = None,
-    kernels: Annotated[
-        str | None, option("--kernels", help="Force kernels, as avx2 or scalar; doctor lists them.")
-    ] = None,
+    kernels: Kernels = None,
     cache_type_k: CacheTypeK = None,
     cache_type_v: CacheTypeV = None,
     snapshot: Annotated[
