@@ -37,6 +37,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
     return kept | {
         "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
         "XDG_DATA_HOME": str(tmp_path / "data"),
+        "XDG_CONFIG_HOME": str(tmp_path / "config"),
         "HF_HOME": str(tmp_path / "hf"),
         "HF_ENDPOINT": "http://127.0.0.1:9",
         "PIP_CONFIG_FILE": "/dev/null",

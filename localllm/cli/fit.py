@@ -24,6 +24,7 @@ MEANINGS = {Fit.pages: "~ the weights page from disk", Fit.does_not_fit: "x does
 
 
 def command(
+    context: typer.Context,
     model: Annotated[str, typer.Argument(help="A name, hf:org/repo[:QUANT] or a file.")],
     ctx: Ctx = None,
     threads: Threads = None,
@@ -46,7 +47,7 @@ def command(
         console.out_json(describe(found, speed))
     else:
         for line in lines(found, speed):
-            console.out(line)
+            console.out(context.obj.named(line))
     return 0 if found.verdict.runs else DOES_NOT_FIT
 
 

@@ -43,6 +43,7 @@ from localllm.overflow import window
 from localllm.sampling import settled
 
 if TYPE_CHECKING:
+    from localllm.cli.origins import Origins
     from localllm.cli.prompting import Ask
     from localllm.generate import PrefillProgress
     from localllm.model import Answer, Model
@@ -54,6 +55,7 @@ class Switch(enum.StrEnum):
 
 
 def command(
+    context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="MODEL", help="A name, an address or a file.")],
     prompt: Annotated[
         list[str] | None,
@@ -199,7 +201,7 @@ def command(
             model.keep_prefixes(said)
         if snapshot is not None:
             request = replace(request, before=model.restore(snapshot, said))
-        note_fit(model, ctx, request)
+        note_fit(model, ctx, request, context.obj)
         if ask is None:
             from localllm.cli import chat
 
@@ -251,21 +253,22 @@ def set_deadline(seconds: float) -> None:
     signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
-def note_fit(model: Model, asked: int | None, request: Request) -> None:
+def note_fit(model: Model, asked: int | None, request: Request, origins: Origins) -> None:
     """What was changed to make the model fit, and what it costs that it hardly does."""
     verdict = model.verdict
-    limit = verdict.limit and verdict.limit.name
+    limit = origins.named(verdict.limit.name) if verdict.limit else None
     own = int(model.file.info["n_ctx_train"])
     if model.adapted is not None:
         console.note(f"adapted to {limit}: {model.adapted}")
     elif asked is None and model.engine.n_ctx < own:
         note(request, f"a context of {model.engine.n_ctx} of {own} fits in {limit}")
     if not verdict.runs:
-        console.note(f"{verdict.describe()}; --allow-oversubscribe runs it all the same")
+        said = origins.named(verdict.describe())
+        console.note(f"{said}; --allow-oversubscribe runs it all the same")
     elif not verdict.fits and not request.quiet:
         from localllm import paging
 
-        console.note(paging.describe(verdict, model.file))
+        console.note(origins.named(paging.describe(verdict, model.file)))
 
 
 def respond(model: Model, request: Request, ask: Ask, load_seconds: float) -> None:
