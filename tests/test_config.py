@@ -176,12 +176,15 @@ MISTAKES = {
     "underscores": ("top_k = 1", "'top_k' in '{file}' is no setting; did you mean 'top-k'?"),
     "nothing near": ("xyzzy = 1", "'xyzzy' in '{file}' is no setting"),
     "of one command line": ("json = true", "'json' in '{file}' is no setting"),
-    "unknown command": ("[runs]", "[runs] in '{file}' is no command; did you mean 'run'?"),
+    "unknown command": ("[runs]", "'[runs]' in '{file}' is no command; did you mean 'run'?"),
     "unknown in a table": (
         "[run]\nthread = 1",
-        "thread of [run] in '{file}' is no setting of run; did you mean 'threads'?",
+        "'thread' of [run] in '{file}' is no setting of run; did you mean 'threads'?",
     ),
-    "a table's of no file": ("[run]\nraw = true", "raw of [run] in '{file}' is no setting of run"),
+    "of one command line in a table": (
+        "[run]\nraw = true",
+        "'raw' of [run] in '{file}' is no setting of run",
+    ),
     "command as a setting": ("run = true", "'run' in '{file}' is no setting"),
     "text for a switch": (
         'offline = "yes"',
@@ -196,6 +199,7 @@ MISTAKES = {
     "list of lists": ("stop = [[]]", "stop in '{file}' is [[]], expected a text or a number"),
     "date": ("seed = 2000-01-01", "seed in '{file}' is \"2000-01-01\", expected a text or"),
     "digits": ("seed = 0x" + "f" * 5000, "seed in '{file}': Exceeds the limit"),
+    "digits for a switch": ("quiet = 0x" + "f" * 5000, "quiet in '{file}': Exceeds the limit"),
     "size": ('budget = "big"', "budget in '{file}': 'big' is not a size such as 512M, 2G"),
     "count": ("threads = -1", "threads in '{file}': '-1' is not a count such as 512 or 4k"),
     "number": ('temp = "warm"', "temp in '{file}': 'warm' is not a valid float"),
@@ -243,11 +247,13 @@ def test_what_does_not_go_with_a_flag_names_the_file(call: Call, file: Path) -> 
 def test_an_error_that_has_nothing_to_do_with_the_file_leaves_it_out(
     call: Call, file: Path
 ) -> None:
-    file.write_text('budget = "2G"\nsystem = ""\nquiet = true\n')
+    file.write_text('budget = "2G"\nsystem = ""\nquiet = true\nthreads = 1\nmin-p = 1\n')
     ran = call("run", "@paris")
     assert ran.stderr == "error: there is no prompt, neither in the arguments nor on stdin\n"
     ran = call("run", "@paris", "q", "--temp", "-1")
     assert ran.stderr == "error: temperature is -1.0, but must lie between 0 and 100\n"
+    ran = call("run", "@paris", "q", "--ctx", "0")
+    assert ran.stderr == "error: ctx is 0, but must be at least 1\n"
 
 
 def test_a_file_that_cannot_be_read_is_said(call: Call, file: Path) -> None:
@@ -263,7 +269,7 @@ def test_a_command_answers_for_what_it_reads_and_config_for_all(call: Call, file
         assert call(verb, "--json").returncode == 0
     ran = call("config")
     assert ran.returncode == 2
-    assert ran.stderr == f"error: seed of [bench] in '{file}' is no setting of bench\n"
+    assert ran.stderr == f"error: 'seed' of [bench] in '{file}' is no setting of bench\n"
 
 
 # ---- localllm config -----------------------------------------------------------------------------
@@ -324,6 +330,12 @@ def test_a_setting_is_a_flag_of_a_command_and_has_its_variable(key: str) -> None
     having = [verb for verb in app.COMMANDS if key in settings.settings_of(app.make_parser(verb))]
     assert having
     assert key not in app.COMMANDS, "a table and a value cannot share a name"
+
+
+def test_a_flag_whose_variable_has_another_name_is_another_thing() -> None:
+    for verb, key in (("eval", "ctx"), ("imatrix", "ctx"), ("snapshot", "system")):
+        parser = app.make_parser(verb)
+        assert key in settings.flags_of(parser) and key not in settings.settings_of(parser)
 
 
 def test_what_reads_writes_deletes_or_is_for_programs_is_no_setting() -> None:

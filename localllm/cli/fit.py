@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,6 +17,9 @@ from localllm.model import check_options
 from localllm.paging import tokens_per_second
 from localllm.units import format_bytes
 from localllm.verdict import Fit, Verdict
+
+if TYPE_CHECKING:
+    from localllm.cli.origins import Origins
 
 DOES_NOT_FIT = 7
 MARKS = {Fit.fits: "", Fit.pages: " ~", Fit.does_not_fit: " x"}
@@ -46,8 +49,8 @@ def command(
     if json:
         console.out_json(describe(found, speed))
     else:
-        for line in lines(found, speed):
-            console.out(context.obj.named(line))
+        for line in lines(found, speed, context.obj):
+            console.out(line)
     return 0 if found.verdict.runs else DOES_NOT_FIT
 
 
@@ -61,7 +64,7 @@ def paging_speed(found: Report) -> float | None:
 # ---- for people ----------------------------------------------------------------------------------
 
 
-def lines(found: Report, speed: float | None) -> Iterator[str]:
+def lines(found: Report, speed: float | None, origins: Origins) -> Iterator[str]:
     subject, need = found.subject, found.verdict.need
     yield (
         f"{subject.name}, {subject.quant}, with a context of {need.n_ctx} "
@@ -80,7 +83,7 @@ def lines(found: Report, speed: float | None) -> Iterator[str]:
         ]
     )
     yield ""
-    yield sentence(found.verdict, speed)
+    yield origins.named(sentence(found.verdict, speed))
     for offer in found.alternatives:
         yield f"  {offer.command}  ({offer.change})"
     if not (found.alternatives or found.verdict.runs):

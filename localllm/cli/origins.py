@@ -28,11 +28,10 @@ class Origin(NamedTuple):
     place: str
 
     def is_meant(self, sentence: str) -> bool:
-        """Whether a sentence that has no flag in it begins with the name, or holds the value."""
-        if re.match(rf"({self.name}|{self.parameter}) is ", sentence):
-            return True
-        text = "" if isinstance(self.value, bool) else str(self.value)
-        return bool(text) and re.search(rf"(?<!\w){re.escape(text)}(?!\w)", sentence) is not None
+        """Whether a sentence that has no flag in it begins with the name, or quotes the value."""
+        quoted = (f"'{self.value}'", f'"{self.value}"')
+        begins = re.match(rf"({self.name}|{self.parameter}) is ", sentence)
+        return begins is not None or any(text in sentence for text in quoted)
 
 
 class Origins:

@@ -108,7 +108,7 @@ def read(verbs: Collection[str]) -> Settings:
     tables: dict[str, Mapping[str, Any]] = {}
     for name, value in parse(path).items():
         if isinstance(value, dict):
-            require_known(f"[{name}] in {str(path)!r}", "command", name, verbs)
+            require_known(f"{f'[{name}]'!r} in {str(path)!r}", "command", name, verbs)
             tables[name] = value
         else:
             require_known(f"{name!r} in {str(path)!r}", "setting", name, SETTINGS)
@@ -173,12 +173,16 @@ def defaults(settings: Settings, verb: str | None, parser: TyperCommand) -> dict
     """What the file says to a command, by the names of its parameters. Raises: UsageError."""
     flags = settings_of(parser)
     for key in settings.tables.get(verb, {}) if verb is not None else ():
-        require_known(settings.place(verb, key), f"setting of {verb}", key, flags)
+        what = f"{key!r} of [{verb}] in {str(settings.path)!r}"
+        require_known(what, f"setting of {verb}", key, flags)
     found = {}
     for key, flag in flags.items():
         entry = settings.find(verb, key)
         if entry is not None:
-            value = as_typed(flag, entry)
+            try:
+                value = as_typed(flag, entry)
+            except ValueError as error:  # Python writes no number of thousands of digits
+                raise UsageError(f"{entry.place}: {error}") from error
             cast(parser, flag, value, entry.place)
             found[flag.name or key] = value
     return found
@@ -195,10 +199,7 @@ def as_typed(flag: TyperOption, entry: Entry) -> bool | str | list[str]:
     for item in items:
         if isinstance(item, bool) or not isinstance(item, str | int | float):
             raise UsageError(f"{place} is {as_toml(value)}, expected a text or a number")
-    try:
-        return [str(item) for item in items] if flag.multiple else str(value)
-    except ValueError as error:  # a whole number of thousands of digits
-        raise UsageError(f"{place}: {error}") from error
+    return [str(item) for item in items] if flag.multiple else str(value)
 
 
 def as_toml(value: Any) -> str:
