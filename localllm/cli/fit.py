@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from localllm import usage
 from localllm.cli import console
-from localllm.cli.flags import Budget, CacheTypeK, CacheTypeV, Json, Offline, Quiet, Threads
+from localllm.cli.flags import Budget, CacheTypeK, CacheTypeV, Ctx, Json, Offline, Quiet, Threads
 from localllm.cli.needs import limit_json, verdict_json
 from localllm.fitting import Cell, Report, find, report
 from localllm.memory import find_limits
 from localllm.model import check_options
 from localllm.paging import tokens_per_second
-from localllm.units import format_bytes, parse_count
+from localllm.units import format_bytes
 from localllm.verdict import Fit, Verdict
+
+if TYPE_CHECKING:
+    from localllm.cli.origins import Origins
 
 DOES_NOT_FIT = 7
 MARKS = {Fit.fits: "", Fit.pages: " ~", Fit.does_not_fit: " x"}
@@ -24,18 +27,9 @@ MEANINGS = {Fit.pages: "~ the weights page from disk", Fit.does_not_fit: "x does
 
 
 def command(
+    context: typer.Context,
     model: Annotated[str, typer.Argument(help="A name, hf:org/repo[:QUANT] or a file.")],
-    ctx: Annotated[
-        int | None,
-        typer.Option(
-            "-c",
-            "--ctx",
-            envvar="LOCALLLM_CTX",
-            metavar="N",
-            parser=parse_count,
-            help="Tokens of context; default: the most that fits, up to the model's own.",
-        ),
-    ] = None,
+    ctx: Ctx = None,
     threads: Threads = None,
     budget: Budget = None,
     cache_type_k: CacheTypeK = None,
@@ -55,7 +49,7 @@ def command(
     if json:
         console.out_json(describe(found, speed))
     else:
-        for line in lines(found, speed):
+        for line in lines(found, speed, context.obj):
             console.out(line)
     return 0 if found.verdict.runs else DOES_NOT_FIT
 
@@ -70,7 +64,7 @@ def paging_speed(found: Report) -> float | None:
 # ---- for people ----------------------------------------------------------------------------------
 
 
-def lines(found: Report, speed: float | None) -> Iterator[str]:
+def lines(found: Report, speed: float | None, origins: Origins) -> Iterator[str]:
     subject, need = found.subject, found.verdict.need
     yield (
         f"{subject.name}, {subject.quant}, with a context of {need.n_ctx} "
@@ -89,7 +83,7 @@ def lines(found: Report, speed: float | None) -> Iterator[str]:
         ]
     )
     yield ""
-    yield sentence(found.verdict, speed)
+    yield origins.named(sentence(found.verdict, speed))
     for offer in found.alternatives:
         yield f"  {offer.command}  ({offer.change})"
     if not (found.alternatives or found.verdict.runs):
