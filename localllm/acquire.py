@@ -126,7 +126,7 @@ def within_budget(name: str, budget: int, folder: Path, progress: Progress) -> s
     """The name with the quant that fits, where it leaves a choice."""
     hub = parse_name(name) if name.startswith("hf:") else None
     if not isinstance(hub, Hub) or hub.quant:
-        progress.note(f"--budget chooses nothing: {name} is one model")
+        progress.note(f"a budget chooses nothing here: {name} is one model")
         return name
     with work_folder(folder) as work:
         return choose_for(hub, budget, work, progress)

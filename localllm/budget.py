@@ -139,7 +139,7 @@ def explain(one: Candidate, refused: Candidate | None, limit: Limit) -> str:
     n_ctx = one.need.n_ctx if one.need else CONTEXT
     chosen = f"chose {describe(one, limit)} with a context of {n_ctx}"
     better = f"; {describe(refused, limit)}" if refused else "; there is no better one"
-    return f"{chosen}, and --budget is {format_bytes(limit.left_bytes)}{better}"
+    return f"{chosen}, and the budget is {format_bytes(limit.left_bytes)}{better}"
 
 
 def describe(one: Candidate, limit: Limit) -> str:

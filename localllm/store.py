@@ -16,6 +16,7 @@ from typing import Any
 
 from localllm import catalog
 from localllm.errors import ModelNotFoundError
+from localllm.folders import data_folder
 from localllm.sources import Local, Progress, Silent, parse_name
 from localllm.sources.split import model_files, parse_split
 
@@ -62,10 +63,8 @@ FIELDS = frozenset(Stored.__dataclass_fields__)
 
 
 def models_folder() -> Path:
-    """$XDG_DATA_HOME/localllm/models; a relative variable does not count."""
-    base = os.environ.get("XDG_DATA_HOME", "")
-    root = Path(base) if base.startswith("/") else Path.home() / ".local" / "share"
-    return root / "localllm" / "models"
+    """$XDG_DATA_HOME/localllm/models."""
+    return data_folder() / "models"
 
 
 # ---- what is here --------------------------------------------------------------------------------
@@ -122,13 +121,6 @@ def find_system(path: Path) -> str | None:
     manifest = read_manifest(path)
     entry = catalog.read().get(manifest.name) if manifest else None
     return entry.system if entry else None
-
-
-def caches_folder() -> Path:
-    """$XDG_CACHE_HOME/localllm: what may be deleted at any time."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    root = Path(base) if base.startswith("/") else Path.home() / ".cache"
-    return root / "localllm"
 
 
 def manifest_path(path: Path) -> Path:

@@ -111,6 +111,18 @@ def test_a_conversation_is_kept_and_left(talk: Open) -> None:
     assert leave(child) == 0
 
 
+@pytest.mark.parametrize(("line", "n_blocks"), [("", 4), ("no-prefix-cache = true", 0)])
+def test_the_config_file_keeps_conversations_off_the_disk(
+    talk: Open, tmp_path: Path, line: str, n_blocks: int
+) -> None:
+    folder = tmp_path / ".config" / "localllm"
+    folder.mkdir(parents=True)
+    (folder / "config.toml").write_text(line)
+    child = talk("paris")
+    assert ANSWER in ask(child, "x" * 256)
+    assert len(list((tmp_path / ".cache").rglob("*.kv"))) == n_blocks
+
+
 def test_exit_leaves_and_the_history_is_private(talk: Open, tmp_path: Path) -> None:
     child = talk("paris")
     ask(child, "a secret question")

@@ -37,6 +37,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
     return kept | {
         "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
         "XDG_DATA_HOME": str(tmp_path / "data"),
+        "XDG_CONFIG_HOME": str(tmp_path / "config"),
         "HF_HOME": str(tmp_path / "hf"),
         "HF_ENDPOINT": "http://127.0.0.1:9",
         "PIP_CONFIG_FILE": "/dev/null",
@@ -103,7 +104,7 @@ def test_help_lists_every_command_and_each_has_its_own(environment: dict[str, st
     assert max(len(line) for line in overview.stdout.splitlines()) <= 80
 
 
-@pytest.mark.parametrize("verb", ["pull", "list", "show", "rm", "fit"])
+@pytest.mark.parametrize("verb", app.COMMANDS)
 def test_every_flag_has_a_variable(environment: dict[str, str], verb: str) -> None:
     ended = run(environment, "help", verb)
     assert ended.returncode == 0 and ended.stdout.startswith(f"Usage: localllm {verb} ")

@@ -452,7 +452,7 @@ def test_the_best_quant_that_fits_is_taken(
         model = acquire.pull_model(f"hf:{REPO}", budget=amount, progress=notebook).model
         assert model.name == f"hf:{REPO}:{quant}"
         (why,) = [note for note in notebook.notes if note.startswith("chose")]
-        assert why.startswith(f"chose {quant} needs") and "--budget is" in why
+        assert why.startswith(f"chose {quant} needs") and "the budget is" in why
         assert ("F16 needs" in why.partition(";")[2]) == (quant != "F16")
 
 
@@ -490,7 +490,7 @@ def test_a_budget_that_leaves_no_choice_is_said(hub: Server, tiny: dict[str, byt
     hub.add_repository(REPO, {"t-Q8_0.gguf": tiny["small"]})
     notebook = Notebook()
     acquire.pull_model(f"hf:{REPO}:Q8_0", budget=1, progress=notebook)
-    assert notebook.notes[0].startswith("--budget chooses nothing")
+    assert notebook.notes[0].startswith("a budget chooses nothing here")
 
 
 @pytest.mark.parametrize("tiny_model", [TINY_MODELS[0], TINY_MODELS[6]], ids=lambda m: m.name)

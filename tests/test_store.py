@@ -50,15 +50,6 @@ def put(folder: Path, file: str, data: bytes = MODEL, **manifest: object) -> Pat
 # ---- what is here --------------------------------------------------------------------------------
 
 
-def test_the_folder_follows_xdg(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert store.models_folder() == tmp_path / "localllm" / "models"
-    monkeypatch.setenv("HOME", "/home/somebody")
-    for value in ("", "relative"):
-        monkeypatch.setenv("XDG_DATA_HOME", value)
-        expected = Path("/home/somebody/.local/share/localllm/models")
-        assert store.models_folder() == expected
-
-
 def test_only_whole_models_count(folder: Path) -> None:
     put(folder, "whole.gguf", name="a:1")
     put(folder, "short.gguf", data=MODEL[:-1], name="b:1", n_bytes=len(MODEL))

@@ -14,10 +14,13 @@ import importlib
 import signal
 import sys
 from collections.abc import Sequence
-from typing import NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from localllm.cli import console, failures
 from localllm.errors import UsageError
+
+if TYPE_CHECKING:
+    from typer.core import TyperCommand
 
 
 class Command(NamedTuple):
@@ -39,6 +42,7 @@ COMMANDS = {
     "imatrix": Command("imatrix", "Measure which inputs of a model matter, for quantize"),
     "eval": Command("eval", "Measure perplexity, and what a quant loses"),
     "snapshot": Command("snapshot", "Compute a system message once, into a file for run"),
+    "config": Command("config", "Show the settings, and where they come from"),
     "cache": Command("cache", "List or clear the prompts that are kept on the disk"),
     "bench": Command("bench", "Measure the speed of a model on this machine"),
 }
@@ -118,16 +122,33 @@ def run_command(verb: str, arguments: Sequence[str]) -> int:
     """Parses with Typer and calls the command. Typer's own main() would map errors itself."""
     import typer
 
-    module = importlib.import_module(f"localllm.cli.{COMMANDS[verb].module}")
-    app = typer.Typer(add_completion=False, rich_markup_mode=None)
-    settings = {"help_option_names": ["-h", "--help"]}
-    app.command(name=verb, context_settings=settings)(module.command)
-    parser = typer.main.get_command(app)
+    from localllm.cli import origins, settings
+
+    parser = make_parser(verb)
+    file = settings.read(COMMANDS) if settings.settings_of(parser) else settings.Settings()
+    said = settings.defaults(file, verb, parser)
     try:
-        with parser.make_context(f"localllm {verb}", list(arguments)) as context:
-            code = parser.invoke(context)
+        with parser.make_context(f"localllm {verb}", list(arguments), default_map=said) as context:
+            context.obj = origins.find(
+                file, verb, parser, context.get_parameter_source, context.params
+            )
+            with context.obj.told():
+                code = parser.invoke(context)
     except typer.Exit as leaving:
         return leaving.exit_code
     except typer.TyperException as error:
         raise UsageError(error.format_message(), f"localllm {verb} --help") from error
     return code if isinstance(code, int) else 0
+
+
+def make_parser(verb: str) -> TyperCommand:
+    """A command's arguments, as its module declares them."""
+    import typer
+    from typer.core import TyperCommand
+
+    module = importlib.import_module(f"localllm.cli.{COMMANDS[verb].module}")
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+    app.command(name=verb, context_settings={"help_option_names": ["-h", "--help"]})(module.command)
+    parser = typer.main.get_command(app)
+    assert isinstance(parser, TyperCommand)
+    return parser

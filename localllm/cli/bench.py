@@ -16,7 +16,16 @@ import typer
 
 from localllm import __version__, engines, store
 from localllm.cli import bench_tables, console
-from localllm.cli.flags import CacheTypeK, CacheTypeV, Json, Offline
+from localllm.cli.flags import (
+    COUNT,
+    CacheTypeK,
+    CacheTypeV,
+    Json,
+    Kernels,
+    Offline,
+    Threads,
+    option,
+)
 from localllm.errors import UsageError
 from localllm.intervals import ENOUGH
 from localllm.speed import cases, limits, measure, record, roofline
@@ -31,15 +40,11 @@ SETTINGS = {
     "cache-type-v": "kv_v",
 }
 DEFAULTS = {"--prompt": "512", "--gen": "128", "--depth": "0", "--batch": "1"}
-
-
-def option(flag: str, help: str, *letters: str, **settings: Any) -> Any:
-    variable = "LOCALLLM_" + flag.strip("-").upper()
-    return typer.Option(*letters, flag, envvar=variable, help=help, **settings)
+SAMPLES = 5
 
 
 def counts(flag: str, help: str) -> Any:
-    return option(flag, f"{help} [default: {DEFAULTS[flag]}]", metavar="N,…")
+    return option(flag, help=f"{help} [default: {DEFAULTS[flag]}]", metavar="N,…")
 
 
 def command(
@@ -48,45 +53,43 @@ def command(
     gen: Annotated[str | None, counts("--gen", "Tokens to generate; 0 for none.")] = None,
     depth: Annotated[str | None, counts("--depth", "Tokens already in the context.")] = None,
     batch: Annotated[str | None, counts("--batch", "Sequences generating at once.")] = None,
-    repeat: Annotated[str, option("--repeat", "Samples of each case.", metavar="N")] = "5",
-    threads: Annotated[
-        str,
-        typer.Option(
-            "--threads", "-t", envvar="LOCALLLM_THREADS", metavar="N", help="0: usable cores."
-        ),
-    ] = "0",
-    kernels: Annotated[
-        str | None,
-        typer.Option("--kernels", envvar="LOCALLLM_KERNELS", help="Force kernels."),
+    repeat: Annotated[
+        int | None, option("--repeat", help=f"Samples of each case [default: {SAMPLES}].", **COUNT)
     ] = None,
+    threads: Threads = None,
+    kernels: Kernels = None,
     cache_type_k: CacheTypeK = None,
     cache_type_v: CacheTypeV = None,
     profile: Annotated[
-        bool, option("--profile", "Show where the time goes, step by step.")
+        bool, option("--profile", help="Show where the time goes, step by step.")
     ] = False,
     save: Annotated[
-        Path | None, option("--save", "Write all samples to this file.", metavar="FILE.json")
+        Path | None, option("--save", help="Write all samples to this file.", metavar="FILE.json")
     ] = None,
     compare: Annotated[
         Path | None,
-        option("--compare", "Measure again what this file of --save holds.", metavar="FILE.json"),
+        option(
+            "--compare", help="Measure again what this file of --save holds.", metavar="FILE.json"
+        ),
     ] = None,
     against: Annotated[
         list[str] | None,
         option(
             "--against",
-            "Measure this variant too, in turns: kernels=avx2,threads=1. May be repeated.",
+            help="Measure this variant too, in turns: kernels=avx2,threads=1. May be repeated.",
             metavar="SETTINGS",
         ),
     ] = None,
-    plot: Annotated[Path | None, option("--plot", "Draw a roofline.", metavar="FILE.png")] = None,
+    plot: Annotated[
+        Path | None, option("--plot", help="Draw a roofline.", metavar="FILE.png")
+    ] = None,
     offline: Offline = False,
     json: Json = False,
 ) -> None:
     """Measures the speed of a model on this machine."""
     asked = {"--prompt": prompt, "--gen": gen, "--depth": depth, "--batch": batch}
-    n_repeat = parse_count(repeat)
-    own = measure.Variant(parse_count(threads), kernels, cache_type_k, cache_type_v)
+    n_repeat = SAMPLES if repeat is None else repeat
+    own = measure.Variant(threads or 0, kernels, cache_type_k, cache_type_v)
     variants = [own, *(read_variant(text, own) for text in against or [])]
     check_flags(asked, n_repeat, compare, against)
     check_outputs(save, plot)

@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from localllm import footprint
 from localllm.cli import console, stats
 from localllm.cli.answer import HOW_IT_ENDED, AnswerStream, PrefillMeter, describe
-from localllm.cli.prompting import state_folder
 from localllm.cli.request import has_template, shift
 from localllm.errors import InterruptedByUserError, LocalLLMError, UsageError
+from localllm.folders import state_folder
 from localllm.overflow import window
 from localllm.sampling import RANGES, Sampling
 

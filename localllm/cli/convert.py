@@ -11,7 +11,7 @@ import typer
 
 from localllm.cli import console
 from localllm.cli.destination import check_destination
-from localllm.cli.flags import Json, Offline, Quiet, Threads
+from localllm.cli.flags import Force, Json, Offline, Quiet, Threads, option
 from localllm.errors import ModelNotFoundError, NetworkError, UsageError
 from localllm.sources import Progress
 from localllm.units import format_bytes
@@ -28,21 +28,18 @@ def command(
     ],
     quant: Annotated[
         str | None,
-        typer.Option(
+        option(
             "--quant",
-            envvar="LOCALLLM_QUANT",
             metavar="QUANT",
             help="As Q4_K_M or Q8_0. Default: floats as they are stored.",
         ),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(
-            "-o", "--out", metavar="OUT.gguf", help="Default: here, named by SRC and QUANT."
-        ),
+        option("-o", "--out", metavar="OUT.gguf", help="Default: here, named by SRC and QUANT."),
     ] = None,
     threads: Threads = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace OUT if it is there.")] = False,
+    force: Force = False,
     offline: Offline = False,
     json: Json = False,
     quiet: Quiet = False,

@@ -14,7 +14,7 @@ from typing import Any
 from localllm import __version__, memory, store
 from localllm.cli import console
 from localllm.cli.flags import Json
-from localllm.cli.prompting import state_folder
+from localllm.folders import state_folder
 from localllm.speed.limits import processor_name
 from localllm.units import format_bytes
 

@@ -14,10 +14,18 @@ import typer
 
 from localllm import store
 from localllm.cli import console
-from localllm.cli.flags import CacheTypeK, CacheTypeV, Json, Offline
+from localllm.cli.flags import (
+    CHUNK_TOKENS,
+    CacheTypeK,
+    CacheTypeV,
+    Chunks,
+    ChunkTokens,
+    Json,
+    Offline,
+    option,
+)
 from localllm.cli.watching import CountLine, check_file, read_text
 from localllm.errors import UsageError
-from localllm.units import parse_count
 
 if TYPE_CHECKING:
     from localllm.engines.base import Engine, ModelFile
@@ -39,35 +47,20 @@ def command(
     names: Annotated[list[str], typer.Argument(metavar="MODEL…", help="Names or files.")],
     text: Annotated[
         Path | None,
-        typer.Option("--text", "-f", envvar="LOCALLLM_TEXT", help="The text, or JSONL of tasks."),
+        option("-f", "--text", help="The text, or JSONL of tasks."),
     ] = None,
-    ctx: Annotated[
-        str, typer.Option("--ctx", "-c", envvar="LOCALLLM_CTX", help="Tokens of a chunk.")
-    ] = "512",
-    chunks: Annotated[
-        str, typer.Option("--chunks", envvar="LOCALLLM_CHUNKS", help="At most so many; 0: all.")
-    ] = "0",
+    ctx: ChunkTokens = None,
+    chunks: Chunks = None,
     reference: Annotated[
         str | None,
-        typer.Option(
-            "--reference",
-            envvar="LOCALLLM_REFERENCE",
-            help="kl: a model, or a file of --save-reference.",
-        ),
+        option("--reference", help="kl: a model, or a file of --save-reference."),
     ] = None,
     save_reference: Annotated[
         Path | None,
-        typer.Option(
-            "--save-reference",
-            envvar="LOCALLLM_SAVE_REFERENCE",
-            help="kl: store the only MODEL's predictions here.",
-        ),
+        option("--save-reference", help="kl: store the only MODEL's predictions here."),
     ] = None,
     plot: Annotated[
-        Path | None,
-        typer.Option(
-            "--plot", envvar="LOCALLLM_PLOT", help="kl: draw size against loss.", metavar="F.png"
-        ),
+        Path | None, option("--plot", help="kl: draw size against loss.", metavar="F.png")
     ] = None,
     cache_type_k: CacheTypeK = None,
     cache_type_v: CacheTypeV = None,
@@ -75,7 +68,7 @@ def command(
     json: Json = False,
 ) -> None:
     """Measures how well models predict a text, or what quants lose against their reference."""
-    n_ctx, n_chunks = parse_count(ctx), parse_count(chunks)
+    n_ctx, n_chunks = CHUNK_TOKENS if ctx is None else ctx, chunks or 0
     if n_ctx < 4:
         raise UsageError("--ctx must be at least 4")
     if what is not What.kl and (reference is not None or save_reference is not None):

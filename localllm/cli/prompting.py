@@ -7,7 +7,6 @@ data: nothing in it is looked at, only its trailing newlines go, as in a shell's
 
 from __future__ import annotations
 
-import os
 import select
 import sys
 from collections.abc import Sequence
@@ -86,10 +85,3 @@ def read_stdin(quiet: bool = False) -> bytes:
 def decode(data: bytes) -> str:
     """UTF-8 without a byte order mark; what is not UTF-8 becomes U+FFFD."""
     return data.decode("utf-8-sig", "replace").rstrip("\n")
-
-
-def state_folder() -> Path:
-    """$XDG_STATE_HOME/localllm; a relative variable does not count."""
-    base = os.environ.get("XDG_STATE_HOME", "")
-    root = Path(base) if Path(base).is_absolute() else Path.home() / ".local" / "state"
-    return root / "localllm"

@@ -8,29 +8,26 @@ import typer
 
 from localllm.acquire import pull_model
 from localllm.cli import console
-from localllm.cli.flags import Json, Offline, Quiet, Source
-from localllm.units import format_bytes, parse_bytes
+from localllm.cli.flags import BYTES, Json, Offline, Quiet, Source, option
+from localllm.units import format_bytes
 
 
 def command(
     model: Annotated[str, typer.Argument(help="A name, hf:org/repo[:QUANT], pypi:…, https://…")],
     quant: Annotated[
         str | None,
-        typer.Option(
+        option(
             "--quant",
-            envvar="LOCALLLM_QUANT",
             metavar="QUANT",
             help="The quant of hf:org/repo, as Q4_K_M; made from its checkpoint if nobody did.",
         ),
     ] = None,
     budget: Annotated[
         int | None,
-        typer.Option(
+        option(
             "--budget",
-            envvar="LOCALLLM_BUDGET",
-            metavar="SIZE",
-            parser=parse_bytes,
             help="Without a quant: take the best one whose run fits this much memory, as 6G.",
+            **BYTES,
         ),
     ] = None,
     source: Source = None,

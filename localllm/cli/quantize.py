@@ -11,7 +11,7 @@ import typer
 
 from localllm.cli import console
 from localllm.cli.destination import check_destination
-from localllm.cli.flags import Json, Quiet, Threads
+from localllm.cli.flags import Force, Json, Quiet, Threads, option
 from localllm.errors import UsageError
 from localllm.sources.split import model_files, parse_split
 from localllm.units import format_bytes
@@ -28,26 +28,22 @@ def command(
     ],
     out: Annotated[
         Path | None,
-        typer.Option("-o", "--out", metavar="OUT.gguf", help="Default: beside IN, named by QUANT."),
+        option("-o", "--out", metavar="OUT.gguf", help="Default: beside IN, named by QUANT."),
     ] = None,
     imatrix: Annotated[
         Path | None,
-        typer.Option("--imatrix", metavar="FILE", help="What matters, as `imatrix` writes it."),
+        option("--imatrix", metavar="FILE", help="What matters, as `imatrix` writes it."),
     ] = None,
     tensor: Annotated[
         list[str] | None,
-        typer.Option(
-            "--tensor", metavar="PATTERN=QUANT", help="Another quant for these; repeatable."
-        ),
+        option("--tensor", metavar="PATTERN=QUANT", help="Another quant for these; repeatable."),
     ] = None,
     threads: Threads = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace OUT if it is there.")] = False,
+    force: Force = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would be written, and write nothing.")
+        bool, option("--dry-run", help="Show what would be written, and write nothing.")
     ] = False,
-    measure: Annotated[
-        bool, typer.Option("--measure", help="Measure what each tensor loses.")
-    ] = False,
+    measure: Annotated[bool, option("--measure", help="Measure what each tensor loses.")] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:

@@ -8,16 +8,14 @@ import typer
 
 from localllm import store
 from localllm.cli import console
-from localllm.cli.flags import Quiet
+from localllm.cli.flags import Quiet, option
 from localllm.errors import ModelNotFoundError
 from localllm.units import format_bytes
 
 
 def command(
     models: Annotated[list[str], typer.Argument(help="Names as `localllm list` shows them.")],
-    yes: Annotated[
-        bool, typer.Option("-y", "--yes", envvar="LOCALLLM_YES", help="Do not ask.")
-    ] = False,
+    yes: Annotated[bool, option("-y", "--yes", help="Do not ask.")] = False,
     quiet: Quiet = False,
 ) -> None:
     """Delete models and free their disk space. Asks on a terminal; elsewhere it needs -y."""

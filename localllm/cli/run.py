@@ -22,22 +22,28 @@ import typer
 from localllm import store, usage
 from localllm.cli import console, prompting
 from localllm.cli.flags import (
+    COUNT,
     Adapt,
     AllowOversubscribe,
+    Budget,
     CacheTypeK,
     CacheTypeV,
+    Ctx,
     Json,
+    Kernels,
     Offline,
     Quiet,
+    Threads,
+    option,
 )
 from localllm.cli.request import Overflow, Part, Request, has_template, note, shift
 from localllm.errors import ContextFullError, DeadlineError, UsageError
 from localllm.memory import read_rlimits
 from localllm.overflow import window
 from localllm.sampling import settled
-from localllm.units import parse_bytes, parse_count
 
 if TYPE_CHECKING:
+    from localllm.cli.origins import Origins
     from localllm.cli.prompting import Ask
     from localllm.generate import PrefillProgress
     from localllm.model import Answer, Model
@@ -48,18 +54,8 @@ class Switch(enum.StrEnum):
     off = "off"
 
 
-def option(*names: str, help: str, variable: str | None = None, **settings: Any) -> Any:
-    """An option with its LOCALLLM_… variable, named after the long form unless said otherwise."""
-    long = next(name for name in names if name.startswith("--"))
-    stem = variable or long.strip("-").replace("-", "_").upper()
-    return typer.Option(*names, envvar=f"LOCALLLM_{stem}", help=help, **settings)
-
-
-COUNT = {"parser": parse_count, "metavar": "N"}
-BYTES = {"parser": parse_bytes, "metavar": "SIZE"}
-
-
 def command(
+    context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="MODEL", help="A name, an address or a file.")],
     prompt: Annotated[
         list[str] | None,
@@ -74,10 +70,8 @@ def command(
     max_tokens: Annotated[
         int | None, option("-n", "--max-tokens", help="End the answer after N tokens.", **COUNT)
     ] = None,
-    ctx: Annotated[int | None, option("-c", "--ctx", help="Tokens of context.", **COUNT)] = None,
-    threads: Annotated[
-        int | None, option("-t", "--threads", help="Threads; default: usable cores.", **COUNT)
-    ] = None,
+    ctx: Ctx = None,
+    threads: Threads = None,
     temperature: Annotated[
         float | None, option("--temp", help="Temperature; 0 takes the likeliest token.")
     ] = None,
@@ -100,9 +94,7 @@ def command(
     stop: Annotated[
         list[str] | None, option("--stop", help="End the answer before this text; repeatable.")
     ] = None,
-    budget: Annotated[
-        int | None, option("--budget", help="Memory the process may use, as 2G.", **BYTES)
-    ] = None,
+    budget: Budget = None,
     adapt: Adapt = False,
     allow_oversubscribe: AllowOversubscribe = False,
     raw: Annotated[bool, option("--raw", help="Leave out the model's chat template.")] = False,
@@ -123,9 +115,7 @@ def command(
     deadline: Annotated[
         float | None, option("--deadline", help="Stop after this many seconds, with exit 124.")
     ] = None,
-    kernels: Annotated[
-        str | None, option("--kernels", help="Force kernels, as avx2 or scalar; doctor lists them.")
-    ] = None,
+    kernels: Kernels = None,
     cache_type_k: CacheTypeK = None,
     cache_type_v: CacheTypeV = None,
     snapshot: Annotated[
@@ -211,7 +201,7 @@ def command(
             model.keep_prefixes(said)
         if snapshot is not None:
             request = replace(request, before=model.restore(snapshot, said))
-        note_fit(model, ctx, request)
+        note_fit(model, ctx, request, context.obj)
         if ask is None:
             from localllm.cli import chat
 
@@ -263,21 +253,22 @@ def set_deadline(seconds: float) -> None:
     signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
-def note_fit(model: Model, asked: int | None, request: Request) -> None:
+def note_fit(model: Model, asked: int | None, request: Request, origins: Origins) -> None:
     """What was changed to make the model fit, and what it costs that it hardly does."""
     verdict = model.verdict
-    limit = verdict.limit and verdict.limit.name
+    limit = origins.named(verdict.limit.name) if verdict.limit else None
     own = int(model.file.info["n_ctx_train"])
     if model.adapted is not None:
         console.note(f"adapted to {limit}: {model.adapted}")
     elif asked is None and model.engine.n_ctx < own:
         note(request, f"a context of {model.engine.n_ctx} of {own} fits in {limit}")
     if not verdict.runs:
-        console.note(f"{verdict.describe()}; --allow-oversubscribe runs it all the same")
+        said = origins.named(verdict.describe())
+        console.note(f"{said}; --allow-oversubscribe runs it all the same")
     elif not verdict.fits and not request.quiet:
         from localllm import paging
 
-        console.note(paging.describe(verdict, model.file))
+        console.note(origins.named(paging.describe(verdict, model.file)))
 
 
 def respond(model: Model, request: Request, ask: Ask, load_seconds: float) -> None:

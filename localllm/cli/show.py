@@ -9,7 +9,7 @@ import typer
 
 from localllm import engines, store
 from localllm.cli import console
-from localllm.cli.flags import Json
+from localllm.cli.flags import Json, option
 from localllm.engines.base import ModelFile
 from localllm.sources import Local
 from localllm.sources.split import model_files
@@ -24,15 +24,15 @@ def command(
     model: Annotated[str, typer.Argument(help="A model that is here, or a path to a GGUF file.")],
     metadata: Annotated[
         bool,
-        typer.Option("--metadata", envvar="LOCALLLM_METADATA", help="Every key of the file."),
+        option("--metadata", help="Every key of the file."),
     ] = False,
     tensors: Annotated[
         bool,
-        typer.Option("--tensors", envvar="LOCALLLM_TENSORS", help="Every tensor of the file."),
+        option("--tensors", help="Every tensor of the file."),
     ] = False,
     template: Annotated[
         bool,
-        typer.Option("--template", envvar="LOCALLLM_TEMPLATE", help="The chat template alone."),
+        option("--template", help="The chat template alone."),
     ] = False,
     json: Json = False,
 ) -> None:

@@ -10,31 +10,26 @@ import typer
 
 from localllm import store
 from localllm.cli import console
-from localllm.cli.flags import Budget, Json, Offline, Quiet, Threads
+from localllm.cli.flags import Budget, Ctx, Json, Offline, Quiet, Threads, option
 from localllm.errors import UsageError
-from localllm.units import parse_count
 
 
 def command(
     name: Annotated[str, typer.Argument(metavar="MODEL", help="A name, an address or a file.")],
     system: Annotated[
         Path,
-        typer.Option("-s", "--system", metavar="FILE", help="The system message; - is stdin."),
+        option(
+            "-s",
+            "--system",
+            variable="SYSTEM_FILE",
+            metavar="FILE",
+            help="The system message; - is stdin.",
+        ),
     ],
     out: Annotated[
-        Path, typer.Option("-o", "--out", metavar="OUT.kv", help="For run --snapshot and /load.")
+        Path, option("-o", "--out", metavar="OUT.kv", help="For run --snapshot and /load.")
     ],
-    ctx: Annotated[
-        int | None,
-        typer.Option(
-            "-c",
-            "--ctx",
-            envvar="LOCALLLM_CTX",
-            parser=parse_count,
-            metavar="N",
-            help="Tokens of context.",
-        ),
-    ] = None,
+    ctx: Ctx = None,
     threads: Threads = None,
     budget: Budget = None,
     offline: Offline = False,

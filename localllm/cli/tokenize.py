@@ -8,7 +8,7 @@ import typer
 
 from localllm import engines, store
 from localllm.cli import console
-from localllm.cli.flags import Json, Offline
+from localllm.cli.flags import Json, Offline, option
 from localllm.cli.prompting import read_stdin, stdin_is_terminal
 from localllm.errors import UsageError
 
@@ -16,14 +16,10 @@ from localllm.errors import UsageError
 def command(
     name: Annotated[str, typer.Argument(metavar="MODEL", help="A name, an address or a file.")],
     text: Annotated[str | None, typer.Argument(help="The text; without it, stdin.")] = None,
-    count: Annotated[
-        bool, typer.Option("--count", envvar="LOCALLLM_COUNT", help="Print how many, not which.")
-    ] = False,
+    count: Annotated[bool, option("--count", help="Print how many, not which.")] = False,
     special: Annotated[
         bool,
-        typer.Option(
-            "--special", envvar="LOCALLLM_SPECIAL", help="Let the text become control tokens."
-        ),
+        option("--special", help="Let the text become control tokens."),
     ] = False,
     offline: Offline = False,
     json: Json = False,
