@@ -293,7 +293,7 @@ def test_a_shorter_context_comes_first(user: Path, large: Path) -> None:
 
 
 def test_four_bits_are_for_values_where_eight_do_not_do(user: Path, large: Path) -> None:
-    _, kv, _ = offers_for(large, 500 * MIB, 12288)
+    _, kv, _ = offers_for(large, 510 * MIB, 12288)
     assert kv.command.endswith("--cache-type-k q8_0 --cache-type-v q4_0")
     assert kv.change == "keys and values stored as q8_0 and q4_0"
 
@@ -301,7 +301,7 @@ def test_four_bits_are_for_values_where_eight_do_not_do(user: Path, large: Path)
 def test_every_command_keeps_what_was_typed(user: Path, large: Path) -> None:
     typed = EngineOptions(n_ctx=12288, n_threads=2, kv_k="q8_0", kv_v="q8_0")
     kept = "-t 2 --cache-type-k q8_0 --cache-type-v q8_0"
-    shorter, smaller, made = offers_with(large, 505 * MIB, typed)
+    shorter, smaller, made = offers_with(large, 510 * MIB, typed)
     assert shorter.command == f"localllm run {large} -c {shorter.options.n_ctx} {kept}"
     assert smaller.command == f"localllm run {large} -c 12288 {kept[:-4]}q4_0"
     assert made.command.endswith(f'Q8_0)" -c 12288 {kept}')
