@@ -88,8 +88,9 @@ def find_quant(file_name: str) -> str | None:
 
 
 def without_quant(file_name: str) -> str:
-    """The name in capitals without its quants: what files of one model have in common."""
-    return WORD.sub("", file_name.upper())
+    """The name in capitals without its quants: what files of one model have in common, also
+    m-Q8_0.gguf and m-F16-Q4_K_M.gguf."""
+    return re.sub(r"[-._]+", "-", WORD.sub("", file_name.upper()))
 
 
 def has_quant(file_name: str, quant: str) -> bool:

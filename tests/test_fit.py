@@ -405,6 +405,13 @@ def test_adapt_says_what_it_passed_over(
         )
 
 
+def test_adapt_takes_what_was_made_of_the_file_before(call: Call, large: Path) -> None:
+    made = call("quantize", str(large), "Q4_K_M", "-q").stdout.strip()
+    ran = call("run", str(large), "hi", "-c", "512", "--budget", "220M", "--adapt", "--json", *RAW)
+    assert (ran.returncode, ran.stderr) == (0, "adapted to --budget: Q4_K_M, which is here\n")
+    assert json.loads(ran.stdout)["path"] == made
+
+
 def test_where_nothing_fits_that_is_said(call: Call, large: Path) -> None:
     ran = call("fit", str(large), "--budget", "10M")
     assert ran.returncode == 7
