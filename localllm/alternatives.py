@@ -213,17 +213,25 @@ def quants_to_make(refused: Refused) -> Iterator[Alternative]:
     made = (
         with_weights(refused, n_bytes, made_argument(path, quant), f"{quant}, made of this file")
         for quant, n_bytes in makeable(refused.file)
+        if not is_made(path, quant)
     )
     yield from islice(chain.from_iterable(made), 1)
 
 
 def made_argument(path: Path, quant: str) -> str:
-    """What runs a quant that is made of a file first: the last line of `quantize` is its path."""
-    return f'"$({quantize_command(path, quant)})"'
+    """What runs a quant of a file, which is made first where that has not been done: the last line
+    of `quantize` is the path."""
+    from localllm.convert import requantize
+
+    if is_made(path, quant):
+        return shlex.quote(str(requantize.beside(path, quant)))
+    return f'"$({shlex.join(["localllm", "quantize", str(path), quant])})"'
 
 
-def quantize_command(path: Path, quant: str) -> str:
-    return shlex.join(["localllm", "quantize", str(path), quant])
+def is_made(path: Path, quant: str) -> bool:
+    from localllm.convert import requantize
+
+    return requantize.beside(path, quant).exists()
 
 
 def makeable(file: ModelFile) -> Iterator[tuple[str, int]]:

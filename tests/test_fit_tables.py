@@ -108,11 +108,15 @@ def test_commands_say_what_differs_from_a_plain_run(path: Path) -> None:
     )
 
 
-def test_a_command_runs_what_was_judged(path: Path) -> None:
-    """Typed into a shell, with a budget of what its cell says."""
+@pytest.mark.parametrize("is_made", [False, True])
+def test_a_command_runs_what_was_judged(path: Path, is_made: bool) -> None:
+    """Typed into a shell, also where the quant has been made before."""
+    folder = Path(sys.executable).parent
+    if is_made:
+        subprocess.run([folder / "localllm", "quantize", path, "Q4_K_M", "-q"], check=True)
     found = judged(path, 1 << 40, EngineOptions())
     cell = next(c for c in found.cells if (c.variant.quant, c.kv) == ("Q4_K_M", PAIRS[-1]))
-    folder = Path(sys.executable).parent
+    assert ("quantize" in cell.command) == (not is_made)
     typed = f"PATH={folder}:$PATH; {cell.command} hi --raw -n 1 --temp 0 --json"
     ran = subprocess.run(["bash", "-c", typed], capture_output=True, text=True, check=True)
     said = json.loads(ran.stdout)
