@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "format/acts.h"
+#include "format/quant.h"
 
 #define TILE_INLINE static inline __attribute__((always_inline))
 
