@@ -3,12 +3,13 @@
     python bench/memory.py accuracy [--quick]
     python bench/memory.py limits [--steps 40]
 
-`accuracy` runs an answer in a process of its own for every shape, context, fill and number of
-threads, and holds what the plan said beforehand against the kernel's counts at the end: VmHWM for
-the peak, RssAnon for what only the process has. `limits` runs two models below ever smaller
-RLIMIT_DATA and RLIMIT_AS: each run must answer or exit with 7, and the verdict should turn where
-runs really begin to succeed, which --allow-oversubscribe shows. Weights are holes, so the files
-cost nothing; their pages become resident as others do. One JSON object is printed.
+`accuracy` runs an answer in a process of its own for every shape, context, pair of KV types and
+number of threads, half of them with a short prompt and so with small steps, and holds what the plan
+said beforehand against the kernel's counts at the end: VmHWM for the peak, RssAnon for what only
+the process has. `limits` runs models below ever smaller RLIMIT_DATA and RLIMIT_AS, one of them with
+KV of Q8_0 too: each run must answer or exit with 7, and the verdict should turn where runs really
+begin to succeed, which --allow-oversubscribe shows. Weights are holes, so the files cost nothing;
+their pages become resident as others do. One JSON object is printed.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -31,28 +33,38 @@ sys.path.append(str(ROOT / "tests"))
 
 from hollow_models import SHAPES, random_text, write_hollow  # noqa: E402
 
+from localllm.kv_types import PAIRS, PLAIN, KvPair  # noqa: E402
+
 MIB = 1 << 20
 PART, ABSOLUTE, ANONYMOUS_UNDER = 0.05, 16 * MIB, 0.03
 REFUSED = 7
 N_ANSWER = 4
 
 CONTEXTS = (256, 1024, 4096)
-FILLS = (0.1, 0.95)  # of the context, by the prompt
-THREADS = (1, 2)
+THREADS = (1, 2, 32)
+FILLS = (0.95, 0.1)  # of the context, by the prompt, in turns
 
 
 @dataclass(frozen=True)
 class Config:
     shape: str
     n_ctx: int
-    fill: float
+    kv: KvPair
     n_threads: int
+    fill: float
 
 
 def configs(quick: bool) -> Iterator[Config]:
-    contexts, fills = (CONTEXTS[:2], FILLS[1:]) if quick else (CONTEXTS, FILLS)
-    for row in itertools.product(SHAPES, contexts, fills, THREADS):
-        yield Config(*row)
+    """Shape by shape; the quick ones are the small contexts with full prompts."""
+    contexts = CONTEXTS[:2] if quick else CONTEXTS
+    rows = itertools.product(SHAPES, contexts, PAIRS, THREADS)
+    for row, fill in zip(rows, itertools.cycle(FILLS), strict=False):
+        if not quick or fill == FILLS[0]:
+            yield Config(*row, fill)
+
+
+def kv_flags(pair: KvPair) -> tuple[str, ...]:
+    return "--cache-type-k", pair.k, "--cache-type-v", pair.v
 
 
 # ---- accuracy ------------------------------------------------------------------------------------
@@ -67,21 +79,24 @@ def run(path: Path, prompt: str, *flags: str, **settings: Any) -> subprocess.Com
         text=True,
         check=False,
         cwd=ROOT,
+        env=os.environ | {"XDG_CACHE_HOME": str(path.parent)},
         **settings,
     )
 
 
-def measure(path: Path, config: Config) -> dict[str, Any]:
+def measure(path: Path, config: Config, seed: int) -> dict[str, Any]:
     """What was predicted for what one answer used, and what it took."""
     n_prompt = int(config.n_ctx * config.fill) - N_ANSWER
-    prompt = random_text(n_prompt, SHAPES[config.shape].n_vocab)
-    ran = run(path, prompt, "-c", str(config.n_ctx), "-t", str(config.n_threads))
+    prompt = random_text(n_prompt, SHAPES[config.shape].n_vocab, seed)
+    flags = ("-c", str(config.n_ctx), "-t", str(config.n_threads), *kv_flags(config.kv))
+    ran = run(path, prompt, *flags)
     if ran.returncode != 0:
         raise SystemExit(f"{config}: {ran.stderr}")
     totals = json.loads(ran.stdout)["memory"]["totals"]
     peak, anonymous = totals["peak"], totals["anonymous"]
     return {
         **vars(config),
+        "kv": config.kv.describe(),
         "peak": peak["measured_bytes"],
         "peak_error": peak["predicted_bytes"] - peak["measured_bytes"],
         "anonymous": anonymous["measured_bytes"],
@@ -99,7 +114,7 @@ def accuracy(folder: Path, quick: bool) -> dict[str, Any]:
     rows = []
     for shape, group in itertools.groupby(configs(quick), key=lambda config: config.shape):
         path = write_hollow(folder / f"{shape}.gguf", SHAPES[shape])
-        rows += [measure(path, config) for config in group]
+        rows += [measure(path, config, seed) for seed, config in enumerate(group)]
     return {
         "n": len(rows),
         "close_share": sum(map(is_close, rows)) / len(rows),
@@ -116,19 +131,32 @@ def accuracy(folder: Path, quick: bool) -> dict[str, Any]:
 # ---- limits --------------------------------------------------------------------------------------
 
 LIMITED = {"data": resource.RLIMIT_DATA, "as": resource.RLIMIT_AS}
-LIMIT_MODELS = {
-    "kv": (replace(SHAPES["kv"], n_ctx=4096), 4096),
-    "vocabulary": (SHAPES["vocabulary"], 1024),
+LONG = replace(SHAPES["kv"], n_ctx=4096)
+LIMITED_RUNS = {
+    "kv": (LONG, 4096, PLAIN),
+    "kv of q8_0": (LONG, 4096, KvPair("q8_0", "q8_0")),
+    "vocabulary": (SHAPES["vocabulary"], 1024, PLAIN),
 }
 
 
-def run_limited(path: Path, n_ctx: int, which: int, n_bytes: int, *flags: str) -> int:
+@dataclass(frozen=True)
+class Limited:
+    """A run below a limit of a kind."""
+
+    path: Path
+    n_ctx: int
+    kv: KvPair
+    which: int
+
+
+def run_limited(one: Limited, n_bytes: int, *flags: str) -> int:
     """The exit code below a limit; what is neither an answer nor a refusal ends the sweep."""
 
     def limit() -> None:
-        resource.setrlimit(which, (n_bytes, n_bytes))
+        resource.setrlimit(one.which, (n_bytes, n_bytes))
 
-    ran = run(path, "x" * (n_ctx - 8), "-c", str(n_ctx), "-t", "2", *flags, preexec_fn=limit)
+    asked = ("-c", str(one.n_ctx), "-t", "2", *kv_flags(one.kv), *flags)
+    ran = run(one.path, "x" * (one.n_ctx - 8), *asked, preexec_fn=limit)
     if ran.returncode == 0:
         assert len(json.loads(ran.stdout)["text"]) == N_ANSWER, "half an answer"
     elif ran.returncode != REFUSED or ran.stdout or "Traceback" in ran.stderr:
@@ -152,17 +180,15 @@ def first_that(holds: Any, low: int, high: int) -> int:
     return high
 
 
-def sweep(path: Path, n_ctx: int, which: int, steps: int) -> dict[str, Any]:
-    begins = first_that(lambda size: starts(which, size), 1 * MIB, 256 * MIB)
-    admitted = first_that(lambda size: run_limited(path, n_ctx, which, size) == 0, begins, 1 << 31)
+def sweep(one: Limited, steps: int) -> dict[str, Any]:
+    begins = first_that(lambda size: starts(one.which, size), 1 * MIB, 256 * MIB)
+    admitted = first_that(lambda size: run_limited(one, size) == 0, begins, 1 << 31)
     succeeds = first_that(
-        lambda size: run_limited(path, n_ctx, which, size, "--allow-oversubscribe") == 0,
-        begins,
-        1 << 31,
+        lambda size: run_limited(one, size, "--allow-oversubscribe") == 0, begins, 1 << 31
     )
     top = int(1.25 * admitted)
     sizes = [begins + (top - begins) * i // (steps - 1) for i in range(steps)]
-    codes = [run_limited(path, n_ctx, which, size) for size in sizes]
+    codes = [run_limited(one, size) for size in sizes]
     return {
         "begins_mib": begins / MIB,
         "admitted_mib": admitted / MIB,
@@ -175,10 +201,10 @@ def sweep(path: Path, n_ctx: int, which: int, steps: int) -> dict[str, Any]:
 
 def limits(folder: Path, steps: int) -> dict[str, Any]:
     found = {}
-    for name, (shape, n_ctx) in LIMIT_MODELS.items():
+    for name, (shape, n_ctx, kv) in LIMITED_RUNS.items():
         path = write_hollow(folder / f"{name}.gguf", shape)
         for limit, which in LIMITED.items():
-            found[f"{name}, {limit}"] = sweep(path, n_ctx, which, steps)
+            found[f"{name}, {limit}"] = sweep(Limited(path, n_ctx, kv, which), steps)
     return found
 
 
@@ -187,7 +213,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("what", choices=("accuracy", "limits"))
-    parser.add_argument("--quick", action="store_true", help="a third of the configurations")
+    parser.add_argument("--quick", action="store_true", help="the small contexts with full prompts")
     parser.add_argument("--steps", type=int, default=40)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

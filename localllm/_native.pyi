@@ -59,8 +59,9 @@ class Model:
         kv_v: str | None = None,
     ) -> dict[str, int]:
         """What an engine would use, in bytes, before anything is allocated: weight_bytes, kv_bytes,
-        scratch_bytes, logits_bytes, tables_bytes, tokenizer_bytes; and n_ctx, n_threads it is
-        for."""
+        of which block_bytes are one block, scratch_bytes, of which scratch_touched_bytes are used
+        at most, logits_bytes, tables_bytes, tokenizer_bytes; importance_bytes, which come with
+        set_importance; and n_ctx, n_threads it is for."""
     def close(self) -> None: ...
 
 @final

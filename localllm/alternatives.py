@@ -2,7 +2,8 @@
 
 A lever is a row: a shorter context, smaller keys and values, another quant of the same model that
 is here, one that the catalog knows, one that this file can be made into, fewer threads. Each is
-judged exactly as the run itself would be, by the engine's plan.
+judged exactly as the run itself would be, by the engine's plan; where no context was asked for,
+with the largest that fits, which is what the command takes when it is typed.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from pathlib import Path
 from localllm import catalog, engines, quants, store
 from localllm.engines.base import EngineOptions, ModelFile
 from localllm.errors import LocalLLMError
+from localllm.kv_types import PAIRS
 from localllm.memory import Limit
-from localllm.need import need_of
+from localllm.need import Need, need_of
 from localllm.sources.split import model_files
 from localllm.usage import Usage
-from localllm.verdict import Verdict, find_largest_context, judge, settle_options
+from localllm.verdict import Verdict, find_largest, settle, settle_options
 
 MOST = 3
-SMALLER_KV = "q8_0"
 # What is left of a limit, and what a process takes, move a little from one command to the next; an
 # alternative fits with this much to spare, so that it still does when it is typed.
 SPARE_SHARE = 0.01
@@ -56,11 +57,30 @@ class Refused:
     def weight_bytes(self) -> int:
         return int(self.file.info["weight_bytes"])
 
-    def command(self, name: str | None = None, *flags: str) -> str:
-        """The command that runs a model, with the context and the threads that were typed."""
-        typed = {"-c": self.ctx, "-t": self.options.n_threads}
-        kept = [(flag, str(n)) for flag, n in typed.items() if n and flag not in flags]
-        return shlex.join(["localllm", "run", name or self.name, *chain(*kept), *flags])
+    def need(self, options: EngineOptions) -> Need:
+        """Of this file with other options."""
+        return need_of(self.file, options, self.before)
+
+    @property
+    def typed(self) -> EngineOptions:
+        """The options as they were typed: without a context where none was."""
+        return replace(self.options, n_ctx=self.ctx)
+
+    def command(self, name: str | None = None, options: EngineOptions | None = None) -> str:
+        """The command that runs a model with these options; None: as they were typed."""
+        return run_command(shlex.quote(name or self.name), options or self.typed)
+
+
+def run_command(argument: str, options: EngineOptions) -> str:
+    """`localllm run` of what a shell reads as `argument`, with every option that is set."""
+    settings = {
+        "-c": options.n_ctx,
+        "-t": options.n_threads,
+        "--cache-type-k": options.kv_k,
+        "--cache-type-v": options.kv_v,
+    }
+    flags = chain(*((flag, str(value)) for flag, value in settings.items() if value))
+    return " ".join(["localllm run", argument, *map(shlex.quote, flags)])
 
 
 Lever = Callable[[Refused], Iterator[Alternative]]
@@ -79,32 +99,43 @@ def with_spare(limit: Limit) -> Limit:
 
 
 def shorter_context(refused: Refused) -> Iterator[Alternative]:
-    largest = find_largest_context(refused.file, refused.options, refused.limits, refused.before)
+    largest = find_largest(refused.need, refused.options, refused.limits)
     if largest:
         change = f"a context of {largest} instead of {refused.options.n_ctx}"
-        shorter = replace(refused.options, n_ctx=largest)
-        yield from fitting(refused, change, ("-c", str(largest)), shorter)
+        yield from fitting(refused, change, replace(refused.options, n_ctx=largest))
 
 
 def smaller_kv(refused: Refused) -> Iterator[Alternative]:
-    quantized = replace(refused.options, kv_k=SMALLER_KV, kv_v=SMALLER_KV)
-    flags = ("--cache-type-k", SMALLER_KV, "--cache-type-v", SMALLER_KV)
-    yield from fitting(refused, f"keys and values stored as {SMALLER_KV}", flags, quantized)
+    """The finest pair of types that fits; one that is no smaller than what was asked does not."""
+    fits = (
+        offer
+        for pair in PAIRS
+        for offer in fitting(
+            refused,
+            f"keys and values stored as {pair.describe()}",
+            replace(refused.typed, kv_k=pair.k, kv_v=pair.v),
+        )
+    )
+    yield from islice(fits, 1)
 
 
 def fewer_threads(refused: Refused) -> Iterator[Alternative]:
-    alone = replace(refused.options, n_threads=1)
-    yield from fitting(refused, "one thread, which is slower", ("-t", "1"), alone)
+    yield from fitting(refused, "one thread, which is slower", replace(refused.typed, n_threads=1))
 
 
-def fitting(
-    refused: Refused, change: str, flags: tuple[str, ...], options: EngineOptions
-) -> Iterator[Alternative]:
+def fitting(refused: Refused, change: str, asked: EngineOptions) -> Iterator[Alternative]:
     """The same file with other options, if that fits."""
-    verdict = judge(need_of(refused.file, options, refused.before), refused.limits)
+    options, verdict = settle_options(refused.file, asked, refused.limits, refused.before)
     if verdict.fits:
-        command = refused.command(None, *flags)
-        yield Alternative(command, change, options, verdict, refused.file.path)
+        told = change + tell_context(refused, asked, options)
+        command = refused.command(None, asked)
+        yield Alternative(command, told, options, verdict, refused.file.path)
+
+
+def tell_context(refused: Refused, asked: EngineOptions, settled: EngineOptions) -> str:
+    """What a change says of a context that nobody typed and that is not the model's own."""
+    is_own = settled.n_ctx == refused.file.info["n_ctx_train"]
+    return "" if asked.n_ctx or is_own else f", with a context of {settled.n_ctx}"
 
 
 def smaller_quants_here(refused: Refused) -> Iterator[Alternative]:
@@ -122,14 +153,14 @@ def smaller_quants_here(refused: Refused) -> Iterator[Alternative]:
         try:
             if file.info["weight_bytes"] >= refused.weight_bytes:
                 continue
-            wanted = replace(refused.options, n_ctx=refused.ctx)
-            options, verdict = settle_options(file, wanted, refused.limits, refused.before)
+            options, verdict = settle_options(file, refused.typed, refused.limits, refused.before)
         finally:
             file.close()
         if verdict.fits:
             quant = quants.find_quant(path.name)
             command = refused.command(names.get(path, str(path)))
-            change = f"{quant}, which is here" if quant else f"{path.name}, which is here"
+            change = f"{quant or path.name}, which is here"
+            change += tell_context(refused, refused.typed, options)
             yield Alternative(command, change, options, verdict, path)
 
 
@@ -153,38 +184,54 @@ def smaller_quants_known(refused: Refused) -> Iterator[Alternative]:
         if not is_same_model(entry.file, refused.file.path.name):
             continue
         change = f"{quants.find_quant(entry.file)}, which the catalog knows"
-        yield from with_weights(refused, n_bytes, refused.command(entry.name), change)
+        yield from with_weights(refused, n_bytes, shlex.quote(entry.name), change)
 
 
 def with_weights(
-    refused: Refused, n_bytes: int, command: str, change: str
+    refused: Refused, n_bytes: int, argument: str, change: str
 ) -> Iterator[Alternative]:
-    """The same model with weights of so many bytes, which are not here, if that fits."""
-    need = need_of(refused.file, refused.options, refused.before).with_weights(n_bytes)
-    verdict = judge(need, refused.limits)
+    """The same model with weights of so many bytes, which are not here, if that fits.
+
+    argument: what `localllm run` takes for it, as a shell reads it.
+    """
+
+    def needs(options: EngineOptions) -> Need:
+        return refused.need(options).with_weights(n_bytes)
+
+    own_ctx = int(refused.file.info["n_ctx_train"])
+    options, verdict = settle(needs, own_ctx, refused.typed, refused.limits)
     if verdict.fits:
-        yield Alternative(command, change, refused.options, verdict, None)
+        told = change + tell_context(refused, refused.typed, options)
+        yield Alternative(run_command(argument, refused.typed), told, options, verdict, None)
 
 
 def quants_to_make(refused: Refused) -> Iterator[Alternative]:
     """The best quant that this file can be written with and that then fits."""
-    if not all(part.is_file() for part in model_files(refused.file.path)):
+    path = refused.file.path
+    if not all(part.is_file() for part in model_files(path)):
         return
-    asked = f" -c {refused.ctx}" if refused.ctx else ""
     made = (
-        with_weights(
-            refused,
-            n_bytes,
-            f'localllm run "$({quantize_command(refused.file.path, quant)})"{asked}',
-            f"{quant}, made of this file",
-        )
+        with_weights(refused, n_bytes, made_argument(path, quant), f"{quant}, made of this file")
         for quant, n_bytes in makeable(refused.file)
+        if not is_made(path, quant)
     )
     yield from islice(chain.from_iterable(made), 1)
 
 
-def quantize_command(path: Path, quant: str) -> str:
-    return shlex.join(["localllm", "quantize", str(path), quant])
+def made_argument(path: Path, quant: str) -> str:
+    """What runs a quant of a file, which is made first where that has not been done: the last line
+    of `quantize` is the path."""
+    from localllm.convert import requantize
+
+    if is_made(path, quant):
+        return shlex.quote(str(requantize.beside(path, quant)))
+    return f'"$({shlex.join(["localllm", "quantize", str(path), quant])})"'
+
+
+def is_made(path: Path, quant: str) -> bool:
+    from localllm.convert import requantize
+
+    return requantize.beside(path, quant).exists()
 
 
 def makeable(file: ModelFile) -> Iterator[tuple[str, int]]:

@@ -8,6 +8,8 @@ by the quants the converter would choose.
 from __future__ import annotations
 
 import contextlib
+import itertools
+import shlex
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,27 +18,40 @@ from pathlib import Path
 from localllm import alternatives, budget, catalog, engines, quants, store
 from localllm.engines.base import EngineOptions, ModelFile
 from localllm.errors import LocalLLMError, ModelNotFoundError, NetworkError
+from localllm.kv_types import KEYS_LIKE, PAIRS, PLAIN, VALUES_LIKE, KvPair, pair_of
 from localllm.memory import Limit
 from localllm.need import Need, need_of
 from localllm.sources import Local, Progress, Remote, parse_name
 from localllm.sources.hub import Hub
 from localllm.usage import Usage
-from localllm.verdict import Verdict, judge, settle_options
+from localllm.verdict import Fit, Verdict, judge, settle_options
 
 COLUMNS = (2048, 8192, 32768, 131072)
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One quant of a model: its weights, and how one gets it (None: it is the one judged)."""
+    """One quant of a model, and its weights.
+
+    argument: what `localllm run` takes for it, as a shell reads it. made_of: the quant of the file
+    it would be made of. is_own: its weights are those of the file judged.
+    """
 
     quant: str
     weight_bytes: int
-    command: str | None = None
+    argument: str
+    made_of: str | None = None
+    is_own: bool = False
+
+    @property
+    def rank(self) -> int:
+        """As quants.rank_near; what has been lost before it was made is not found again."""
+        rank = quants.rank_near(self.quant)
+        return rank if self.made_of is None else max(rank, quants.rank_near(self.made_of) + 1)
 
     def resize(self, need: Need) -> Need:
         """What a run takes with these weights in place of those of the file judged."""
-        return need if self.command is None else need.with_weights(self.weight_bytes)
+        return need if self.is_own else need.with_weights(self.weight_bytes)
 
 
 @dataclass(frozen=True)
@@ -52,31 +67,45 @@ class Subject:
     @property
     def variants(self) -> list[Variant]:
         """Every quant there is of it, the largest first."""
-        own = Variant(self.quant, int(self.file.info["weight_bytes"]))
+        weight_bytes = int(self.file.info["weight_bytes"])
+        own = Variant(self.quant, weight_bytes, shlex.quote(self.name), is_own=True)
         return sorted([own, *self.others], key=lambda variant: -variant.weight_bytes)
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A quant with a context."""
+    """A quant with a context and the types of its keys and values, and the command that runs it."""
 
     variant: Variant
+    kv: KvPair
     verdict: Verdict
+    command: str
+
+    @property
+    def n_ctx(self) -> int:
+        return self.verdict.need.n_ctx
 
 
 @dataclass(frozen=True)
 class Report:
+    """kv: the types of keys and values that were asked for. cells: every quant with every context
+    and pair of types. shown: of every quant with every context, the pair to take. best: of every
+    context, the cell that loses least of those that fit; a context may have none."""
+
     subject: Subject
+    kv: KvPair
     verdict: Verdict
     limits: list[Limit]
-    cells: list[Cell]
     alternatives: list[alternatives.Alternative]
+    cells: list[Cell]
+    shown: list[Cell]
+    best: dict[int, Cell]
 
 
 def report(
     subject: Subject, options: EngineOptions, limits: list[Limit], before: Usage | None
 ) -> Report:
-    """The verdict on the options, and on every quant with every context."""
+    """The verdict on the options, and on every quant with every context and pair of KV types."""
     file = subject.file
     settled, verdict = settle_options(file, options, limits, before)
     offers: list[alternatives.Alternative] = []
@@ -84,28 +113,60 @@ def report(
         refused = alternatives.Refused(subject.name, file, settled, options.n_ctx, limits, before)
         levers = alternatives.LEVERS if subject.path else remote_levers(subject)
         offers = alternatives.find(refused, levers)
-    columns = contexts(int(file.info["n_ctx_train"]), settled.n_ctx)
-    needs = [need_of(file, replace(settled, n_ctx=n_ctx), before) for n_ctx in columns]
-    cells = [
-        Cell(variant, judge(variant.resize(need), limits))
-        for variant in subject.variants
-        for need in needs
+    cells = list(judge_all(subject, settled, limits, before))
+    groups = itertools.groupby(cells, key=lambda cell: (cell.variant, cell.n_ctx))
+    shown = [min(group, key=lambda cell: list(Fit).index(cell.verdict.fit)) for _, group in groups]
+    asked = pair_of(options.kv_k, options.kv_v)
+    return Report(subject, asked, verdict, limits, offers, cells, shown, find_best(shown))
+
+
+def judge_all(
+    subject: Subject, options: EngineOptions, limits: list[Limit], before: Usage | None
+) -> Iterator[Cell]:
+    """Quant by quant, context by context, the pair that was asked for before the others."""
+    asked = pair_of(options.kv_k, options.kv_v)
+    runs = [
+        (pair, replace(options, n_ctx=n_ctx, kv_k=pair.k, kv_v=pair.v))
+        for n_ctx in contexts(int(subject.file.info["n_ctx_train"]), options.n_ctx)
+        for pair in dict.fromkeys([asked, *PAIRS])
     ]
-    return Report(subject, verdict, limits, cells, offers)
+    needs = [(pair, run, need_of(subject.file, run, before)) for pair, run in runs]
+    for variant in subject.variants:
+        for pair, run, need in needs:
+            is_default = asked == pair == PLAIN
+            typed = replace(run, kv_k=None, kv_v=None) if is_default else run
+            command = alternatives.run_command(variant.argument, typed)
+            yield Cell(variant, pair, judge(variant.resize(need), limits), command)
+
+
+def find_best(cells: Sequence[Cell]) -> dict[int, Cell]:
+    """By context, what loses least of what fits."""
+    best: dict[int, Cell] = {}
+    for cell in cells:
+        known = best.get(cell.n_ctx)
+        if cell.verdict.fits and (known is None or loss(cell) < loss(known)):
+            best[cell.n_ctx] = cell
+    return best
+
+
+def loss(cell: Cell) -> tuple[int, ...]:
+    """Sorts what loses least first: a run is as good as the coarsest of its parts."""
+    likes = (KEYS_LIKE[cell.kv.k], VALUES_LIKE[cell.kv.v])
+    ranks = (cell.variant.rank, *map(quants.rank_near, likes))
+    return max(ranks), *ranks
 
 
 def remote_levers(subject: Subject) -> tuple[alternatives.Lever, ...]:
-    """What may be changed where the model is not here: the context, or the published quant."""
+    """What may be changed where the model is not here: the context, its KV, the published quant."""
 
     def published(refused: alternatives.Refused) -> Iterator[alternatives.Alternative]:
         for variant in sorted(subject.others, key=lambda one: quants.rank(one.quant)):
-            if variant.command and variant.weight_bytes < refused.weight_bytes:
-                asked = f" -c {refused.ctx}" if refused.ctx else ""
+            if variant.weight_bytes < refused.weight_bytes:
                 yield from alternatives.with_weights(
-                    refused, variant.weight_bytes, variant.command + asked, variant.quant
+                    refused, variant.weight_bytes, variant.argument, variant.quant
                 )
 
-    return (alternatives.shorter_context, published)
+    return (alternatives.shorter_context, alternatives.smaller_kv, published)
 
 
 def contexts(own: int, asked: int) -> list[int]:
@@ -127,7 +188,7 @@ def find(name: str, *, offline: bool, progress: Progress) -> Iterator[Subject]:
         file = engines.open_model(path)
         try:
             quant = quants.find_quant(path.name) or main_quant(file)
-            yield Subject(name, quant, file, path, list(makeable(file, path)))
+            yield Subject(name, quant, file, path, list(makeable(file, path, quant)))
         finally:
             file.close()
         return
@@ -169,9 +230,10 @@ def main_quant(file: ModelFile) -> str:
     return max(n_bytes, key=n_bytes.__getitem__)
 
 
-def makeable(file: ModelFile, path: Path) -> Iterator[Variant]:
+def makeable(file: ModelFile, path: Path, own: str) -> Iterator[Variant]:
+    """What a file on this machine could be made into; its own quant is `own`."""
     for quant, n_bytes in alternatives.makeable(file):
-        yield Variant(quant, n_bytes, alternatives.quantize_command(path, quant))
+        yield Variant(quant, n_bytes, alternatives.made_argument(path, quant), made_of=own)
 
 
 def read_offers(hub: Hub, work: Path, progress: Progress) -> Subject:
@@ -206,7 +268,7 @@ def is_known(offer: Remote) -> bool:
 
 def sized(hub: Hub, offer: Remote) -> Variant:
     quant = budget.quant_of(offer)
-    return Variant(quant, offer.n_bytes or 0, f"localllm run {Hub(hub.repo, quant).name}")
+    return Variant(quant, offer.n_bytes or 0, shlex.quote(Hub(hub.repo, quant).name))
 
 
 def read_checkpoint(hub: Hub, work: Path, progress: Progress) -> Subject:
@@ -215,7 +277,7 @@ def read_checkpoint(hub: Hub, work: Path, progress: Progress) -> Subject:
     path = budget.sketch(hub, quant, work, progress)
     file = engines.open_model(path)
     others = [
-        Variant(other, n_bytes, f"localllm run {Hub(hub.repo, other).name}")
+        Variant(other, n_bytes, shlex.quote(Hub(hub.repo, other).name))
         for other, n_bytes in alternatives.all_quants(file)
         if other != quant
     ]

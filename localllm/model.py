@@ -60,7 +60,8 @@ def load(
     threads: None: the usable cores. budget: bytes of memory the process may use.
     kernels: "scalar", "avx2", "avx512" …; None: $LOCALLLM_KERNELS, else the best.
     kv_k, kv_v: what keys and values are stored as, "f16", "q8_0" or "q4_0"; None: "f16".
-    adapt: where it does not fit, take what loses least of what does; `Model.adapted` says what.
+    adapt: where it does not fit, take what loses least of what does and is here; `Model.adapted`
+    says what that is.
     allow_oversubscribe: open it although it does not fit.
     prefixes: keep what is computed of long prompts on the disk, and take from there what is known.
     Raises: ModelNotFoundError, NetworkError, IntegrityError, DoesNotFitError, UsageError.
@@ -125,7 +126,8 @@ def open_path(
         raise
     here = next((offer for offer in offers if offer.path is not None), None)
     if adapt and here is not None and here.path is not None:
-        return open_adapted(file, here, here.path, before)
+        skipped = offers[: offers.index(here)]
+        return open_adapted(file, here, here.path, before, tell_adapted(here, skipped))
     file.close()
     raise DoesNotFitError(verdict.describe(), hint_of(offers))
 
@@ -149,8 +151,15 @@ def check_options(
     )
 
 
+def tell_adapted(taken: Alternative, skipped: Sequence[Alternative]) -> str:
+    """What was changed, and what would have lost less but is not on this machine."""
+    if not skipped:
+        return taken.change
+    return f"{taken.change}; not on this machine: {'; '.join(one.change for one in skipped)}"
+
+
 def open_adapted(
-    file: ModelFile, offer: Alternative, path: Path, before: usage.Usage | None
+    file: ModelFile, offer: Alternative, path: Path, before: usage.Usage | None, adapted: str
 ) -> Model:
     """The model of an offer, in place of the file that does not fit."""
     try:
@@ -161,7 +170,7 @@ def open_adapted(
     except BaseException:
         file.close()
         raise
-    return Model(file, engine, offer.options, offer.verdict, before, adapted=offer.change)
+    return Model(file, engine, offer.options, offer.verdict, before, adapted=adapted)
 
 
 def hint_of(offers: Sequence[Alternative]) -> str:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 from localllm import usage
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from localllm.engines.base import EngineOptions, ModelFile
     from localllm.usage import Usage
 
@@ -23,7 +25,7 @@ MIB = 1 << 20
 # What a run adds to its process behind the moment it opens its model: the template's modules, the
 # text, the objects that hold the answer. Measured with CPython 3.11.
 GROWTH_ANONYMOUS_BYTES = 4 * MIB
-GROWTH_FILE_BYTES = 4 * MIB
+GROWTH_FILE_BYTES = 5 * MIB
 GROWTH_RESERVED_BYTES = 9 * MIB // 2
 TOKEN_BYTES = 64  # of every token in the context: its number, and its place in two lists
 STACK_TOUCHED_BYTES = 16 * 1024  # of a thread that computes
@@ -71,6 +73,10 @@ class Need:
         """Anonymous address space that the process does not have yet."""
         return sum(max(0, c.reserved_bytes - c.here_bytes) for c in self.select(Kind.anonymous))
 
+    def with_parts(self, parts: Iterable[Component]) -> Need:
+        """The same run with something beside the engine."""
+        return replace(self, components=(*self.components, *parts))
+
     def with_weights(self, n_bytes: int) -> Need:
         """The same run with other quants, whose weights have so many bytes."""
         parts = (
@@ -113,7 +119,9 @@ def need_of(
             Component("weights", mapped, plan.weight_bytes, touched_weights(info, used.n_ctx)),
             Component("metadata", mapped, header_bytes, header_bytes, header_bytes),
             Component("kv cache", anonymous, plan.kv_bytes, filled.kv_bytes),
-            Component("scratch", anonymous, plan.scratch_bytes, used.scratch_bytes),
+            # One block at a time is on its way to the kept prefixes, or from there.
+            Component("kv copy", anonymous, plan.block_bytes, plan.block_bytes),
+            Component("scratch", anonymous, plan.scratch_bytes, used.scratch_touched_bytes),
             Component("logits", anonymous, plan.logits_bytes, plan.logits_bytes),
             Component("tables", anonymous, plan.tables_bytes, used.tables_bytes),
             whole("tokenizer", anonymous, plan.tokenizer_bytes),

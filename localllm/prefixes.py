@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import heapq
 import json
 import os
 import shutil
@@ -24,7 +25,7 @@ import struct
 import time
 import zlib
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,6 +42,7 @@ ARITHMETIC, BLOCK_TOKENS = kv_format()
 
 LEAST_TOKENS = 256  # shorter prefixes are computed as fast as they are found
 MOST_BYTES = 2 << 30
+OLDEST = 64  # files that are looked up at once to be removed
 FREE_SHARE = 10  # all of it is at most this part of the free disk
 
 SUFFIX = ".kv"
@@ -140,15 +142,30 @@ class Kept:
     used_at: int  # nanoseconds since the epoch
 
 
+def walk(folder: Path) -> Iterator[Kept]:
+    """All blocks, and what dead processes left of some, one at a time: there may be thousands."""
+    with contextlib.suppress(OSError), os.scandir(folder) as models:
+        for model in models:
+            with contextlib.suppress(OSError), os.scandir(model) as files:
+                for file in files:
+                    if file.name.endswith(SUFFIX) or file.name.startswith("."):
+                        with contextlib.suppress(OSError):
+                            status = file.stat(follow_symlinks=False)
+                            yield Kept(Path(file), status.st_size, status.st_mtime_ns)
+
+
+def age(kept: Kept) -> tuple[int, Path]:
+    """Sorts the least recently used first."""
+    return kept.used_at, kept.path
+
+
 def kept_files(folder: Path) -> list[Kept]:
-    """All blocks, and what dead processes left of some; the least recently used first."""
-    found = []
-    for path in folder.glob("*/*"):
-        with contextlib.suppress(OSError):
-            status = path.lstat()
-            if path.suffix == SUFFIX or path.name.startswith("."):
-                found.append(Kept(path, status.st_size, status.st_mtime_ns))
-    return sorted(found, key=lambda kept: (kept.used_at, kept.path))
+    """All of them, the least recently used first."""
+    return sorted(walk(folder), key=age)
+
+
+def held_bytes(folder: Path) -> int:
+    return sum(kept.n_bytes for kept in walk(folder))
 
 
 def model_of(folder: Path) -> str:
@@ -173,14 +190,15 @@ def clear(folder: Path) -> int:
 
 def make_room(folder: Path, most_bytes: int) -> None:
     """Removes what was not used for longest until all is at most that much."""
-    files = kept_files(folder)
-    total = sum(kept.n_bytes for kept in files)
-    for kept in files:
-        if total <= most_bytes:
-            return
-        with contextlib.suppress(OSError):
-            kept.path.unlink()
-            total -= kept.n_bytes
+    total, removed = held_bytes(folder), 1
+    while total > most_bytes and removed:
+        removed = 0
+        for kept in heapq.nsmallest(OLDEST, walk(folder), key=age):
+            if total <= most_bytes:
+                return
+            with contextlib.suppress(OSError):
+                kept.path.unlink()
+                total, removed = total - kept.n_bytes, removed + 1
 
 
 # ---- one model's prefixes ------------------------------------------------------------------------
@@ -316,7 +334,7 @@ class Prefixes:
 
     def most_bytes(self) -> int:
         """What the cache may take: of the disk as it would be without it."""
-        held = sum(kept.n_bytes for kept in kept_files(self.folder))
+        held = held_bytes(self.folder)
         free = shutil.disk_usage(self.folder).free
         return min(MOST_BYTES, (free + held) // FREE_SHARE)
 

@@ -88,8 +88,9 @@ def find_quant(file_name: str) -> str | None:
 
 
 def without_quant(file_name: str) -> str:
-    """The name in capitals without its quants: what files of one model have in common."""
-    return WORD.sub("", file_name.upper())
+    """The name in capitals without its quants: what files of one model have in common, also
+    m-Q8_0.gguf and m-F16-Q4_K_M.gguf."""
+    return re.sub(r"[-._]+", "-", WORD.sub("", file_name.upper()))
 
 
 def has_quant(file_name: str, quant: str) -> bool:
@@ -101,3 +102,10 @@ def has_quant(file_name: str, quant: str) -> bool:
 def rank(quant: str) -> tuple[int, bool]:
     """Sorts the best first, and of one quant the plain file before another recipe's."""
     return RANKS[quant.removeprefix(RECIPE)], quant.startswith(RECIPE)
+
+
+def rank_near(name: str) -> int:
+    """The rank of a quant, also of one that no file is named after: Q4_K is like its mixes."""
+    plain = name.removeprefix(RECIPE)
+    near = (rank for known, rank in RANKS.items() if known.startswith(plain))
+    return RANKS[plain] if plain in RANKS else next(near, len(QUANTS))

@@ -16,9 +16,14 @@ from localllm.need import Need, need_of
 from localllm.units import format_bytes
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from localllm.engines.base import EngineOptions, ModelFile
     from localllm.memory import Limit
+    from localllm.need import Component
     from localllm.usage import Usage
+
+    Needs = Callable[[EngineOptions], Need]  # of one model, with any options
 
 MINIMUM_CONTEXT = 256
 CONTEXT_STEP = 64
@@ -77,16 +82,25 @@ def judge(need: Need, limits: list[Limit]) -> Verdict:
 
 
 def choose_options(
-    file: ModelFile, options: EngineOptions, limits: list[Limit], before: Usage | None = None
+    file: ModelFile,
+    options: EngineOptions,
+    limits: list[Limit],
+    before: Usage | None = None,
+    beside: Sequence[Component] = (),
 ) -> tuple[EngineOptions, Verdict]:
     """Options whose need fits. A context of 0 becomes the model's own, or the largest that fits.
 
+    beside: what the run takes beside its engine.
     Raises: DoesNotFitError, with both numbers and the context that would fit.
     """
-    asked, verdict = settle_options(file, options, limits, before)
+
+    def needs(one: EngineOptions) -> Need:
+        return need_of(file, one, before).with_parts(beside)
+
+    asked, verdict = settle(needs, int(file.info["n_ctx_train"]), options, limits)
     if verdict.runs:
         return asked, verdict
-    largest = find_largest_context(file, asked, limits, before)
+    largest = find_largest(needs, asked, limits)
     hint = "a smaller model, or a smaller quant of this one"
     raise DoesNotFitError(
         verdict.describe(), f"-c {largest}, the largest context that fits" if largest else hint
@@ -98,32 +112,35 @@ def settle_options(
 ) -> tuple[EngineOptions, Verdict]:
     """The options with a context, and the verdict on them, whatever it is."""
     own_ctx = int(file.info["n_ctx_train"])
+    return settle(lambda one: need_of(file, one, before), own_ctx, options, limits)
+
+
+def settle(
+    needs: Needs, own_ctx: int, options: EngineOptions, limits: list[Limit]
+) -> tuple[EngineOptions, Verdict]:
+    """The same for a model of which only the needs are known."""
     asked = replace(options, n_ctx=options.n_ctx or own_ctx)
-    verdict = judge(need_of(file, asked, before), limits)
+    verdict = judge(needs(asked), limits)
     if verdict.fits or options.n_ctx:
         return asked, verdict
     paging = replace(asked, n_ctx=min(own_ctx, PAGING_CONTEXT) + 1)
     for most, worst in ((asked, Fit.fits), (paging, Fit.pages)):
-        largest = find_largest_context(file, most, limits, before, worst)
+        largest = find_largest(needs, most, limits, worst)
         if largest:
             bounded = replace(asked, n_ctx=largest)
-            return bounded, judge(need_of(file, bounded, before), limits)
+            return bounded, judge(needs(bounded), limits)
     return asked, verdict
 
 
-def find_largest_context(
-    file: ModelFile,
-    options: EngineOptions,
-    limits: list[Limit],
-    before: Usage | None = None,
-    worst: Fit = Fit.fits,
+def find_largest(
+    needs: Needs, options: EngineOptions, limits: list[Limit], worst: Fit = Fit.fits
 ) -> int:
     """The largest context below the one asked whose verdict is no worse, 0 where there is none."""
     accepted = list(Fit)[: list(Fit).index(worst) + 1]
     low, high = 0, (options.n_ctx - 1) // CONTEXT_STEP
     while low < high:
         middle = (low + high + 1) // 2
-        need = need_of(file, replace(options, n_ctx=middle * CONTEXT_STEP), before)
+        need = needs(replace(options, n_ctx=middle * CONTEXT_STEP))
         if judge(need, limits).fit in accepted:
             low = middle
         else:

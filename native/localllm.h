@@ -163,13 +163,16 @@ typedef struct ll_engine_options {
 
 /* What an engine will use, before anything is allocated. The allocator reads the same numbers. */
 typedef struct ll_memory {
-    uint64_t weight_bytes;  /* file-backed, shared, evictable */
-    uint64_t kv_bytes;      /* reserved; touched only as positions are used */
-    uint64_t scratch_bytes; /* activations and per-thread panels */
+    uint64_t weight_bytes; /* file-backed, shared, evictable */
+    uint64_t kv_bytes;     /* reserved; touched only as positions are used */
+    uint64_t block_bytes;  /* of kv_bytes: one block of all layers, see ll_session_get_block */
+    uint64_t scratch_touched_bytes; /* of scratch_bytes, at most, by steps of n_batch rows */
+    uint64_t scratch_bytes;         /* activations and per-thread panels */
     uint64_t logits_bytes;
-    uint64_t tables_bytes;    /* plan, block tables, the sampler's scratch */
-    uint64_t tokenizer_bytes; /* there since the model was opened */
-    uint32_t n_ctx;           /* the context these numbers are for */
+    uint64_t tables_bytes;     /* plan, block tables, the sampler's scratch */
+    uint64_t tokenizer_bytes;  /* there since the model was opened */
+    uint64_t importance_bytes; /* beside the others, once importance is asked for */
+    uint32_t n_ctx;            /* the context these numbers are for */
     uint32_t n_threads;
 } ll_memory;
 

@@ -37,6 +37,38 @@ static void expect_equal(const kernels *k, const char *what, const void *expecte
     n_failed++;
 }
 
+/* Fills scratch; what a kernel leaves of the filling behind the bytes that it says to touch. */
+static void fill_scratch(void) { memset(scratch, 0xa5, sizeof scratch); }
+
+static void expect_untouched(const kernels *k, const char *what, size_t n_bytes) {
+    const size_t n_left = n_bytes < sizeof scratch ? sizeof scratch - n_bytes : 0;
+    const uint8_t *rest = scratch + sizeof scratch - n_left;
+    if (n_bytes <= sizeof scratch &&
+        (n_left == 0 || (rest[0] == 0xa5 && !memcmp(rest, rest + 1, n_left - 1)))) {
+        n_passed++;
+        return;
+    }
+    printf("%s: %s, more of scratch is touched than %zu bytes\n", k->name, what, n_bytes);
+    n_failed++;
+}
+
+/* Fewer rows and columns touch no more of it, or "up to" would not hold. */
+static void expect_monotone(const kernels *k, quant q, size_t n, size_t n_rows, size_t n_cols) {
+    const size_t most = k->matmul_scratch(q, n, n_rows, n_cols);
+    bool holds = most <= sizeof scratch;
+    for (size_t r = 1; r <= n_rows; r++) {
+        if (n_rows % 8 == 0 && r % 8 != 0) continue;
+        for (size_t c = 1; c <= n_cols; c = c * 5 / 4 + 1) {
+            if (k->matmul_scratch(q, n, r, c) > most) holds = false;
+        }
+    }
+    if (holds) n_passed++;
+    if (holds) return;
+    printf("%s: scratch of %s, rows of %zu, is not monotone below %zu rows and %zu columns\n",
+           k->name, quant_table[q].name, n, n_rows, n_cols);
+    n_failed++;
+}
+
 /* ---- matmul -------------------------------------------------------------------------------- */
 
 static const char *const data_names[DATA_KINDS] = {"plain", "ends", "tiny"};
@@ -84,6 +116,7 @@ static void check_shape(const kernels *k, quant q, data_kind kind, shape s) {
     for (size_t i = 0; i < n_values; i++) expected[i] = got[i] = guard;
     kernels_scalar.matmul[q](rows, row_bytes, s.n_rows, &a, s.col0, s.n_cols, expected, y_stride,
                              scratch);
+    fill_scratch();
     k->matmul[q](rows, row_bytes, s.n_rows, &a, s.col0, s.n_cols, got, y_stride, scratch);
     char what[96];
     snprintf(what, sizeof what, "%s, %s, %zu rows of %zu, %zu columns from %zu", traits->name,
@@ -92,6 +125,8 @@ static void check_shape(const kernels *k, quant q, data_kind kind, shape s) {
         if (!isfinite(expected[i])) fail_with(what); /* the promise covers finite values */
     }
     expect_equal(k, what, expected, got, n_values * sizeof *got);
+    expect_untouched(k, what, k->matmul_scratch(q, n, s.n_rows, s.n_cols));
+    expect_monotone(k, q, n, s.n_rows, s.n_cols);
     release_rows(rows, s.n_rows * row_bytes);
     free(a.q);
     free(expected);
@@ -252,7 +287,9 @@ static void attend(const kernels *k, const attend_chunk *chunk, const float *q, 
     const float scale = 1 / sqrtf((float)chunk->head_dim);
     memset(to, 0, sizeof *to);
     for (size_t r = 0; r < n_rows; r++) states[r] = (attend_state){0, 0, to->o[r]};
+    fill_scratch();
     k->attend(chunk, q, Q_STRIDE, n_rows, scale, first, last, states, scratch);
+    expect_untouched(k, "attention", k->attend_scratch(chunk->head_dim, n_rows));
     for (size_t r = 0; r < n_rows; r++) {
         to->m[r] = states[r].m;
         to->l[r] = states[r].l;

@@ -19,6 +19,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import pytest
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -108,6 +110,15 @@ class Server:
             "cardData": {"license": licence},
         }
         self.pages[f"/api/models/{repo}"] = Page(json.dumps(listing).encode())
+
+    def become_hub(self, patch: pytest.MonkeyPatch) -> None:
+        """Has huggingface-hub take this server for the Hub."""
+        from huggingface_hub import constants
+
+        pattern = constants.HUGGINGFACE_CO_URL_TEMPLATE.removeprefix(constants.ENDPOINT)
+        patch.setattr(constants, "ENDPOINT", self.url)
+        patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", self.url + pattern)
+        patch.setattr(constants, "HF_HUB_OFFLINE", False)
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         path = urlsplit(request.path).path

@@ -9,7 +9,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,11 @@ from hollow_models import HUGE, Hollow, write_hollow
 from localllm import alternatives, catalog, disk, engines, fitting, model, paging, usage
 from localllm.cli import app
 from localllm.engines.base import EngineOptions
+from localllm.errors import DoesNotFitError
 from localllm.memory import Counts, Limit
-from localllm.need import need_of
 from localllm.sources import Silent
 from localllm.units import format_bytes
-from localllm.verdict import Fit, judge
+from localllm.verdict import Fit, judge, settle_options
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -72,8 +71,8 @@ def test_json_says_every_part_and_the_parts_make_the_whole(call: Call, large: Pa
     said = json.loads(ran.stdout)
     parts = {part["name"]: part for part in said["components"]}
     assert list(parts) == [
-        "weights", "metadata", "kv cache", "scratch", "logits", "tables", "tokenizer", "stacks",
-        "interpreter", "libraries",
+        "weights", "metadata", "kv cache", "kv copy", "scratch", "logits", "tables", "tokenizer",
+        "stacks", "interpreter", "libraries",
     ]  # fmt: skip
     files = {name for name, part in parts.items() if part["kind"] == "file"}
     assert files == {"weights", "metadata", "libraries"}
@@ -87,21 +86,6 @@ def test_json_says_every_part_and_the_parts_make_the_whole(call: Call, large: Pa
     assert (said["model"], said["path"], said["quant"]) == (str(large), str(large), "F16")
     assert said["limit"]["need_bytes"] <= said["limit"]["left_bytes"]
     file.close()
-
-
-def test_the_table_holds_every_quant_with_every_context(call: Call, large: Path) -> None:
-    said = json.loads(call("fit", str(large), "--json", "-c", "1000").stdout)
-    cells = {(cell["quant"], cell["n_ctx"]): cell for cell in said["table"]}
-    assert sorted({n_ctx for _, n_ctx in cells}) == [1000, 2048, 8192, 16384]
-    quants = list(dict.fromkeys(quant for quant, _ in cells))
-    assert quants[0] == "F16" and {"Q8_0", "Q4_K_M", "Q2_K"} < set(quants)
-    assert cells["F16", 1000]["touched_bytes"] == said["touched_bytes"]
-    sizes = [cells[quant, 2048]["weight_bytes"] for quant in quants]
-    assert sizes == sorted(sizes, reverse=True)
-    for quant in quants[1:]:
-        assert cells[quant, 1000]["command"] == f"localllm quantize {large} {quant}"
-    more = cells["F16", 8192]["touched_bytes"] - cells["F16", 2048]["touched_bytes"]
-    assert 0 <= more - 6144 * KV_PER_TOKEN < 8 * MIB
 
 
 def test_the_size_of_a_quant_is_what_quantize_would_write(call: Call, tmp_path: Path) -> None:
@@ -122,8 +106,6 @@ def test_text_says_the_same(call: Call, large: Path) -> None:
     weights = next(line for line in lines if line.startswith("weights"))
     assert weights.split()[1:] == ["file", *format_bytes(LARGE_WEIGHTS).split() * 2]
     assert any(line.startswith("fits: ") and said["limit"]["name"] in line for line in lines)
-    (row,) = (line for line in lines if line.startswith("Q8_0"))
-    assert max(map(len, lines)) <= 130 and row.count("MiB") + row.count("GiB") == 5
 
 
 LARGE_WEIGHTS = 2 * sum(rows * columns for _, rows, columns in LARGE.matrices()) + 17 * 1024 * 4
@@ -182,31 +164,44 @@ from localllm.cli import app
 code = app.main(sys.argv[1:])
 io = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
 status = Path("/proc/self/status").read_text()
-print(code, io["rchar"], status.split("VmHWM:")[1].split()[0], file=sys.stderr)
+heavy = {"numpy", "rich", "huggingface_hub"} & sys.modules.keys()
+print(code, io["rchar"], status.split("VmHWM:")[1].split()[0], len(heavy), file=sys.stderr)
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts what a process reads")
-def test_forty_gigabytes_are_judged_by_their_header(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        (["fit", "-c", "8192", "--budget", "60G", "--json"], None),
+        (["fit", "--budget", "4G"], 7),
+        (["run", "hi", "--budget", "4G"], 7),
+        (["run", "hi", "-c", "8192", "--budget", "30G"], 7),
+    ],
+)
+def test_forty_gigabytes_are_judged_by_their_header(
+    tmp_path: Path, command: list[str], code: int | None
+) -> None:
+    """With every alternative, of which none fits in 4 GiB: so what is refused is refused at once,
+    whatever the machine's speed."""
     path = write_hollow(tmp_path / "huge-Q4_K.gguf", HUGE)
     assert path.stat().st_size > 39e9
-    seconds = []
-    for _ in range(3):
-        began = time.perf_counter()
-        ran = subprocess.run(
-            [sys.executable, "-c", CHILD, "fit", str(path), "-c", "8192", "--json"],
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        seconds.append(time.perf_counter() - began)
-    code, n_read, peak_kib = map(int, ran.stderr.split())
-    assert code in (0, 7)
-    assert json.loads(ran.stdout)["components"][0]["reserved_bytes"] > 39e9
+    verb, *rest = command
+    ran = subprocess.run(
+        [sys.executable, "-c", CHILD, verb, str(path), *rest],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    ended, n_read, peak_kib, n_heavy = map(int, ran.stderr.splitlines()[-1].split())
+    assert ended in (0, 7) if code is None else ended == code
+    if "--json" in command:
+        assert json.loads(ran.stdout)["components"][0]["reserved_bytes"] > 39e9
     assert n_read < 16e6, "the interpreter's own modules included"
     assert peak_kib < 64 << 10, "what is mapped and read is resident: no more than the header"
-    assert min(seconds) < 1
+    assert n_heavy == 0
 
 
 # ---- three verdicts ------------------------------------------------------------------------------
@@ -258,12 +253,17 @@ def test_the_rate_of_a_disk(large: Path, tmp_path: Path) -> None:
 
 
 def offers_for(path: Path, left: int, ctx: int) -> list[alternatives.Alternative]:
+    return offers_with(path, left, EngineOptions(n_ctx=ctx))
+
+
+def offers_with(path: Path, left: int, typed: EngineOptions) -> list[alternatives.Alternative]:
     limits = [Limit("--budget", left, Counts.resident)]
     file = engines.open_model(path)
     try:
-        options = EngineOptions(n_ctx=ctx)
-        assert not judge(need_of(file, options), limits).runs
-        found = alternatives.find(alternatives.Refused(str(path), file, options, ctx, limits))
+        options, verdict = settle_options(file, typed, limits)
+        assert not verdict.runs
+        refused = alternatives.Refused(str(path), file, options, typed.n_ctx, limits)
+        found = alternatives.find(refused)
     finally:
         file.close()
     for offer in found:
@@ -290,6 +290,32 @@ def test_a_shorter_context_comes_first(user: Path, large: Path) -> None:
     assert kv.verdict.need.touched() < 600 * MIB and kv.options.n_ctx == 12288
     assert made.path is None, "one made of this file"
     assert made.command == f'localllm run "$(localllm quantize {large} Q8_0)" -c 12288'
+
+
+def test_four_bits_are_for_values_where_eight_do_not_do(user: Path, large: Path) -> None:
+    _, kv, _ = offers_for(large, 510 * MIB, 12288)
+    assert kv.command.endswith("--cache-type-k q8_0 --cache-type-v q4_0")
+    assert kv.change == "keys and values stored as q8_0 and q4_0"
+
+
+def test_every_command_keeps_what_was_typed(user: Path, large: Path) -> None:
+    typed = EngineOptions(n_ctx=12288, n_threads=2, kv_k="q8_0", kv_v="q8_0")
+    kept = "-t 2 --cache-type-k q8_0 --cache-type-v q8_0"
+    shorter, smaller, made = offers_with(large, 510 * MIB, typed)
+    assert shorter.command == f"localllm run {large} -c {shorter.options.n_ctx} {kept}"
+    assert smaller.command == f"localllm run {large} -c 12288 {kept[:-4]}q4_0"
+    assert made.command.endswith(f'Q8_0)" -c 12288 {kept}')
+
+
+def test_without_a_context_the_largest_that_fits_is_judged_and_said(
+    user: Path, large: Path
+) -> None:
+    found = offers_for(large, 240 * MIB, 0)
+    assert found, "a smaller quant with less than the model's own context"
+    (made,) = found
+    assert made.command == f'localllm run "$(localllm quantize {large} Q8_0)"'
+    assert made.options.n_ctx < LARGE.n_ctx and made.options.n_ctx % 64 == 0
+    assert made.change == f"Q8_0, made of this file, with a context of {made.options.n_ctx}"
 
 
 def test_other_quants_that_are_here_best_first(user: Path, tmp_path: Path, large: Path) -> None:
@@ -325,19 +351,14 @@ def test_nothing_is_offered_where_nothing_fits(user: Path, large: Path) -> None:
 # ---- run -----------------------------------------------------------------------------------------
 
 
-def test_a_refusal_is_quick_and_says_all(call: Call, large: Path) -> None:
-    seconds = []
-    for _ in range(3):
-        began = time.perf_counter()
-        ran = call("run", str(large), "hi", "-c", "16384", "--budget", "600M")
-        seconds.append(time.perf_counter() - began)
-        assert (ran.returncode, ran.stdout) == (7, "")
+def test_a_refusal_says_all(call: Call, large: Path) -> None:
+    ran = call("run", str(large), "hi", "-c", "16384", "--budget", "600M")
+    assert (ran.returncode, ran.stdout) == (7, "")
     said, *commands = ran.stderr.splitlines()
     assert said.startswith("error: this needs 8") and "--budget leaves 600.0 MiB" in said
     assert commands[0].startswith(f"  try: localllm run {large} -c ")
     assert 1 <= len(commands) <= 3
     assert all(line.startswith("   or: localllm run ") for line in commands[1:])
-    assert min(seconds) < 0.5
 
 
 RAW = ("--raw", "-n", "2", "--temp", "0")
@@ -361,6 +382,34 @@ def test_adapt_takes_a_smaller_quant_that_is_here(call: Call, tmp_path: Path, la
     assert ran.returncode == 0
     assert ran.stderr == "adapted to --budget: Q8_0, which is here\n"
     assert json.loads(ran.stdout)["path"] == str(small)
+
+
+def test_adapt_says_what_it_passed_over(
+    user: Path, large: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many threads on a machine without room for their panels: only a smaller quant, which is not
+    here, or fewer threads would do."""
+    limits = [Limit("--budget", 420 * MIB, Counts.resident)]
+    monkeypatch.setattr(model, "find_limits", lambda budget: limits)
+    monkeypatch.setattr(usage, "measure", lambda: usage.TYPICAL)
+    asked = {"ctx": 512, "threads": 200}
+    with pytest.raises(DoesNotFitError) as raised:
+        model.load(large, **asked)
+    assert raised.value.hint is not None
+    commands = raised.value.hint.split("\n   or: ")
+    assert "Q8_0, made of this file" in commands[0] and "-t 1 " in commands[-1]
+    with model.load(large, **asked, adapt=True) as adapted:
+        assert (adapted.engine.n_threads, adapted.engine.n_ctx) == (1, 512)
+        assert adapted.adapted == (
+            "one thread, which is slower; not on this machine: Q8_0, made of this file"
+        )
+
+
+def test_adapt_takes_what_was_made_of_the_file_before(call: Call, large: Path) -> None:
+    made = call("quantize", str(large), "Q4_K_M", "-q").stdout.strip()
+    ran = call("run", str(large), "hi", "-c", "512", "--budget", "220M", "--adapt", "--json", *RAW)
+    assert (ran.returncode, ran.stderr) == (0, "adapted to --budget: Q4_K_M, which is here\n")
+    assert json.loads(ran.stdout)["path"] == made
 
 
 def test_where_nothing_fits_that_is_said(call: Call, large: Path) -> None:

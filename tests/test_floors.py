@@ -30,7 +30,8 @@ C_FLOORS: list[set[str]] = [
 PUBLIC_HEADER = "localllm.h"
 
 PYTHON_FLOORS: list[set[str]] = [
-    {"errors", "sampling", "units", "intervals", "quants", "proc_files", "folders", "_native"},
+    {"errors", "sampling", "units", "intervals", "quants", "kv_types"}
+    | {"proc_files", "folders", "_native"},
     {"usage", "disk", "catalog", "fetch", "sources", "template", "engines.base"},
     {"engines.native", "engines.quantizer"},
     {"engines", "need", "memory", "verdict", "paging"}

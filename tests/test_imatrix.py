@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import struct
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import gguf
 import numpy as np
 import pytest
 from golden.tiny_models import TINY_MODELS, write_gguf
+from hollow_models import Hollow, write_hollow
 
 from localllm import _native, engines
 from localllm.cli.app import main
@@ -22,6 +24,8 @@ from localllm.engines.base import EngineOptions
 from localllm.errors import IntegrityError, UsageError
 from localllm.evaluate import imatrix, imatrix_file, texts
 from localllm.evaluate.imatrix_file import Importance, Sums
+from localllm.memory import Limit
+from localllm.need import Kind, need_of
 
 KERNELS: list[str] = _native.machine()["kernels"]
 IDS = [int(i) for i in np.random.default_rng(5).integers(3, 250, 100)]
@@ -90,6 +94,53 @@ def test_asking_again_starts_from_zero_and_off_stops(path: Path) -> None:
     assert once[0][1] == 5 and once[-1][1] == 1  # the last layer ran for the row that was wanted
     engine.set_importance(True)
     assert all(n == 0 and not any(sums) for _, n, sums in engine.importance())
+
+
+# ---- memory ------------------------------------------------------------------------------------
+
+
+def test_the_plan_says_what_the_sums_take(path: Path) -> None:
+    sizes = {name: len(sums) for name, _, sums in sums_of(path)}
+    shared = ("attn_k.weight", "attn_v.weight", "ffn_up.weight")  # read what others read
+    inputs = sum(n_bytes for name, n_bytes in sizes.items() if not name.endswith(shared))
+    planned = _native.Model(str(path)).plan()["importance_bytes"] - inputs
+    assert 0 < planned <= 128 * len(sizes), "and one small record a matrix"
+    assert planned % len(sizes) == 0
+
+
+def test_what_reading_them_out_takes(tmp_path: Path) -> None:
+    """Python counts its own bytes, and numpy's."""
+    model = Hollow(n_layers=64, dim=256, ffn_dim=4096, n_vocab=512, quant="Q2_K")
+    file = engines.open_model(write_hollow(tmp_path / "deep.gguf", model))
+    engine = file.open_engine(EngineOptions(n_ctx=64, n_batch=1, n_threads=1))
+    expected = imatrix.memory(file).touched_bytes - file.plan(EngineOptions()).importance_bytes
+    tracemalloc.start()
+    found = imatrix.collect(engine, [[0]])
+    imatrix_file.write(tmp_path / "sums", imatrix_file.merge([found]))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    engine.close()
+    file.close()
+    assert 0.9 * expected < peak < expected + (1 << 20)
+
+
+def test_the_sums_are_checked_before_anything_is_computed(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = engines.open_model(path)
+    options = EngineOptions(n_ctx=64, n_batch=64, n_logits=64)
+    engine_needs = need_of(file, options).to_come(Kind.anonymous)
+    sums = imatrix.memory(file).touched_bytes
+    file.close()
+    (tmp_path / "text").write_text(TEXT)
+    out = tmp_path / "out.gguf"
+    asked = ["imatrix", str(path), "--text", str(tmp_path / "text"), "-o", str(out), "-c", "64"]
+    for left, code in ((engine_needs + sums - 1, 7), (engine_needs + sums, 0)):
+        monkeypatch.setattr(texts, "find_limits", lambda left=left: [Limit("this test", left)])
+        assert main(asked) == code
+        said = capfd.readouterr()
+        assert out.exists() == (code == 0) and "Traceback" not in said.err
+        assert ("this test leaves" in said.err) == (code == 7)
 
 
 # ---- files -------------------------------------------------------------------------------------

@@ -98,6 +98,9 @@ ATTEND = ctypes.CFUNCTYPE(
 )
 MERGE = ctypes.CFUNCTYPE(None, POINTER(AttendState), POINTER(AttendState), c_size_t)
 
+MATMUL_SCRATCH = ctypes.CFUNCTYPE(c_size_t, ctypes.c_int, c_size_t, c_size_t, c_size_t)
+ATTEND_SCRATCH = ctypes.CFUNCTYPE(c_size_t, c_size_t, c_size_t)
+
 
 class Kernels(ctypes.Structure):
     _fields_ = (
@@ -114,6 +117,8 @@ class Kernels(ctypes.Structure):
         ("sum_weights", SUM_WEIGHTS),
         ("attend", ATTEND),
         ("attend_merge", MERGE),
+        ("matmul_scratch", MATMUL_SCRATCH),
+        ("attend_scratch", ATTEND_SCRATCH),
     )
 
 
@@ -422,6 +427,14 @@ def test_to_f16(engine: Engine) -> None:
                 y = np.zeros(n + 1, np.uint16)
                 kernels.to_f16(x.ctypes.data, y.ctypes.data, n)
                 assert y.tobytes() == expected.tobytes(), (kernels.name, n)
+
+
+def test_no_kernels_lack_a_function(engine: Engine) -> None:
+    """Also those that this processor cannot run; only a quant may be missing."""
+    for kernels in kernels_list(engine.lib):
+        for name, kind in Kernels._fields_:
+            if name not in ("name", "matmul"):
+                assert ctypes.cast(getattr(kernels, name), ptr).value, (kernels.name, name, kind)
 
 
 def test_largest(engine: Engine) -> None:

@@ -8,6 +8,7 @@ import os
 import stat
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -392,6 +393,23 @@ def test_a_small_disk_bounds_it(
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     run.feed(IDS[::-1])
     assert sum(k.n_bytes for k in prefixes.kept_files(folder)) <= (held * 3) // 10
+
+
+def test_a_full_cache_takes_no_memory(tmp_path: Path) -> None:
+    """Counted and trimmed without holding what is in it, which no plan of a run knows."""
+    folder = tmp_path / "prefixes"
+    (folder / "model").mkdir(parents=True)
+    for i in range(1500):
+        path = folder / "model" / f"{i:040}.kv"
+        path.write_bytes(bytes(10))
+        os.utime(path, (1000 + i, 1000 + i))
+    tracemalloc.start()
+    prefixes.make_room(folder, prefixes.held_bytes(folder) - 1990)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 128 << 10
+    assert next(kept.path.stem for kept in prefixes.kept_files(folder)) == f"{199:040}"
+    assert prefixes.held_bytes(folder) == 15000 - 1990
 
 
 def test_what_a_dead_process_left_is_counted(open_run: Open, folder: Path) -> None:

@@ -64,18 +64,13 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """An empty machine whose Hub is a server on it."""
-    from huggingface_hub import constants
-
     for name in ("HF_TOKEN", "HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     for name in ("DATA", "CACHE"):
         monkeypatch.setenv(f"XDG_{name}_HOME", str(tmp_path / name.lower()))
     monkeypatch.setattr(fetch, "BACKOFF_SECONDS", 0.0)
     server = Server()
-    pattern = constants.HUGGINGFACE_CO_URL_TEMPLATE.removeprefix(constants.ENDPOINT)
-    monkeypatch.setattr(constants, "ENDPOINT", server.url)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + pattern)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    server.become_hub(monkeypatch)
     yield server
     server.close()
 
@@ -573,7 +568,7 @@ def test_fit_judges_a_repository_by_headers(
     rows = {cell["quant"]: cell for cell in said["table"]}
     assert set(rows) == {"F16", "Q8_0", "Q4_0"}, "the one that this engine does not run is left out"
     assert rows["F16"]["weight_bytes"] == len(tiny["large"]) + len(holes)
-    assert rows["Q4_0"]["command"] == f"localllm run hf:{REPO}:Q4_0"
+    assert rows["Q4_0"]["command"].startswith(f"localllm run hf:{REPO}:Q4_0 -c 256 ")
     assert not (tmp_path / "data/localllm/models").exists(), "nothing is kept"
     _, preferred = fit_json(capfd, f"hf:{REPO}")
     assert preferred["quant"] == "Q4_0"
@@ -612,5 +607,5 @@ def test_fit_of_a_checkpoint_says_what_it_can_become(
     file = engines.open_model(tmp_path / "made.gguf")
     rows = {cell["quant"]: cell for cell in said["table"]}
     assert rows["Q8_0"]["weight_bytes"] == file.info["weight_bytes"]
-    assert rows["Q8_0"]["command"] == "localllm run hf:org/plain:Q8_0"
+    assert rows["Q8_0"]["command"].startswith("localllm run hf:org/plain:Q8_0 -c ")
     file.close()

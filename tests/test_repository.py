@@ -33,6 +33,12 @@ def test_the_best_quant_has_the_first_row() -> None:
     assert set(quants.PREFERRED) <= set(quants.BY_NAME)
 
 
+def test_files_of_one_model_differ_in_their_quants_alone() -> None:
+    names = ("m-F16.gguf", "M-Q8_0.gguf", "m.Q4_K_M.gguf", "m-F16-Q4_K_M.gguf", "m.gguf")
+    assert len({quants.without_quant(name) for name in names}) == 1
+    assert quants.without_quant("m-1-F16.gguf") != quants.without_quant("m-F16.gguf")
+
+
 @pytest.mark.parametrize("name", ["m.gguf", "m-Q4_K_Mx.gguf", "Q9_9.gguf", "xQ8_0.gguf", ""])
 def test_a_name_without_a_quant(name: str) -> None:
     assert quants.find_quant(name) is None

@@ -230,12 +230,7 @@ def test_a_proxy_is_what_must_be_reachable(server: Server, monkeypatch: pytest.M
 @pytest.fixture
 def hub(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
     """The server as the endpoint that HF_ENDPOINT names, with a token."""
-    from huggingface_hub import constants
-
-    pattern = constants.HUGGINGFACE_CO_URL_TEMPLATE.removeprefix(constants.ENDPOINT)
-    monkeypatch.setattr(constants, "ENDPOINT", server.url)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + pattern)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    server.become_hub(monkeypatch)
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     server.add_repository(
         REPO,

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from localllm import usage
-from localllm.cli import console
+from localllm.cli import console, fit_tables
 from localllm.cli.flags import Budget, CacheTypeK, CacheTypeV, Ctx, Json, Offline, Quiet, Threads
 from localllm.cli.needs import limit_json, verdict_json
-from localllm.fitting import Cell, Report, find, report
+from localllm.fitting import Report, find, report
+from localllm.kv_types import PLAIN
 from localllm.memory import find_limits
 from localllm.model import check_options
 from localllm.paging import tokens_per_second
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from localllm.cli.origins import Origins
 
 DOES_NOT_FIT = 7
-MARKS = {Fit.fits: "", Fit.pages: " ~", Fit.does_not_fit: " x"}
-MEANINGS = {Fit.pages: "~ the weights page from disk", Fit.does_not_fit: "x does not fit"}
 
 
 def command(
@@ -66,22 +65,13 @@ def paging_speed(found: Report) -> float | None:
 
 def lines(found: Report, speed: float | None, origins: Origins) -> Iterator[str]:
     subject, need = found.subject, found.verdict.need
+    kv = "" if found.kv == PLAIN else f", keys and values stored as {found.kv.describe()}"
     yield (
         f"{subject.name}, {subject.quant}, with a context of {need.n_ctx} "
-        f"on {need.n_threads} threads"
+        f"on {need.n_threads} threads{kv}"
     )
     yield ""
-    rows = [
-        (part.name, part.kind.value, part.reserved_bytes, part.touched_bytes)
-        for part in need.components
-    ]
-    total = ("total", "", sum(row[2] for row in rows), sum(row[3] for row in rows))
-    yield from columns(
-        [
-            ("PART", "KIND", "RESERVED", "TOUCHED"),
-            *((name, kind, size(a), size(b)) for name, kind, a, b in [*rows, total]),
-        ]
-    )
+    yield from fit_tables.parts(need)
     yield ""
     yield origins.named(sentence(found.verdict, speed))
     for offer in found.alternatives:
@@ -89,26 +79,15 @@ def lines(found: Report, speed: float | None, origins: Origins) -> Iterator[str]
     if not (found.alternatives or found.verdict.runs):
         yield "  no shorter context and no smaller quant of it fits"
     yield ""
-    yield from table(found.cells)
+    yield from fit_tables.choices(found)
+    yield from best_line(found)
 
 
-def size(n_bytes: int) -> str:
-    return format_bytes(n_bytes) if n_bytes else "-"
-
-
-def columns(rows: list[tuple[str, ...]]) -> Iterator[str]:
-    """Lines with the first column to the left and numbers to the right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    for row in rows:
-        cells = [
-            cell.rjust(width) if i and row_is_number(cell) else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        yield "  ".join(cells).rstrip()
-
-
-def row_is_number(cell: str) -> bool:
-    return cell[:1].isdigit() or cell == "-"
+def best_line(found: Report) -> Iterator[str]:
+    """What to type for the best run with the context in question, where that is another one."""
+    best = found.best.get(found.verdict.need.n_ctx)
+    if best is not None and not (best.variant.is_own and best.kv == found.kv):
+        yield f"the best with {best.n_ctx} tokens: {best.command}"
 
 
 def sentence(verdict: Verdict, speed: float | None) -> str:
@@ -128,21 +107,6 @@ def sentence(verdict: Verdict, speed: float | None) -> str:
     return f"does not fit: {numbers}, which {limit.name} leaves"
 
 
-def table(cells: list[Cell]) -> Iterator[str]:
-    """Quants by contexts: the resident bytes of each run, marked where it does not simply fit."""
-    contexts = sorted({cell.verdict.need.n_ctx for cell in cells})
-    rows = [("QUANT", "WEIGHTS", *(f"{n_ctx} tokens" for n_ctx in contexts))]
-    by_variant: dict[tuple[str, int], list[str]] = {}
-    for cell in cells:
-        key = (cell.variant.quant, cell.variant.weight_bytes)
-        shown = format_bytes(cell.verdict.need.touched()) + MARKS[cell.verdict.fit]
-        by_variant.setdefault(key, []).append(shown)
-    rows += [(quant, size(n_bytes), *shown) for (quant, n_bytes), shown in by_variant.items()]
-    yield from columns(rows)
-    worst = {cell.verdict.fit for cell in cells}
-    yield from (meaning for fit, meaning in MEANINGS.items() if fit in worst)
-
-
 # ---- for programs --------------------------------------------------------------------------------
 
 
@@ -152,6 +116,8 @@ def describe(found: Report, speed: float | None) -> dict[str, Any]:
         "model": subject.name,
         "path": None if subject.path is None else str(subject.path),
         "quant": subject.quant,
+        "kv_k": found.kv.k,
+        "kv_v": found.kv.v,
         **verdict_json(found.verdict),
         "tokens_per_second": speed,
         "limits": [limit_json(limit, need) for limit in found.limits],
@@ -168,10 +134,14 @@ def describe(found: Report, speed: float | None) -> dict[str, Any]:
             {
                 "quant": cell.variant.quant,
                 "weight_bytes": cell.variant.weight_bytes,
-                "n_ctx": cell.verdict.need.n_ctx,
+                "n_ctx": cell.n_ctx,
+                "kv_k": cell.kv.k,
+                "kv_v": cell.kv.v,
                 "touched_bytes": cell.verdict.need.touched(),
                 "verdict": cell.verdict.fit.value,
-                "command": cell.variant.command,
+                "is_shown": any(cell is one for one in found.shown),
+                "is_best": found.best.get(cell.n_ctx) is cell,
+                "command": cell.command,
             }
             for cell in found.cells
         ],

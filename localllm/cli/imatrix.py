@@ -55,7 +55,7 @@ def command(
     check_file("-o", target)
     file = engines.open_model(path)
     cut = texts.cut(file, words, n_ctx, n_chunks)
-    engine = texts.open_engine(file, n_ctx)
+    engine = texts.open_engine(file, n_ctx, beside=[imatrix.memory(file)])
     with CountLine("chunk") as line:
         found = imatrix.collect(
             engine, cut, dataset=dataset, with_output=output, progress=line.show

@@ -13,7 +13,7 @@ from localllm.cli import console
 from localllm.cli.destination import check_destination
 from localllm.cli.flags import Force, Json, Quiet, Threads, option
 from localllm.errors import UsageError
-from localllm.sources.split import model_files, parse_split
+from localllm.sources.split import model_files
 from localllm.units import format_bytes
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def command(
 
     mix = mixes.find_mix(quant)
     overrides = [parse_override(text) for text in tensor or []]
-    destination = out or source.with_name(f"{stem_of(source)}-{mix}.gguf")
+    destination = out or requantize.beside(source, mix)
     if not dry_run:
         check_apart(source, destination)
         check_destination(destination, force)
@@ -84,12 +84,6 @@ def command(
         show(choices, losses if measure else ())
     if not dry_run:
         console.out(str(destination))
-
-
-def stem_of(source: Path) -> str:
-    """The name without its ending, and of a file of several without its number."""
-    split = parse_split(source.name)
-    return split.prefix if split else source.stem
 
 
 def read_importance(path: Path | None) -> Mapping[str, Floats] | None:

@@ -16,7 +16,7 @@ from localllm.convert.gguf_out import Progress, Tensor, write_gguf
 from localllm.convert.gguf_values import u32
 from localllm.engines.quantizer import QUANTS, Loss, TensorSource
 from localllm.errors import UsageError
-from localllm.sources.split import model_files
+from localllm.sources.split import model_files, parse_split
 
 if TYPE_CHECKING:
     from localllm.engines.base import ModelFile, TensorInfo
@@ -68,6 +68,12 @@ def choose(
     chooser = mixes.Chooser(mix, shape, overrides)
     after = {t.name: chooser.choose(t.name, t.shape) for t in sorted(tensors, key=by_layer)}
     return [Choice(tensor, after[tensor.name]) for tensor in tensors]
+
+
+def beside(source: Path, mix: str) -> Path:
+    """Where a file is made of another, or of a split one, unless somebody says where."""
+    split = parse_split(source.name)
+    return source.with_name(f"{split.prefix if split else source.stem}-{mix}.gguf")
 
 
 def by_layer(tensor: TensorInfo) -> tuple[int, str]:

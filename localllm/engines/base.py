@@ -18,10 +18,13 @@ class Plan:
 
     weight_bytes: int  # file-backed, shared between processes
     kv_bytes: int  # reserved; touched as positions are used
+    block_bytes: int  # of a KV block of all layers
     scratch_bytes: int
+    scratch_touched_bytes: int  # the most that steps of n_batch rows use of it
     logits_bytes: int
     tables_bytes: int
     tokenizer_bytes: int  # there since the model was opened
+    importance_bytes: int  # once set_importance() is called, and not before
     n_ctx: int
     n_threads: int
 

@@ -10,13 +10,24 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from localllm.engines.base import EngineOptions
 from localllm.evaluate.imatrix_file import Importance, Sums
 from localllm.evaluate.texts import Progress
+from localllm.need import Component, Kind
 
 if TYPE_CHECKING:
-    from localllm.engines.base import Engine
+    from localllm.engines.base import Engine, ModelFile
 
+DOUBLE, SINGLE = 8, 4  # bytes
 LAYERS = "blk."  # what the names of a layer's weights begin with
+
+
+def memory(file: ModelFile) -> Component:
+    """What collect() takes beside the engine's own memory: the engine's sums, in double, then the
+    sums of every matrix as they are handed out, in double, and as they are kept, in single."""
+    n_columns = sum(tensor.shape[0] for tensor in file.tensors() if len(tensor.shape) == 2)
+    n_bytes = file.plan(EngineOptions()).importance_bytes + n_columns * (DOUBLE + SINGLE)
+    return Component("importance", Kind.anonymous, n_bytes, n_bytes)
 
 
 def collect(

@@ -6,7 +6,7 @@ each replaced by BOS where the model begins texts with it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from localllm.engines.base import Engine, ModelFile
+    from localllm.need import Component
 
 Progress = Callable[[int, int], None]  # chunks done, chunks in all
 
@@ -58,13 +59,17 @@ def open_engine(
     n_threads: int = 0,
     kv_k: str | None = None,
     kv_v: str | None = None,
+    beside: Sequence[Component] = (),
 ) -> Engine:
-    """An engine for such chunks, after a look at memory. Raises: DoesNotFitError."""
+    """An engine for such chunks, after a look at memory.
+
+    beside: what else will be taken. Raises: DoesNotFitError.
+    """
     n_rows = min(LOGIT_ROWS, n_ctx)
     asked = EngineOptions(
         n_ctx=n_ctx, n_batch=n_rows, n_logits=n_rows, n_threads=n_threads, kv_k=kv_k, kv_v=kv_v
     )
-    options, _ = choose_options(file, asked, find_limits())
+    options, _ = choose_options(file, asked, find_limits(), beside=beside)
     return file.open_engine(options)
 
 

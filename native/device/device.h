@@ -48,7 +48,7 @@ typedef struct device device;
 
 typedef struct device_kind {
     const char *name;
-    /* Fills the byte counts of `out` that are the device's: KV, scratch, logits. */
+    /* Fills the byte counts of `out` that are the device's: KV, scratch, logits, importance. */
     void (*plan_memory)(const plan *p, const device_options *options, ll_memory *out);
     /* The same of an open device, but what has been touched so far. */
     void (*measure_memory)(const device *d, ll_memory *out);

@@ -84,6 +84,12 @@ typedef struct kernels {
      *   o[d] = fmaf(o_c[d], b, o[d] * a) */
     void (*attend_merge)(attend_state *into, const attend_state *from, size_t head_dim);
 
+    /* Scratch that is touched, from its beginning on, at most: by products of up to n_rows rows of
+     * n values with up to n_cols columns (where n_rows is a multiple of 8, theirs are too), and by
+     * attention of up to n_rows rows. */
+    size_t (*matmul_scratch)(quant q, size_t n, size_t n_rows, size_t n_cols);
+    size_t (*attend_scratch)(size_t head_dim, size_t n_rows);
+
     /* Multiply-adds that take some milliseconds: no task keeps a thread longer from a cancel. */
     size_t task_macs;
 } kernels;

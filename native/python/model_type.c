@@ -302,13 +302,16 @@ static PyObject *model_plan(PyObject *self, PyObject *args, PyObject *kwargs) {
     ll_memory memory;
     ll_error err = {0};
     if (!ll_engine_plan(m, &o, &memory, &err)) return module_raise(module_state_of(self), &err);
-    return Py_BuildValue("{sKsKsKsKsKsKsIsI}", "weight_bytes",
+    return Py_BuildValue("{sKsKsKsKsKsKsKsKsKsIsI}", "weight_bytes",
                          (unsigned long long)memory.weight_bytes, "kv_bytes",
-                         (unsigned long long)memory.kv_bytes, "scratch_bytes",
+                         (unsigned long long)memory.kv_bytes, "block_bytes",
+                         (unsigned long long)memory.block_bytes, "scratch_touched_bytes",
+                         (unsigned long long)memory.scratch_touched_bytes, "scratch_bytes",
                          (unsigned long long)memory.scratch_bytes, "logits_bytes",
                          (unsigned long long)memory.logits_bytes, "tables_bytes",
                          (unsigned long long)memory.tables_bytes, "tokenizer_bytes",
-                         (unsigned long long)memory.tokenizer_bytes, "n_ctx", memory.n_ctx,
+                         (unsigned long long)memory.tokenizer_bytes, "importance_bytes",
+                         (unsigned long long)memory.importance_bytes, "n_ctx", memory.n_ctx,
                          "n_threads", memory.n_threads);
 }
 

@@ -135,18 +135,29 @@ void cpu_run_project(cpu *d, const phase *p, uint32_t task, uint32_t thread);
 void cpu_run_gate_up(cpu *d, const phase *p, uint32_t task, uint32_t thread);
 void cpu_run_logits(cpu *d, const phase *p, uint32_t task, uint32_t thread);
 
+/* What a task of a step's products touches at most of its thread's memory: floats of the tile, and
+ * bytes of the panel. It holds for every batch of up to n_batch rows. */
+typedef struct extent {
+    size_t tile_floats, panel_bytes;
+} extent;
+
+extent cpu_matmul_extent(const cpu *d, const step *s);
+
 /* ---- cpu_append.c ---- */
 
 /* Rounds one KV head of every row of the batch, y [n_rows, head_dim], to the type of keys or values
  * and appends it to its session's blocks. */
 void cpu_append_keys(cpu *d, const step *s, uint32_t kv_head, const float *y, uint32_t thread);
 void cpu_append_values(cpu *d, const step *s, uint32_t kv_head, const float *y, uint32_t thread);
+/* Bytes of a thread's panel that they touch at most. */
+size_t cpu_append_scratch(const cpu *d);
 
 /* ---- cpu_attend.c ---- */
 
 void cpu_cut_attention(const cpu *d, row_set *set); /* before a run */
 uint32_t cpu_count_attend(cpu *d, const phase *p);
 uint32_t cpu_count_merge(cpu *d, const phase *p);
+extent cpu_attend_extent(const cpu *d);
 void cpu_run_attend(cpu *d, const phase *p, uint32_t task, uint32_t thread);
 void cpu_run_merge(cpu *d, const phase *p, uint32_t task, uint32_t thread);
 
@@ -161,6 +172,8 @@ void cpu_profile_end(cpu *d);
 
 /* ---- cpu_importance.c ---- */
 
+/* What set_importance allocates. */
+size_t cpu_importance_bytes(const plan *p);
 bool cpu_set_importance(device *opaque, bool on, ll_error *err);
 const ll_importance *cpu_get_importance(const device *opaque, size_t *n);
 /* While all threads meet, at the end of each phase. */

@@ -96,6 +96,17 @@ static void put_values(const cpu *d, kv_type type, const run *r, void *scratch) 
         put_rounded_values(d, type, r, scratch);
 }
 
+size_t cpu_append_scratch(const cpu *d) {
+    const device_options *o = &d->options;
+    uint32_t n = o->n_batch < BLOCK_POSITIONS ? o->n_batch : BLOCK_POSITIONS;
+    size_t n_blocks = kv_n_blocks(d->model->head_dim), n_padded = n_blocks * KV_BLOCK_DIM;
+    size_t half_bytes = n * n_padded * sizeof(uint16_t);
+    if (o->kv_k == KV_F16 && o->kv_v == KV_F16) return half_bytes;
+    size_t n_bytes = n_padded * sizeof(float) + n_blocks * BLOCK_POSITIONS * sizeof(uint16_t);
+    n_bytes += acts_bytes(ACTS_Q8_32, n_padded, n);
+    return n_bytes > half_bytes ? n_bytes : half_bytes;
+}
+
 /* ---- runs: as many consecutive positions as lie in one block --------------------------------- */
 
 typedef void *find_chunk(const cpu *d, const step *s, uint32_t block, uint32_t kv_head);

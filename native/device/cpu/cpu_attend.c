@@ -53,6 +53,19 @@ uint32_t cpu_count_merge(cpu *d, const phase *p) {
     return cpu_rows_of(d, p->step)->n_spans > 1 ? 1 : 0;
 }
 
+/* Floats of the tile for each row of queries: see gather_queries. */
+static size_t query_floats(const model *m) {
+    return 3 * (size_t)m->head_dim + 2 * sizeof(attend_state) / sizeof(float);
+}
+
+extent cpu_attend_extent(const cpu *d) {
+    const model *m = d->model;
+    uint32_t n_batch = d->options.n_batch;
+    size_t n_rows = n_batch < TILE_TOKENS ? n_batch : TILE_TOKENS;
+    n_rows *= m->n_heads / m->n_kv_heads;
+    return (extent){n_rows * query_floats(m), d->kernels->attend_scratch(m->head_dim, n_rows)};
+}
+
 /* First position the row at `position` sees. */
 static uint32_t first_visible(const step *s, uint32_t position) {
     return s->window != 0 && position >= s->window ? position - s->window + 1 : 0;

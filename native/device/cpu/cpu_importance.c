@@ -5,6 +5,7 @@
  * the additions is that of the tokens and nothing else: threads, chunks and kernels change no bit.
  * Inputs are kept nowhere as floats, so the norm is computed again; a matrix costs far more.
  */
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -34,20 +35,37 @@ static void list_weights(cpu *d) {
     }
 }
 
+/* Columns of all inputs, and the matrices that they are multiplied with. */
+static size_t count_columns(const plan *p, size_t *n_matrices) {
+    size_t n_columns = 0;
+    *n_matrices = 0;
+    for (size_t i = 0; i < p->n_steps; i++) {
+        const step *s = &p->steps[i];
+        if (s->kind == STEP_EMBED || s->w[0] == NO_WEIGHT) continue;
+        n_columns += p->model->weights[s->w[0]].n;
+        for (int j = 0; j < MAX_WEIGHTS; j++) *n_matrices += s->w[j] != NO_WEIGHT;
+    }
+    return n_columns;
+}
+
+size_t cpu_importance_bytes(const plan *p) {
+    size_t n_matrices, n_columns = count_columns(p, &n_matrices);
+    return n_matrices * sizeof(ll_importance) + n_columns * sizeof(double);
+}
+
 bool cpu_set_importance(device *opaque, bool on, ll_error *err) {
     cpu *d = (cpu *)(void *)opaque;
     d->collects = false;
     if (!on) return true;
-    size_t n_sums = 0;
-    for (uint32_t i = 0; i < d->n_phases; i++)
-        if (prepares(&d->phases[i])) n_sums += d->model->weights[d->phases[i].step->w[0]].n;
-    if (d->importance == NULL)
-        d->importance = malloc(d->n_phases * MAX_WEIGHTS * sizeof *d->importance);
-    if (d->importance_sums == NULL) d->importance_sums = malloc(n_sums * sizeof(double));
+    size_t n_matrices, n_columns = count_columns(d->plan, &n_matrices);
+    if (d->importance == NULL) d->importance = malloc(n_matrices * sizeof *d->importance);
+    if (d->importance_sums == NULL) d->importance_sums = malloc(n_columns * sizeof(double));
     if (d->importance == NULL || d->importance_sums == NULL)
-        return ll_fail(err, LL_ERR_MEMORY, "no memory for the importance of %zu columns", n_sums);
-    memset(d->importance_sums, 0, n_sums * sizeof(double));
+        return ll_fail(err, LL_ERR_MEMORY, "no memory for the importance of %zu columns",
+                       n_columns);
+    memset(d->importance_sums, 0, n_columns * sizeof(double));
     list_weights(d);
+    assert(d->n_importance == n_matrices);
     d->collects = true;
     return true;
 }

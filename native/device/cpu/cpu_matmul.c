@@ -12,7 +12,7 @@ typedef struct range {
     uint32_t first, n;
 } range;
 
-enum { FEWEST_ROWS = 32 };
+enum { FEWEST_ROWS = 32, TASKS_PER_THREAD = 6 };
 static_assert(FEWEST_ROWS % LL_PEAK_LOGITS == 0, "the logits of a task are whole groups");
 
 /* Rows of which the thread with the most tasks has more than its part, over all threads. */
@@ -24,7 +24,7 @@ static uint32_t uneven_rows(uint32_t n_rows, uint32_t rows, uint32_t n_threads) 
 /* A few columns: long runs of memory, tasks that end soon enough for another thread to even out
  * what disturbs one, and as nearly as possible the same number of them for each thread. */
 static uint32_t rows_for_few(const weight *w, uint32_t most, uint32_t n_threads) {
-    enum { TASKS_PER_THREAD = 6, TASK_BYTES = 256 << 10, N_TRIES = 8 };
+    enum { TASK_BYTES = 256 << 10, N_TRIES = 8 };
     uint32_t short_enough = (uint32_t)(TASK_BYTES / w->row_bytes);
     if (most > short_enough) most = short_enough;
     most = most < FEWEST_ROWS ? FEWEST_ROWS : most / FEWEST_ROWS * FEWEST_ROWS;
@@ -52,10 +52,53 @@ static uint32_t rows_for_many(const cpu *d, const weight *w, uint32_t n_columns)
     return rows;
 }
 
+enum { FEW_COLUMNS = 8 };
+
 static uint32_t tile_rows(const cpu *d, const weight *w, uint32_t n_columns) {
-    enum { FEW_COLUMNS = 8 };
     if (n_columns > FEW_COLUMNS) return rows_for_many(d, w, n_columns);
     return rows_for_few(w, (uint32_t)(d->tile_floats / n_columns), d->options.n_threads);
+}
+
+static size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
+
+static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
+
+/* The most rows of a task of few columns. */
+static size_t most_rows_for_few(const weight *w, uint32_t n_threads) {
+    size_t tasks = (size_t)TASKS_PER_THREAD * n_threads, part = (w->n_rows + tasks - 1) / tasks;
+    return smaller(w->n_rows, (part + FEWEST_ROWS - 1) / FEWEST_ROWS * FEWEST_ROWS);
+}
+
+/* Rows as matmul_scratch counts them: tasks have a multiple of 8, but for the last one's. */
+static size_t scratch_bytes(const cpu *d, const weight *w, size_t n_rows, size_t n_columns) {
+    if (w->n_rows % 8 != 0) n_rows |= 1;
+    return d->kernels->matmul_scratch(w->type, w->n, n_rows, n_columns);
+}
+
+/* Tasks of more columns have as many rows or fewer, and no more than task_macs multiply-adds where
+ * that makes them have fewer. */
+extent cpu_matmul_extent(const cpu *d, const step *s) {
+    const device_options *o = &d->options;
+    uint32_t n_columns = s->kind == STEP_LOGITS ? o->n_logits : o->n_batch;
+    size_t n_few = smaller(n_columns, FEW_COLUMNS);
+    extent most = {0};
+    for (int j = 0; j < 3 && s->w[j] != NO_WEIGHT; j++) {
+        const weight *w = &d->model->weights[s->w[j]];
+        size_t rows = d->model->head_dim, n_floats = rows * n_columns; /* of keys or values */
+        if (s->kind != STEP_QKV) {
+            size_t few_rows = most_rows_for_few(w, o->n_threads);
+            rows = smaller(w->n_rows, rows_for_many(d, w, 1));
+            size_t least = smaller(rows, rows_for_many(d, w, n_columns)) * n_columns;
+            n_floats = smaller(rows * n_columns, larger(least, d->kernels->task_macs / w->n));
+            n_floats = larger(n_floats, few_rows * n_few);
+            most.panel_bytes = larger(most.panel_bytes, scratch_bytes(d, w, few_rows, n_few));
+        }
+        most.panel_bytes = larger(most.panel_bytes, scratch_bytes(d, w, rows, n_columns));
+        most.tile_floats = larger(most.tile_floats, n_floats);
+    }
+    /* These leave their sums where they belong. */
+    if (s->kind == STEP_LOGITS || s->post_norm != NO_WEIGHT) most.tile_floats = 0;
+    return most;
 }
 
 uint32_t cpu_count_tiles(cpu *d, const phase *p) {

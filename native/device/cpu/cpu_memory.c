@@ -13,10 +13,22 @@ typedef struct arena {
     size_t used;
 } arena;
 
+enum { PAGE_BYTES = 4096 };
+
+static size_t whole_pages(size_t n_bytes) {
+    return (n_bytes + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES;
+}
+
 static void *take(arena *a, size_t n_bytes) {
     void *piece = a->base == NULL ? NULL : a->base + a->used;
     a->used += (n_bytes + 63) / 64 * 64;
     return piece;
+}
+
+/* The same, but with pages of its own. */
+static void *take_pages(arena *a, size_t n_bytes) {
+    a->used = whole_pages(a->used);
+    return take(a, whole_pages(n_bytes));
 }
 
 static size_t max_size(size_t a, size_t b) { return a > b ? a : b; }
@@ -73,13 +85,28 @@ static void lay_out(cpu *d, arena *a) {
     d->sets[ROWS_ALL].tiles = take(a, o->n_batch * sizeof(tile));
     d->sets[ROWS_KEPT].tiles = take(a, o->n_logits * sizeof(tile));
     d->tile_floats = (size_t)o->n_batch * max_size(MATMUL_ROWS, m->head_dim);
-    size_t query_floats = 3 * (size_t)m->head_dim + 2 * sizeof(attend_state) / sizeof(float);
-    size_t attend_floats = (size_t)TILE_TOKENS * (m->n_heads / m->n_kv_heads) * query_floats;
-    d->tile_floats = max_size(d->tile_floats, attend_floats);
+    d->tile_floats = max_size(d->tile_floats, cpu_attend_extent(d).tile_floats);
     d->thread_bytes = KERNELS_SCRATCH_BYTES;
     d->thread_bytes += (d->tile_floats + widest_row(m)) * sizeof(float);
-    d->thread_bytes = (d->thread_bytes + 4095) / 4096 * 4096;
-    d->thread_memory = take(a, d->thread_bytes * o->n_threads);
+    d->thread_bytes = whole_pages(d->thread_bytes);
+    d->thread_memory = take_pages(a, d->thread_bytes * o->n_threads);
+}
+
+/* What a thread touches of its memory at most, whichever tasks it comes to run: the panel for the
+ * most demanding kernel, the tile for the largest task, and the row, which holds a normed input. */
+static size_t touched_thread_bytes(const cpu *d) {
+    extent most = cpu_attend_extent(d);
+    most.panel_bytes = max_size(most.panel_bytes, cpu_append_scratch(d));
+    for (size_t i = 0; i < d->plan->n_steps; i++) {
+        const step *s = &d->plan->steps[i];
+        if (s->kind == STEP_EMBED || s->kind == STEP_ATTEND) continue;
+        extent e = cpu_matmul_extent(d, s);
+        most.panel_bytes = max_size(most.panel_bytes, e.panel_bytes);
+        most.tile_floats = max_size(most.tile_floats, e.tile_floats);
+    }
+    size_t row_bytes = d->model->dim * sizeof(float) + PAGE_BYTES; /* it begins within a page */
+    return whole_pages(most.panel_bytes) + whole_pages(most.tile_floats * sizeof(float)) +
+           whole_pages(row_bytes);
 }
 
 /* Bytes of the keys, or of the values, of one layer's heads in a block. */
@@ -103,10 +130,16 @@ static size_t count_scratch(cpu *d) {
 }
 
 void cpu_plan_memory(const plan *p, const device_options *options, ll_memory *out) {
-    cpu d = {.plan = p, .model = p->model, .options = *options};
+    cpu d = {.plan = p, .model = p->model, .kernels = options->kernels, .options = *options};
     out->scratch_bytes = count_scratch(&d);
+    size_t per_thread = touched_thread_bytes(&d);
+    out->scratch_touched_bytes = out->scratch_bytes;
+    if (per_thread < d.thread_bytes)
+        out->scratch_touched_bytes -= (d.thread_bytes - per_thread) * options->n_threads;
     out->kv_bytes = kv_bytes(&d);
+    for (uint32_t g = 0; g < p->n_groups; g++) out->block_bytes += d.block_bytes[g];
     out->logits_bytes = (uint64_t)options->n_logits * p->model->n_vocab * sizeof(float);
+    out->importance_bytes = cpu_importance_bytes(p);
 }
 
 void cpu_measure_memory(const device *opaque, ll_memory *out) {

@@ -375,11 +375,16 @@ static void attend_many(const attend_chunk *chunk, const float *q, size_t q_stri
     }
 }
 
+size_t avx2_attend_scratch(size_t head_dim, size_t n_rows) {
+    if (n_rows <= TILE_ROWS) return sizeof(attend_scratch); /* only p */
+    return sizeof(attend_scratch) + head_dim * SLAB * sizeof(float);
+}
+
 void avx2_attend(const attend_chunk *chunk, const float *q, size_t q_stride, size_t n_rows,
                  float scale, const uint8_t *first, const uint8_t *last, attend_state *state,
                  void *scratch) {
     attend_scratch *s = scratch;
-    assert(sizeof *s + chunk->head_dim * sizeof s->k[0] <= KERNELS_SCRATCH_BYTES);
+    assert(avx2_attend_scratch(chunk->head_dim, n_rows) <= KERNELS_SCRATCH_BYTES);
     for (size_t r0 = 0; r0 < n_rows; r0 += BLOCK_ROWS) {
         size_t n = n_rows - r0 < BLOCK_ROWS ? n_rows - r0 : BLOCK_ROWS;
         size_t key0 = KERNELS_CHUNK, key1 = 0; /* what any row sees, in whole slabs */

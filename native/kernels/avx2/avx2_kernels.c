@@ -1,7 +1,15 @@
 /* avx2_kernels: what AVX2, FMA and F16C have kernels for. */
 #include "base/isa.h"
 #include "kernels/avx2/avx2_matmul.h"
+#include "kernels/avx2/avx2_tile.h"
 #include "kernels/avx2/avx2_vector.h"
+
+size_t avx2_matmul_scratch(quant q, size_t n, size_t n_rows, size_t n_cols) {
+    (void)n;
+    const acts_kind kind = quant_table[q].acts;
+    if (kind == ACTS_F32 || kind == ACTS_BF16) return avx2_float_scratch(n_cols);
+    return tile_scratch(n_rows, n_cols);
+}
 
 const kernels kernels_avx2 = {
     .name = "avx2",
@@ -33,4 +41,6 @@ const kernels kernels_avx2 = {
     .sum_weights = avx2_sum_weights,
     .attend = avx2_attend,
     .attend_merge = avx2_attend_merge,
+    .matmul_scratch = avx2_matmul_scratch,
+    .attend_scratch = avx2_attend_scratch,
 };

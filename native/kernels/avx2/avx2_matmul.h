@@ -16,4 +16,8 @@ matmul_kernel avx2_vnni_matmul_q4_0, avx2_vnni_matmul_q4_1, avx2_vnni_matmul_q5_
     avx2_vnni_matmul_q2_k, avx2_vnni_matmul_q3_k, avx2_vnni_matmul_q4_k, avx2_vnni_matmul_q5_k,
     avx2_vnni_matmul_q6_k, avx2_vnni_matmul_iq4_xs;
 
+/* What they touch of scratch, all of them and those of floats; see kernels.h. */
+size_t avx2_float_scratch(size_t n_cols);
+size_t avx2_matmul_scratch(quant q, size_t n, size_t n_rows, size_t n_cols);
+
 #endif

@@ -336,6 +336,8 @@ static void multiply(const float_quant *q, const void *rows, size_t row_bytes, s
     }
 }
 
+size_t avx2_float_scratch(size_t n_cols) { return n_cols >= MANY_COLS ? sizeof(panel) : 0; }
+
 /* clang-format off */
 
 #define FEW(stem, number, n_cols)                                                                  \

@@ -432,7 +432,7 @@ enum { PANEL_L1_SLAB_32 = 12 * 1024, PANEL_L1_SLAB_256 = 8 * 1024 };
         const tile_quant q = {                                                                     \
             .block_dim = dim,                                                                      \
             .block_bytes = sizeof(block_##name),                                                   \
-            .few_cols = in_int16 ? 6 * TILE_COLS : 2 * TILE_COLS,                                  \
+            .few_cols = in_int16 ? 6 * TILE_COLS : FEWEST_FEW,                                     \
             .slab_bytes = in_int16 ? sizeof(tile_int16) : PANEL_DIM / dim * sizeof(tile##dim),     \
             .col_bytes = in_int16 ? sizeof(col_int16) : sizeof(col##dim),                          \
             .stream = {name##_stream_1, name##_stream_2, name##_stream_3, name##_stream_4},        \

@@ -107,6 +107,11 @@ static void walk_many_columns(const walk *k) {
     }
 }
 
+size_t tile_scratch(size_t n_rows, size_t n_cols) {
+    const bool is_streamed = n_cols <= FEWEST_FEW && n_rows % TILE_ROWS == 0;
+    return is_streamed ? 0 : (size_t)COPY_AT + COPY_BYTES;
+}
+
 void tile_matmul(const tile_quant *q, const void *rows, size_t row_bytes, size_t n_rows,
                  const acts *a, size_t col0, size_t n_cols, float *y, size_t y_stride,
                  void *scratch) {

@@ -20,6 +20,7 @@
 enum {
     TILE_ROWS = 8, /* rows of a slab */
     TILE_COLS = 4, /* columns that are streamed at once */
+    FEWEST_FEW = 2 * TILE_COLS,
     /* The panel product goes by spans of 256 values (fewer at a row's end) and groups of slabs:
      * their tiles and the columns that pass lie in L1, and a broadcast serves all slabs. */
     PANEL_DIM = 256,
@@ -72,8 +73,9 @@ typedef void panel_dot(const void *slabs, const void *cols, size_t n_cols, size_
 
 typedef struct tile_quant {
     size_t block_dim, block_bytes;
-    size_t few_cols;              /* up to here streaming once more is cheaper than storing tiles */
-    size_t slab_bytes, col_bytes; /* of a span */
+    size_t few_cols;                /* up to here streaming once more is cheaper than storing tiles;
+                                     * FEWEST_FEW at least */
+    size_t slab_bytes, col_bytes;   /* of a span */
     tile_stream *stream[TILE_COLS]; /* [columns - 1] */
     tile_stream *stream_long;       /* one column, rows of more than l1_slab bytes in all */
     size_t l1_slab;
@@ -86,6 +88,9 @@ typedef struct tile_quant {
 void tile_matmul(const tile_quant *q, const void *rows, size_t row_bytes, size_t n_rows,
                  const acts *a, size_t col0, size_t n_cols, float *y, size_t y_stride,
                  void *scratch);
+
+/* What it touches of scratch; see kernels.h. */
+size_t tile_scratch(size_t n_rows, size_t n_cols);
 
 /* ---- what unpacking is made of -------------------------------------------------------------- */
 

@@ -31,6 +31,10 @@ const kernels kernels_avx2_vnni = {
     .silu_mul = avx2_silu_mul,
     .gelu_mul = avx2_gelu_mul,
     .to_f16 = avx2_to_f16,
+    .largest = avx2_largest,
+    .sum_weights = avx2_sum_weights,
     .attend = avx2_attend,
     .attend_merge = avx2_attend_merge,
+    .matmul_scratch = avx2_matmul_scratch,
+    .attend_scratch = avx2_attend_scratch,
 };

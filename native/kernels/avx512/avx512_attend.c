@@ -358,11 +358,25 @@ static void convert(form k, form v, block *b, float *memory) {
     b->v_stride = stride;
 }
 
+/* Scores of a block of rows; and, for many rows, the chunk as floats. */
+static size_t all_bytes(size_t head_dim) {
+    return (BLOCK_ROWS + 2 * head_dim + N_LANES) * KERNELS_CHUNK * sizeof(float);
+}
+
+static bool converts(size_t head_dim, size_t n_rows) {
+    return n_rows > TILE_ROWS && all_bytes(head_dim) <= KERNELS_SCRATCH_BYTES;
+}
+
+size_t avx512_attend_scratch(size_t head_dim, size_t n_rows) {
+    if (converts(head_dim, n_rows)) return all_bytes(head_dim);
+    const size_t n = n_rows < BLOCK_ROWS ? n_rows : BLOCK_ROWS;
+    return n * KERNELS_CHUNK * sizeof(float);
+}
+
 void avx512_attend(const attend_chunk *chunk, const float *q, size_t q_stride, size_t n_rows,
                    float scale, const uint8_t *first, const uint8_t *last, attend_state *state,
                    void *scratch) {
     const size_t head_dim = chunk->head_dim;
-    const size_t n_floats = (BLOCK_ROWS + 2 * head_dim + N_LANES) * KERNELS_CHUNK;
     form k = form_of[chunk->k_type], v = form_of[chunk->v_type];
     block b = {.k = chunk->k,
                .v = chunk->v,
@@ -374,7 +388,7 @@ void avx512_attend(const attend_chunk *chunk, const float *q, size_t q_stride, s
                .q_stride = q_stride,
                .scale = scale,
                .p = (float (*)[KERNELS_CHUNK])scratch};
-    if (n_rows > TILE_ROWS && n_floats * sizeof(float) <= KERNELS_SCRATCH_BYTES) {
+    if (converts(head_dim, n_rows)) {
         convert(k, v, &b, (float *)scratch + (size_t)BLOCK_ROWS * KERNELS_CHUNK);
         k = v = F32;
     }

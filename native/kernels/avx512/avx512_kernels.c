@@ -1,7 +1,14 @@
 /* avx512_kernels: what AVX-512 (F, BW, DQ, VL, VNNI) has kernels for. */
 #include "base/isa.h"
 #include "kernels/avx512/avx512_matmul.h"
+#include "kernels/avx512/avx512_tile.h"
 #include "kernels/avx512/avx512_vector.h"
+
+size_t avx512_matmul_scratch(quant q, size_t n, size_t n_rows, size_t n_cols) {
+    const acts_kind kind = quant_table[q].acts;
+    return kind == ACTS_F32 || kind == ACTS_BF16 ? avx512_float_scratch(q, n, n_rows, n_cols)
+                                                 : avx512_tile_scratch(n_rows, n_cols);
+}
 
 const kernels kernels_avx512 = {
     .name = "avx512",
@@ -36,4 +43,6 @@ const kernels kernels_avx512 = {
     .sum_weights = avx512_sum_weights,
     .attend = avx512_attend,
     .attend_merge = avx512_attend_merge,
+    .matmul_scratch = avx512_matmul_scratch,
+    .attend_scratch = avx512_attend_scratch,
 };

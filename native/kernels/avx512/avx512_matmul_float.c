@@ -379,6 +379,18 @@ static size_t n_whole_cols(number k, size_t n) {
     return (SCRATCH_FLOATS - TILE_FLOATS) / ((n_steps_of(k, n) + TILE_ROWS) * N_LANES);
 }
 
+/* Fewer rows than a tile's are a tile each; fewer columns never take more than many. */
+size_t avx512_float_scratch(quant q, size_t n, size_t n_rows, size_t n_cols) {
+    const number k = quant_table[q].acts == ACTS_BF16 ? BF16 : F32; /* steps of F16 are F32's */
+    const size_t cols = smaller(n_cols, MOST_COLS), rows = smaller(n_rows, MOST_ROWS);
+    const size_t most_tiles = rows < TILE_ROWS ? rows : (rows + TILE_ROWS - 1) / TILE_ROWS;
+    const bool is_whole = n_whole_cols(k, n) >= smaller(cols, MOST_COLS / 2);
+    const size_t n_tiles = is_whole ? 1 : most_tiles < TILE_ROWS ? TILE_ROWS - 1 : most_tiles;
+    const size_t n_steps = cols <= FEW_COLS ? 0 : n_steps_of(k, n);
+    const size_t of_cols = cols * (n_tiles * TILE_ROWS + n_steps) * N_LANES;
+    return smaller(TILE_FLOATS + of_cols, SCRATCH_FLOATS) * sizeof(float);
+}
+
 static void multiply(const float_quant *q, const void *rows, size_t row_bytes, size_t n_rows,
                      const acts *a, size_t col0, size_t n_cols, float *y, size_t y_stride,
                      void *scratch) {

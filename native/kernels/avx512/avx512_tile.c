@@ -199,6 +199,11 @@ static size_t walk_slabs(const walk *k) {
     return row0;
 }
 
+size_t avx512_tile_scratch(size_t n_rows, size_t n_cols) {
+    const size_t rows = (smaller(GROUP_ROWS, n_rows) + TILE_ROWS - 1) / TILE_ROWS * TILE_ROWS;
+    return TILES_BYTES + TILE_SPAN_BYTES + rows * smaller(PASS_COLS, n_cols) * sizeof(float);
+}
+
 void avx512_tile_matmul(const tile_quant *q, const void *rows, size_t row_bytes, size_t n_rows,
                         const acts *a, size_t col0, size_t n_cols, float *y, size_t y_stride,
                         void *scratch) {

@@ -90,6 +90,9 @@ void avx512_tile_matmul(const tile_quant *q, const void *rows, size_t row_bytes,
                         const acts *a, size_t col0, size_t n_cols, float *y, size_t y_stride,
                         void *scratch);
 
+/* What it touches of scratch; see kernels.h. */
+size_t avx512_tile_scratch(size_t n_rows, size_t n_cols);
+
 /* ---- what unpacking is made of -------------------------------------------------------------- */
 
 /* Lane i of the result: 16 bytes of row r + 4i. */

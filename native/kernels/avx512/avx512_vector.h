@@ -16,6 +16,7 @@ uint64_t avx512_sum_weights(const float *x, size_t n, float best, double scale);
 void avx512_attend(const attend_chunk *chunk, const float *q, size_t q_stride, size_t n_rows,
                    float scale, const uint8_t *first, const uint8_t *last, attend_state *state,
                    void *scratch);
+size_t avx512_attend_scratch(size_t head_dim, size_t n_rows);
 void avx512_attend_merge(attend_state *into, const attend_state *from, size_t head_dim);
 
 #endif

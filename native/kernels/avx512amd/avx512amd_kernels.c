@@ -25,6 +25,14 @@ enum { FEW_ACTS_F32 = 0, FEW_ACTS_BF16 = 0, FEW_ACTS_Q8_32 = 1, FEW_ACTS_Q8_256 
 QUANT_FORMATS(X)
 #undef X
 
+static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
+
+static size_t matmul_scratch(quant q, size_t n, size_t n_rows, size_t n_cols) {
+    const size_t few = n_cols < FEW_ACTS_Q8_256 ? n_cols : FEW_ACTS_Q8_256;
+    return larger(avx512_matmul_scratch(q, n, n_rows, n_cols),
+                  avx2_matmul_scratch(q, n, n_rows, few));
+}
+
 const kernels kernels_avx512_amd = {
     .name = "avx512_amd",
     .is_available = isa_has_avx512_amd,
@@ -45,4 +53,6 @@ const kernels kernels_avx512_amd = {
     .sum_weights = avx512_sum_weights,
     .attend = avx512_attend,
     .attend_merge = avx512_attend_merge,
+    .matmul_scratch = matmul_scratch,
+    .attend_scratch = avx512_attend_scratch,
 };

@@ -5,6 +5,7 @@
 #include "base/exact.h"
 #include "base/isa.h"
 #include "kernels/neon/neon_matmul_float.h"
+#include "kernels/neon/neon_tile.h"
 #include "kernels/neon/neon_vector.h"
 
 #define NEON_KERNELS(set)                                                                          \
@@ -36,6 +37,8 @@
         .to_f16 = neon_to_f16,                                                                     \
         .attend = neon_attend,                                                                     \
         .attend_merge = neon_attend_merge,                                                         \
+        .matmul_scratch = neon_matmul_scratch,                                                     \
+        .attend_scratch = neon_attend_scratch,                                                     \
         .largest = exact_largest,                                                                  \
         .sum_weights = exact_sum_weights,                                                          \
     }

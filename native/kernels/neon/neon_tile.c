@@ -122,6 +122,12 @@ static void walk_many_columns(walk *k) {
     }
 }
 
+size_t neon_matmul_scratch(quant q, size_t n, size_t n_rows, size_t n_cols) {
+    (void)n, (void)n_rows;
+    const acts_kind kind = quant_table[q].acts;
+    return kind == ACTS_F32 || kind == ACTS_BF16 || n_cols <= FEW_COLS ? 0 : GROUP_BYTES;
+}
+
 void neon_tile_matmul(const tile_quant *q, const void *rows, size_t row_bytes, size_t n_rows,
                       const acts *a, size_t col0, size_t n_cols, float *y, size_t y_stride,
                       void *scratch) {

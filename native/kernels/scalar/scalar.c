@@ -94,6 +94,16 @@ static void attend_merge(attend_state *into, const attend_state *from, size_t he
     for (size_t d = 0; d < head_dim; d++) into->o[d] = fmaf(from->o[d], b, into->o[d] * a);
 }
 
+static size_t matmul_scratch(quant q, size_t n, size_t n_rows, size_t n_cols) {
+    (void)q, (void)n, (void)n_rows, (void)n_cols;
+    return 0;
+}
+
+static size_t attend_scratch(size_t head_dim, size_t n_rows) {
+    (void)head_dim, (void)n_rows;
+    return 0;
+}
+
 #define X(label, stem, id, dim, bytes, kind) [QUANT_##label] = matmul_##stem,
 const kernels kernels_scalar = {
     .name = "scalar",
@@ -110,5 +120,7 @@ const kernels kernels_scalar = {
     .sum_weights = exact_sum_weights,
     .attend = attend,
     .attend_merge = attend_merge,
+    .matmul_scratch = matmul_scratch,
+    .attend_scratch = attend_scratch,
 };
 #undef X
