@@ -4,7 +4,7 @@
  * registers and no score needs a sum across lanes; values are the lanes of the result. Both passes
  * work on tiles of up to four rows and four registers, sixteen chains of fmaf at once. With few
  * rows every key and value is converted to f32 on its way; with many, all of them are converted
- * first and met by all rows.
+ * first and met by all rows. How many are many is the processor's and the type's.
  *
  * The chunks of a context lie far apart in memory, and the processor's own prefetching finds none
  * of them in time. So while a chunk is being computed the next one is asked for, its keys with this
@@ -125,6 +125,7 @@ EXP_INLINE void fetch_scales(form as, const block *b, const void *next) {
 EXP_INLINE void score_tile(form as, int n_rows, int n_vectors, const block *b, size_t row,
                            size_t key) {
     const float *q = b->q + row * b->q_stride;
+    const void *next = row == 0 ? b->next_k : NULL; /* once is enough */
     __m512 sums[TILE_ROWS][TILE_VECTORS];
 #pragma GCC unroll 4
     for (int r = 0; r < n_rows; r++) {
@@ -140,7 +141,7 @@ EXP_INLINE void score_tile(form as, int n_rows, int n_vectors, const block *b, s
         }
         const size_t end = start + span < b->head_dim ? start + span : b->head_dim;
         for (size_t d = start; d < end; d++) {
-            if (n_vectors == TILE_VECTORS) fetch(as, b->next_k, d);
+            if (n_vectors == TILE_VECTORS) fetch(as, next, d);
             __m512 keys[TILE_VECTORS];
 #pragma GCC unroll 4
             for (size_t v = 0; v < (size_t)n_vectors; v++) {
@@ -226,6 +227,7 @@ static void softmax(float *p, size_t first, size_t last, attend_state *state) {
  * dimensions, or the lanes m of a single vector. */
 EXP_INLINE void value_tile(form as, int n_rows, int n_vectors, const block *b, size_t row,
                            size_t first, size_t last, size_t dim, __mmask16 m) {
+    const void *next = row == 0 ? b->next_v : NULL;
     __m512 sums[TILE_ROWS][TILE_VECTORS];
 #pragma GCC unroll 4
     for (size_t r = 0; r < (size_t)n_rows; r++) {
@@ -236,7 +238,7 @@ EXP_INLINE void value_tile(form as, int n_rows, int n_vectors, const block *b, s
     }
     for (size_t j = first; j < last; j++) {
         const void *from = element(as, b->v, j * b->v_stride + dim);
-        if (n_vectors == TILE_VECTORS) fetch(as, b->next_v, dim + j);
+        if (n_vectors == TILE_VECTORS) fetch(as, next, dim + j);
         __m512 values[TILE_VECTORS];
 #pragma GCC unroll 4
         for (size_t v = 0; v < (size_t)n_vectors; v++) {
@@ -385,23 +387,30 @@ static void convert_scales(const uint16_t *scales, size_t n_blocks, float *to) {
         _mm512_storeu_ps(to + i, load(F16, scales + i, 0xffff));
 }
 
-/* Converts the chunk of b into memory; b then reads it there. */
-static void convert(form k, form v, block *b, float *memory) {
-    float *const keys = memory, *const values = keys + b->head_dim * KERNELS_CHUNK;
-    const size_t stride = (b->head_dim + N_LANES - 1) / N_LANES * N_LANES;
+/* Converts the keys of b into memory, which b then reads. */
+static void convert_chunk_keys(form k, block *b, float *memory) {
 #define X(form)                                                                                    \
-    if (k == form) convert_keys(form, b, keys);                                                    \
-    if (v == form) convert_values(form, b, values, stride);
+    if (k == form) convert_keys(form, b, memory);
     FORMS(X)
 #undef X
-    b->k = keys;
-    b->v = values;
+    b->k = memory;
+}
+
+/* The values likewise. */
+static void convert_chunk_values(form v, block *b, float *memory) {
+    const size_t stride = (b->head_dim + N_LANES - 1) / N_LANES * N_LANES;
+#define X(form)                                                                                    \
+    if (v == form) convert_values(form, b, memory, stride);
+    FORMS(X)
+#undef X
+    b->v = memory;
     b->v_stride = stride;
 }
 
-void avx512_attend(const attend_chunk *chunk, const float *q, size_t q_stride, size_t n_rows,
-                   float scale, const uint8_t *first, const uint8_t *last, attend_state *state,
-                   void *scratch) {
+void avx512_attend_direct(const size_t most_direct[KV_TYPE_COUNT], const attend_chunk *chunk,
+                          const float *q, size_t q_stride, size_t n_rows, float scale,
+                          const uint8_t *first, const uint8_t *last, attend_state *state,
+                          void *scratch) {
     const size_t head_dim = chunk->head_dim;
     const size_t n_blocks = kv_n_blocks(head_dim);
     float *const v_scales = (float *)scratch + (size_t)BLOCK_ROWS * KERNELS_CHUNK;
@@ -422,9 +431,14 @@ void avx512_attend(const attend_chunk *chunk, const float *q, size_t q_stride, s
                .p = (float (*)[KERNELS_CHUNK])scratch};
     if (has_scales(v))
         convert_scales(kv_scales(chunk->v_type, chunk->v, head_dim), n_blocks, v_scales);
-    if (n_rows > TILE_ROWS && n_floats * sizeof(float) <= KERNELS_SCRATCH_BYTES) {
-        convert(k, v, &b, converted);
-        k = v = F32;
+    const bool has_room = n_floats * sizeof(float) <= KERNELS_SCRATCH_BYTES;
+    if (has_room && n_rows > most_direct[chunk->k_type]) {
+        convert_chunk_keys(k, &b, converted);
+        k = F32;
+    }
+    if (has_room && n_rows > most_direct[chunk->v_type]) {
+        convert_chunk_values(v, &b, converted + head_dim * KERNELS_CHUNK);
+        v = F32;
     }
     for (size_t r0 = 0; r0 < n_rows; r0 += BLOCK_ROWS) {
         b.q = q + r0 * q_stride;
@@ -441,6 +455,14 @@ void avx512_attend(const attend_chunk *chunk, const float *q, size_t q_stride, s
         key1 = (key1 + N_LANES - 1) / N_LANES * N_LANES;
         attend_block(k, v, &b, key0, key1);
     }
+}
+
+void avx512_attend(const attend_chunk *chunk, const float *q, size_t q_stride, size_t n_rows,
+                   float scale, const uint8_t *first, const uint8_t *last, attend_state *state,
+                   void *scratch) {
+    static const size_t most_direct[KV_TYPE_COUNT] = {TILE_ROWS, TILE_ROWS, TILE_ROWS};
+    avx512_attend_direct(most_direct, chunk, q, q_stride, n_rows, scale, first, last, state,
+                         scratch);
 }
 
 void avx512_attend_merge(attend_state *into, const attend_state *from, size_t head_dim) {
