@@ -190,7 +190,13 @@ EXP_INLINE void score_rows(form as, int n_vectors, const block *b, size_t key) {
 
 /* ---- softmax ------------------------------------------------------------------------------- */
 
-/* The first of the largest of s[first, last): of zeros with different signs the first counts. */
+static uint64_t visible_keys(const block *b, size_t row) {
+    const size_t first = b->first[row], last = b->last[row];
+    return UINT64_MAX >> (KERNELS_CHUNK - (last - first)) << first;
+}
+
+/* The first of the largest of the visible scores: of zeros with different signs the first counts.
+ */
 static float largest(const float *s, uint64_t visible, size_t first) {
     __m512 m = _mm512_set1_ps(-INFINITY);
     for (size_t v = 0; v < TILE_VECTORS; v++) {
@@ -206,9 +212,7 @@ static float largest(const float *s, uint64_t visible, size_t first) {
 }
 
 /* Scores become exponentials in place; those of positions out of sight are left undefined. */
-static void softmax(float *p, size_t first, size_t last, attend_state *state) {
-    const uint64_t visible = UINT64_MAX >> (KERNELS_CHUNK - (last - first)) << first;
-    state->m = largest(p, visible, first);
+static void exponentials(float *p, uint64_t visible, attend_state *state) {
     const __m512 m = _mm512_set1_ps(state->m);
     __m512 lanes = _mm512_setzero_ps();
     for (size_t v = 0; v < TILE_VECTORS; v++) {
@@ -219,6 +223,13 @@ static void softmax(float *p, size_t first, size_t last, attend_state *state) {
         lanes = _mm512_mask_add_ps(lanes, seen, lanes, e);
     }
     state->l = tree_512(lanes);
+}
+
+/* All maxima first: within a row one thing waits for the other, but rows do not wait for rows. */
+static void softmax(const block *b) {
+    for (size_t r = 0; r < b->n_rows; r++)
+        b->state[r].m = largest(b->p[r], visible_keys(b, r), b->first[r]);
+    for (size_t r = 0; r < b->n_rows; r++) exponentials(b->p[r], visible_keys(b, r), &b->state[r]);
 }
 
 /* ---- values -------------------------------------------------------------------------------- */
@@ -347,10 +358,8 @@ static void attend_block(form k, form v, const block *b, size_t key0, size_t key
     static void (*const value[N_FORMS])(const block *) = {FORMS(X)};
 #undef X
     score[k](b, key0, key1);
-    for (size_t r = 0; r < b->n_rows; r++) {
-        memset(b->state[r].o, 0, b->head_dim * sizeof(float));
-        softmax(b->p[r], b->first[r], b->last[r], &b->state[r]);
-    }
+    softmax(b);
+    for (size_t r = 0; r < b->n_rows; r++) memset(b->state[r].o, 0, b->head_dim * sizeof(float));
     value[v](b);
 }
 
