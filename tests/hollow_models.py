@@ -80,7 +80,7 @@ SHAPES = {
     "vocabulary": Hollow(n_layers=2, dim=256, ffn_dim=512, n_heads=4, n_vocab=200_000),
     "untied": Hollow(n_layers=4, n_vocab=64_000, is_tied=False, quant="Q4_0"),
     "deep": Hollow(n_layers=32, dim=256, ffn_dim=768, n_heads=4, n_kv_heads=2, quant="F16"),
-    "windowed": Hollow(n_layers=12, dim=640, ffn_dim=2048, n_heads=4, n_kv_heads=4, window=512),
+    "windowed": Hollow(n_layers=12, ffn_dim=2048, n_kv_heads=8, window=512),
     "wide": Hollow(n_layers=2, dim=2048, ffn_dim=8192, n_heads=16, n_kv_heads=2, quant="Q4_K"),
 }
 
