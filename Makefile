@@ -8,7 +8,7 @@ JOBS   ?= $(shell nproc 2>/dev/null || echo 2)
 
 SOURCES   = CMakeLists.txt pyproject.toml $(shell find native -name '*.[ch]')
 INTERNALS = $(BUILD)/internals/liblocalllm_internals.so
-SANITIZED = engine same_bits kernels quant exact sampler tokenizer gguf gguf_broken gguf_split
+SANITIZED = engine reuse same_bits kernels quant exact sampler tokenizer gguf gguf_broken gguf_split
 ON_SANITIZED = LD_PRELOAD="$$(cc -print-file-name=libasan.so) $$(cc -print-file-name=libubsan.so)" \
     ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 \
     LOCALLLM_INTERNALS=$(BUILD)/asan/liblocalllm_internals.so \

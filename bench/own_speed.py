@@ -67,10 +67,11 @@ def measure_peak(kernels: str, is_float: bool, n_threads: int) -> float | None:
     return peak(kernels, is_float, n_threads, LOOK_SECONDS) if peak else None
 
 
-def kv_bytes(model: _native.Model, n_positions: int) -> int:
-    if n_positions == 0:
+def kv_bytes(model: _native.Model, phase: Phase) -> int:
+    """Of the positions that the phase begins behind."""
+    if phase.depth == 0:
         return 0
-    return model.plan(n_ctx=n_positions)["kv_bytes"]
+    return model.plan(n_ctx=phase.depth, kv_k=phase.kv, kv_v=phase.kv)["kv_bytes"]
 
 
 def main() -> None:
@@ -85,7 +86,7 @@ def main() -> None:
     kernels = options.kernels or _native.machine()["kernels"][0]
     read_rates: dict[str, list[float]] = {}
 
-    def open_timeline(n_sequences: int, n_ctx: int) -> Timeline:
+    def open_timeline(n_sequences: int, n_ctx: int, kv: str) -> Timeline:
         engine = _native.Engine(
             model,
             n_ctx=n_ctx,
@@ -94,6 +95,8 @@ def main() -> None:
             n_logits=n_sequences,
             n_threads=options.threads,
             kernels=kernels,
+            kv_k=kv,
+            kv_v=kv,
         )
         return OwnTimeline(model, engine, n_sequences)
 
@@ -114,7 +117,7 @@ def main() -> None:
         "speeds": measure_all(phases, open_timeline, measure_beside_memory),
         "read_rates": read_rates,
         "token_bytes": {
-            phase.name: model.info["token_bytes"] + kv_bytes(model, phase.depth) for phase in phases
+            phase.name: model.info["token_bytes"] + kv_bytes(model, phase) for phase in phases
         },
         "token_macs": sum(n_weights for _, n_weights in tensors),
         "peak_macs": measure_peak(kernels, is_float, options.threads),

@@ -20,6 +20,8 @@ from typing import Any
 import llama_cpp
 from phases import CHUNK, PHASES, Timeline, find_phases, measure_all
 
+KV_TYPES = {"f16": llama_cpp.GGML_TYPE_F16, "q8_0": llama_cpp.GGML_TYPE_Q8_0}
+
 
 class PeerTimeline:
     """One context with some sequences, all at the same position, and a reusable batch."""
@@ -64,7 +66,7 @@ class PeerTimeline:
 
 
 def open_context(
-    model: Any, *, n_sequences: int, n_ctx: int, n_threads: int, unified: bool
+    model: Any, *, n_sequences: int, n_ctx: int, kv: str, n_threads: int, unified: bool
 ) -> PeerTimeline:
     """`n_ctx` positions for every sequence; `unified`: all sequences share one buffer of KV."""
     params = llama_cpp.llama_context_default_params()
@@ -73,6 +75,7 @@ def open_context(
     params.n_batch = params.n_ubatch = CHUNK
     params.n_threads = params.n_threads_batch = n_threads
     params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED
+    params.type_k = params.type_v = KV_TYPES[kv]
     params.kv_unified = unified
     params.no_perf = True
     context = llama_cpp.llama_init_from_model(model, params)
@@ -107,11 +110,12 @@ def main() -> None:
     def measure_with(unified: bool) -> dict[str, float]:
         """Where there is one sequence, how several share the KV makes no difference."""
 
-        def open_timeline(n_sequences: int, n_ctx: int) -> Timeline:
+        def open_timeline(n_sequences: int, n_ctx: int, kv: str) -> Timeline:
             return open_context(
                 model,
                 n_sequences=n_sequences,
                 n_ctx=n_ctx,
+                kv=kv,
                 n_threads=options.threads,
                 unified=unified,
             )

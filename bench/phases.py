@@ -22,7 +22,8 @@ WARM_STEPS = 4
 class Phase:
     """`n_tokens` ids for each of `n_sequences`, behind `depth` ids that are not measured.
 
-    A prompt feeds them as one batch, generation one id of every sequence a step.
+    A prompt feeds them as one batch, generation one id of every sequence a step. `kv` is the type
+    of keys and values in both engines; `beside` names the phase that ours is also held against.
     """
 
     name: str
@@ -31,11 +32,13 @@ class Phase:
     n_tokens: int
     n_sequences: int = 1
     depth: int = 0
+    kv: str = "f16"
+    beside: str | None = None
 
     @property
-    def shape(self) -> tuple[int, int]:
+    def shape(self) -> tuple[int, int, str]:
         """Phases of one shape share a context, and the time it takes to fill it."""
-        return self.n_sequences, self.depth
+        return self.n_sequences, self.depth, self.kv
 
     @property
     def n_measured(self) -> int:
@@ -48,6 +51,24 @@ PHASES = (
     Phase("batch", "8 sequences, generation 64", False, 64, n_sequences=8),
     Phase("deep-prompt", "prompt 512 at 4096", True, 512, depth=4096),
     Phase("deep-generation", "generation 64 at 4096", False, 64, depth=4096),
+    Phase(
+        "deep-prompt-q8_0",
+        "prompt 512 at 4096, Q8_0 KV",
+        True,
+        512,
+        depth=4096,
+        kv="q8_0",
+        beside="deep-prompt",
+    ),
+    Phase(
+        "deep-generation-q8_0",
+        "generation 64 at 4096, Q8_0 KV",
+        False,
+        64,
+        depth=4096,
+        kv="q8_0",
+        beside="deep-generation",
+    ),
 )
 
 
@@ -108,14 +129,15 @@ def warm_up(phase: Phase, timeline: Timeline) -> None:
 
 def measure_all(
     phases: list[Phase],
-    open_timeline: Callable[[int, int], Timeline],
+    open_timeline: Callable[[int, int, str], Timeline],
     measure_one: Callable[[Phase, Timeline], float] = measure,
 ) -> dict[str, float]:
-    """Tokens per second of each phase by its name; `open_timeline` takes n_sequences and n_ctx."""
+    """Tokens per second of each phase by its name; `open_timeline` takes n_sequences, n_ctx and the
+    type of keys and values."""
     speeds: dict[str, float] = {}
-    for (n_sequences, depth), group in groupby(phases, key=lambda phase: phase.shape):
+    for (n_sequences, depth, kv), group in groupby(phases, key=lambda phase: phase.shape):
         members = list(group)
-        timeline = open_timeline(n_sequences, context_of(members))
+        timeline = open_timeline(n_sequences, context_of(members), kv)
         fill(timeline, depth)
         for phase in members:
             if depth == 0 or not phase.is_prompt:  # filling the context was a prompt's warm-up

@@ -33,7 +33,7 @@ def write_text(model: Path, n_tokens: int, path: Path) -> int:
     file = engines.open_model(model)
     words: list[str] = []
     while len(file.tokenize(" ".join(words))) < n_tokens:
-        words += ["".join(chance.choices(letters, k=chance.randint(2, 8))) for _ in range(20)]
+        words.append("".join(chance.choices(letters, k=chance.randint(2, 8))))
     text = " ".join(words)
     n = len(file.tokenize(text))
     file.close()

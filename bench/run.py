@@ -16,6 +16,7 @@ import json
 import statistics
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
@@ -27,23 +28,27 @@ from goals import (
     LOAD,
     MEMORY,
     MODELS,
+    PEAK,
     READ_RATE_CAP,
     READ_SHARE_GOAL,
     BenchModel,
     find_goal,
+    over,
 )
 from peer_python import BUILDS, ROOT, get_peer_python
 from phases import PHASES, WARM_STEPS, Phase, find_phases
+from prefix_speed import write_text
 from quiet import BUSY_LIMIT, PATIENCE_SECONDS, wait_for_quiet
 from ratios import OWN, Row, Samples, make_row
 from report import describe_machine, markdown, write_report
-from shell_speed import N_ANSWER, Answer, localllm_command, own_command, run_answer
+from shell_speed import CONTEXT, N_ANSWER, Answer, localllm_command, own_command, run_answer
 
 HERE = Path(__file__).resolve().parent
 MODEL_FOLDER = ROOT / "build" / "bench-models"
 MIB = 1 << 20
 REPACK = {"repack": "on", "no repack": "off"}
-PHASE_NAMES = (*(phase.name for phase in PHASES), LOAD)
+PHASE_NAMES = (*(phase.name for phase in PHASES), LOAD, PEAK)
+PEAK_PROMPT = 512  # tokens, about
 
 # For the estimate only: what a slow engine reads and multiplies per second, in bytes of weights.
 SLOW_READ, SLOW_MULTIPLY = 20e9, 200e9
@@ -149,6 +154,59 @@ def speed_rows(
             goal=find_goal(model.name, phase.name, isa),
         )
         for phase in phases
+    ]
+
+
+def beside_rows(
+    model: BenchModel,
+    phases: list[Phase],
+    own: list[dict[str, Any]],
+    n_disturbed: int,
+    isa: str,
+) -> list[Row]:
+    """Ours against ours, taken in the same processes: where a phase names another one."""
+    measured = {phase.name: phase for phase in phases}
+    pairs = [(phase, measured[phase.beside]) for phase in phases if phase.beside in measured]
+
+    def speeds(phase: Phase) -> list[float]:
+        return [sample["speeds"][phase.name] for sample in own]
+
+    return [
+        make_row(
+            model.title,
+            f"{phase.title}, over ours",
+            {OWN: speeds(phase), f"ours, {beside.kv.upper()} KV": speeds(beside)},
+            unit="tokens/s",
+            n_disturbed=n_disturbed,
+            goal=find_goal(model.name, over(phase.name, beside.name), isa),
+        )
+        for phase, beside in pairs
+    ]
+
+
+def peak_rows(model: BenchModel, path: str, peer: Path, options: argparse.Namespace) -> list[Row]:
+    """The peak of whole processes with a prompt of some length, the peer as its interface makes it
+    if one names no more than the file and the context."""
+    with tempfile.TemporaryDirectory() as folder:
+        text = Path(folder) / "prompt"
+        write_text(Path(path), PEAK_PROMPT, text)
+        prompt = text.read_bytes()
+    commands = {
+        OWN: [*own_command(path, options.threads), "--no-prefix-cache"],
+        "default": [str(peer), str(HERE / "peer_answer.py"), path, str(N_ANSWER), "default"],
+    }
+    sides = {name: partial(run_answer, command, prompt) for name, command in commands.items()}
+    taken, n_disturbed = in_turns(sides, options)
+    return [
+        make_row(
+            model.title,
+            f"peak memory, context {CONTEXT}, prompt {PEAK_PROMPT}",
+            {side: [answer.peak_bytes / MIB for answer in taken[side]] for side in taken},
+            unit="MiB",
+            less_is_better=True,
+            n_disturbed=n_disturbed,
+            goal=find_goal(model.name, PEAK, options.isa),
+        )
     ]
 
 
@@ -296,8 +354,11 @@ def main() -> None:
             taken, n_disturbed = speed_samples(path, peer, phases, options)
             note_machine(machine, taken)
             rows += speed_rows(model, phases, taken, n_disturbed, options.isa)
+            rows += beside_rows(model, phases, taken[OWN], n_disturbed, options.isa)
         if LOAD in options.phases:
             rows += load_rows(model, path, peer, options)
+        if PEAK in options.phases:
+            rows += peak_rows(model, path, peer, options)
         report = {
             "schema_version": 2,
             "machine": machine,

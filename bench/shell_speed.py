@@ -35,13 +35,13 @@ def own_command(path: str, n_threads: int) -> list[str]:
     return [*localllm_command(), "run", path, *flags, "--threads", str(n_threads)]
 
 
-def run_answer(command: list[str]) -> Answer:
+def run_answer(command: list[str], prompt: bytes = PROMPT) -> Answer:
     start = time.perf_counter()
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )
     assert process.stdin is not None and process.stdout is not None
-    process.stdin.write(PROMPT)
+    process.stdin.write(prompt)
     process.stdin.close()
     first = process.stdout.read(1)
     seconds = time.perf_counter() - start

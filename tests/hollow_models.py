@@ -20,7 +20,8 @@ END = "<|end|>"
 
 @dataclass(frozen=True)
 class Hollow:
-    """The dimensions of a llama model, and the quant of its matrices."""
+    """The dimensions of a llama model, or of a gemma3 where it has a window, and the quant of its
+    matrices."""
 
     n_layers: int = 4
     dim: int = 512
@@ -31,10 +32,15 @@ class Hollow:
     n_ctx: int = 8192
     quant: str = "Q8_0"
     is_tied: bool = True
+    window: int = 0  # of five layers in six
+
+    @property
+    def head_dim(self) -> int:
+        return self.dim // self.n_heads
 
     @property
     def kv_dim(self) -> int:
-        return self.dim // self.n_heads * self.n_kv_heads
+        return self.head_dim * self.n_kv_heads
 
     def matrices(self) -> Iterator[tuple[str, int, int]]:
         """Name, rows and columns of each."""
@@ -54,20 +60,27 @@ class Hollow:
             for role, (n_rows, n_columns) in roles.items():
                 yield f"blk.{layer}.{role}.weight", n_rows, n_columns
 
-    def norms(self) -> Iterator[str]:
+    def norms(self) -> Iterator[tuple[str, int]]:
+        """Name and length of each."""
+        roles = {"attn_norm": self.dim, "ffn_norm": self.dim}
+        if self.window:
+            roles |= {"attn_q_norm": self.head_dim, "attn_k_norm": self.head_dim}
+            roles |= {"post_attention_norm": self.dim, "post_ffw_norm": self.dim}
         for layer in range(self.n_layers):
-            yield f"blk.{layer}.attn_norm.weight"
-            yield f"blk.{layer}.ffn_norm.weight"
-        yield "output_norm.weight"
+            for role, n in roles.items():
+                yield f"blk.{layer}.{role}.weight", n
+        yield "output_norm.weight", self.dim
 
 
-# Shapes that differ in what dominates: weights, a vocabulary, KV, many small layers, wide rows.
+# Shapes that differ in what dominates: weights, a vocabulary, KV, many small layers, wide rows; and
+# one that gives KV back.
 SHAPES = {
     "small": Hollow(),
     "kv": Hollow(n_layers=8, dim=512, n_kv_heads=8),
     "vocabulary": Hollow(n_layers=2, dim=256, ffn_dim=512, n_heads=4, n_vocab=200_000),
     "untied": Hollow(n_layers=4, n_vocab=64_000, is_tied=False, quant="Q4_0"),
     "deep": Hollow(n_layers=32, dim=256, ffn_dim=768, n_heads=4, n_kv_heads=2, quant="F16"),
+    "windowed": Hollow(n_layers=12, ffn_dim=2048, n_kv_heads=8, window=512),
     "wide": Hollow(n_layers=2, dim=2048, ffn_dim=8192, n_heads=16, n_kv_heads=2, quant="Q4_K"),
 }
 
@@ -80,7 +93,7 @@ HUGE = Hollow(
 
 def write_hollow(path: Path, model: Hollow) -> Path:
     """Writes the header; the rest of the file, of the size it would have, is one hole."""
-    writer = gguf.GGUFWriter(str(path), "llama")
+    writer = gguf.GGUFWriter(str(path), "gemma3" if model.window else "llama")
     writer.add_context_length(model.n_ctx)
     writer.add_embedding_length(model.dim)
     writer.add_block_count(model.n_layers)
@@ -89,15 +102,19 @@ def write_hollow(path: Path, model: Hollow) -> Path:
     writer.add_head_count_kv(model.n_kv_heads)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_freq_base(10000.0)
-    writer.add_rope_dimension_count(model.dim // model.n_heads)
+    writer.add_rope_dimension_count(model.head_dim)
+    writer.add_key_length(model.head_dim)
+    writer.add_value_length(model.head_dim)
+    if model.window:
+        writer.add_sliding_window(model.window)
     add_tokenizer(writer, model.n_vocab)
     kind = Quant[model.quant]
     for name, n_rows, n_columns in model.matrices():
         shape = gguf.quant_shape_to_byte_shape((n_rows, n_columns), kind)
         n_bytes = n_rows * shape[1]
         writer.add_tensor_info(name, shape, np.dtype(np.uint8), n_bytes, raw_dtype=kind)
-    for name in model.norms():
-        writer.add_tensor_info(name, (model.dim,), np.dtype(np.float32), model.dim * 4)
+    for name, n in model.norms():
+        writer.add_tensor_info(name, (n,), np.dtype(np.float32), n * 4)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()

@@ -20,8 +20,20 @@ import gguf
 import phases
 import ratios
 import report
+import run
 import synthetic
-from goals import AVX2_GOALS, DEEP_MODEL, GOALS, LOAD, MEMORY, MODELS, Goal, find_goal
+from goals import (
+    AVX2_GOALS,
+    DEEP_MODEL,
+    GOALS,
+    LOAD,
+    MEMORY,
+    MODELS,
+    PEAK,
+    Goal,
+    find_goal,
+    over,
+)
 
 TINY = synthetic.Shape(
     n_layers=3, dim=256, ffn_dim=512, n_heads=4, n_kv_heads=2, n_vocab=4096, n_ctx=512
@@ -105,11 +117,11 @@ class CountingTimeline:
 
 
 def test_every_phase_is_measured_at_its_depth() -> None:
-    opened: list[tuple[int, int, CountingTimeline]] = []
+    opened: list[tuple[int, int, str, CountingTimeline]] = []
 
-    def open_timeline(n_sequences: int, n_ctx: int) -> CountingTimeline:
-        opened.append((n_sequences, n_ctx, CountingTimeline()))
-        return opened[-1][2]
+    def open_timeline(n_sequences: int, n_ctx: int, kv: str) -> CountingTimeline:
+        opened.append((n_sequences, n_ctx, kv, CountingTimeline()))
+        return opened[-1][3]
 
     def measure(phase: phases.Phase, timeline: Any) -> float:
         assert timeline.position == phase.depth
@@ -119,8 +131,13 @@ def test_every_phase_is_measured_at_its_depth() -> None:
     assert {name: round(speed) for name, speed in speeds.items()} == {
         phase.name: 1000 for phase in phases.PHASES
     }
-    assert [shape[:2] for shape in opened] == [(1, 512), (8, 64), (1, 4096 + 512)]
-    assert all(timeline.closed for _, _, timeline in opened)
+    assert [shape[:3] for shape in opened] == [
+        (1, 512, "f16"),
+        (8, 64, "f16"),
+        (1, 4096 + 512, "f16"),
+        (1, 4096 + 512, "q8_0"),
+    ]
+    assert all(timeline.closed for *_, timeline in opened)
 
 
 # ---- ratios --------------------------------------------------------------------------------------
@@ -132,6 +149,16 @@ def test_the_peers_better_setting_counts() -> None:
     assert (faster.peer_setting, faster.peer) == ("no repack", 1.9)
     shorter = ratios.make_row("m", "p", samples, unit="ms", less_is_better=True, goal=Goal())
     assert shorter.peer_setting == "repack"
+
+
+def test_ours_is_held_against_ours_where_both_phases_were_measured() -> None:
+    model = next(model for model in MODELS if model.name == DEEP_MODEL)
+    deep = phases.find_phases(["deep-generation", "deep-generation-q8_0"])
+    own = [{"speeds": {"deep-generation": 10.0, "deep-generation-q8_0": 11.0}}] * 3
+    (row,) = run.beside_rows(model, deep, own, 0, "native")
+    assert (row.ours, row.peer, row.peer_setting) == (11.0, 10.0, "ours, F16 KV")
+    assert row.goal == Goal(1.0)
+    assert run.beside_rows(model, deep[1:], own, 0, "native") == []
 
 
 def test_the_interval_is_paired() -> None:
@@ -230,8 +257,11 @@ def test_a_run_never_overwrites_another(tmp_path: Path) -> None:
 
 
 def test_every_goal_is_of_a_row_that_is_measured() -> None:
-    names = {phase.name for phase in phases.PHASES} | {LOAD, MEMORY}
+    names = {phase.name for phase in phases.PHASES} | {LOAD, MEMORY, PEAK}
     deep = {phase.name for phase in phases.PHASES if phase.depth}
+    beside = {over(phase.name, phase.beside) for phase in phases.PHASES if phase.beside}
+    names |= beside
+    deep |= beside
     for model, phase in [*GOALS, *AVX2_GOALS]:
         assert model in {m.name for m in MODELS} and phase in names
         assert model == DEEP_MODEL or phase not in deep

@@ -32,6 +32,8 @@ class ChunkStruct(ctypes.Structure):
         ("head_dim", ctypes.c_size_t),
         ("k_type", ctypes.c_int),  # 0: F16
         ("v_type", ctypes.c_int),
+        ("next_k", ctypes.c_void_p),
+        ("next_v", ctypes.c_void_p),
     )
 
 

@@ -77,6 +77,8 @@ class AttendChunk(ctypes.Structure):
         ("head_dim", c_size_t),
         ("k_type", ctypes.c_int),
         ("v_type", ctypes.c_int),
+        ("next_k", ptr),
+        ("next_v", ptr),
     )
 
 
@@ -517,7 +519,8 @@ def run_attend(kernels: Kernels, t: Attention) -> tuple[bytes, list[AttendState]
     states = (AttendState * n_rows)()
     for r in range(n_rows):
         states[r].o = o[r].ctypes.data
-    chunk = AttendChunk(t.k.ctypes.data, t.v.ctypes.data, head_dim, t.k_type, t.v_type)
+    k, v = t.k.ctypes.data, t.v.ctypes.data
+    chunk = AttendChunk(k, v, head_dim, t.k_type, t.v_type, next_k=k, next_v=v)
     kernels.attend(
         ctypes.byref(chunk), t.q.ctypes.data, t.q.shape[1], n_rows, t.scale, t.first.ctypes.data,
         t.last.ctypes.data, ctypes.addressof(states), SCRATCH.ctypes.data,

@@ -32,6 +32,8 @@ typedef struct attend_chunk {
     const void *v;
     size_t head_dim; /* a multiple of 8 */
     kv_type k_type, v_type;
+    const void *next_k, *next_v; /* of the chunk that the caller will ask for next, to be fetched
+                                  * meanwhile and never read; NULL: none */
 } attend_chunk;
 
 /* The running result of one query row: maximum, sum of exponentials, weighted values. */

@@ -96,9 +96,24 @@ static void gather_queries(const cpu *d, const tile *t, uint32_t kv_head, uint32
     }
 }
 
+/* Chunk c of the tile's session, and behind it chunk `next`, where that comes before `end`. */
+static attend_chunk chunk_at(const cpu *d, const step *s, const tile *t, uint32_t kv_head,
+                             uint32_t c, uint32_t next, uint32_t end) {
+    const uint32_t *table = t->segment->tables[s->group];
+    bool is_last = next >= end;
+    return (attend_chunk){.k = cpu_keys(d, s, table[c], kv_head),
+                          .v = cpu_values(d, s, table[c], kv_head),
+                          .head_dim = d->model->head_dim,
+                          .k_type = d->options.kv_k,
+                          .v_type = d->options.kv_v,
+                          .next_k = is_last ? NULL : cpu_keys(d, s, table[next], kv_head),
+                          .next_v = is_last ? NULL : cpu_values(d, s, table[next], kv_head)};
+}
+
 /* Computes chunk `c` for the rows that see any of it: rows [*first_row, *end_row) of q. */
-static void attend_one(const cpu *d, const step *s, const tile *t, uint32_t kv_head, uint32_t c,
-                       const queries *q, uint32_t *first_row, uint32_t *end_row, uint32_t thread) {
+static void attend_one(const cpu *d, const step *s, const tile *t, const attend_chunk *chunk,
+                       uint32_t c, const queries *q, uint32_t *first_row, uint32_t *end_row,
+                       uint32_t thread) {
     uint8_t first[TILE_TOKENS * MAX_SHARED_HEADS], last[TILE_TOKENS * MAX_SHARED_HEADS];
     uint32_t start = c * BLOCK_POSITIONS, begin = 0, end = 0;
     for (uint32_t i = 0; i < t->n_rows; i++) {
@@ -115,13 +130,7 @@ static void attend_one(const cpu *d, const step *s, const tile *t, uint32_t kv_h
     *first_row = begin * q->n_shared;
     *end_row = end * q->n_shared;
     if (end <= begin) return;
-    uint32_t block = t->segment->tables[s->group][c];
-    attend_chunk chunk = {.k = cpu_keys(d, s, block, kv_head),
-                          .v = cpu_values(d, s, block, kv_head),
-                          .head_dim = d->model->head_dim,
-                          .k_type = d->options.kv_k,
-                          .v_type = d->options.kv_v};
-    d->kernels->attend(&chunk, q->q + *first_row * chunk.head_dim, chunk.head_dim,
+    d->kernels->attend(chunk, q->q + *first_row * chunk->head_dim, chunk->head_dim,
                        *end_row - *first_row, d->model->attention_scale, first + *first_row,
                        last + *first_row, q->chunk_states + *first_row,
                        cpu_thread_panel(d, thread));
@@ -183,7 +192,8 @@ void cpu_run_attend(cpu *d, const phase *p, uint32_t task, uint32_t thread) {
     uint32_t end = (t->first_position + t->n_rows - 1) / BLOCK_POSITIONS + 1;
     uint32_t first_row, end_row;
     for (c += span; c < end; c += n_spans) {
-        attend_one(d, s, t, kv_head, c, &q, &first_row, &end_row, thread);
+        attend_chunk chunk = chunk_at(d, s, t, kv_head, c, c + n_spans, end);
+        attend_one(d, s, t, &chunk, c, &q, &first_row, &end_row, thread);
         if (n_spans > 1)
             keep_states(d, t, kv_head, c, &q, first_row, end_row);
         else

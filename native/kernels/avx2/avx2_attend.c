@@ -5,6 +5,10 @@
  * tiles of up to four rows, eight chains of fmaf at once. With few rows every key and value is
  * converted to f32 once on its way; with many, a slab of them is converted first and met by all
  * rows.
+ *
+ * The chunks of a context lie far apart in memory, where the processor's own prefetching does not
+ * find the next in time. So with every piece that is read the same piece of the next chunk is asked
+ * for.
  */
 #include <assert.h>
 #include <math.h>
@@ -44,6 +48,7 @@ typedef struct source {
                              * bytes from two channels to the next two */
     const uint16_t *scales; /* of Q8 and Q4 */
     size_t scale_stride;    /* from a block of keys, or a value, to the next */
+    const void *next;       /* the same place in the chunk that comes next; NULL: none */
 } source;
 
 /* Eight values from element i; of Q8, the codes. */
@@ -53,6 +58,13 @@ EXP_INLINE __m256 load(form as, const void *from, size_t i) {
         return _mm256_cvtph_ps(_mm_loadu_si128((const void *)((const uint16_t *)from + i)));
     __m128i codes = _mm_loadl_epi64((const void *)((const int8_t *)from + i));
     return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(codes));
+}
+
+/* Asks for element i of the next chunk: into L2, as two chunks are more than L1 has room for. */
+EXP_INLINE void fetch(form as, const source *s, size_t i) {
+    if (as == F32 || s->next == NULL) return;
+    const size_t at = as == F16 ? i * sizeof(uint16_t) : as == Q8 ? i : i / 2;
+    _mm_prefetch((const char *)s->next + at, _MM_HINT_T1);
 }
 
 /* What the u4 in eight lanes stand for. */
@@ -90,11 +102,18 @@ EXP_INLINE __m256 value_scale(const source *v, size_t j) {
     return _mm256_cvtph_ps(_mm_set1_epi16((short)v->scales[j * v->scale_stride]));
 }
 
+static const void *bytes_from(const void *start, size_t n_bytes) {
+    return start == NULL ? NULL : (const char *)start + n_bytes;
+}
+
 /* Keys from `key` on, and values from position j and channel d on. */
 static source keys_at(const attend_chunk *chunk, size_t key) {
-    const size_t item = chunk->k_type == KV_F16 ? sizeof(uint16_t) : sizeof(uint8_t);
-    return (source){(const char *)chunk->k + key * item, KERNELS_CHUNK,
-                    kv_scales(chunk->k_type, chunk->k, chunk->head_dim) + key, KERNELS_CHUNK};
+    const size_t at = key * (chunk->k_type == KV_F16 ? sizeof(uint16_t) : sizeof(uint8_t));
+    return (source){.at = bytes_from(chunk->k, at),
+                    .stride = KERNELS_CHUNK,
+                    .scales = kv_scales(chunk->k_type, chunk->k, chunk->head_dim) + key,
+                    .scale_stride = KERNELS_CHUNK,
+                    .next = bytes_from(chunk->next_k, at)};
 }
 
 static source values_at(const attend_chunk *chunk, size_t j, size_t d) {
@@ -102,14 +121,18 @@ static source values_at(const attend_chunk *chunk, size_t j, size_t d) {
     const size_t at = chunk->v_type == KV_F16    ? i * sizeof(uint16_t)
                       : chunk->v_type == KV_Q8_0 ? i
                                                  : i / 2;
-    return (source){(const char *)chunk->v + at, n,
-                    kv_scales(chunk->v_type, chunk->v, n) + j * n_blocks + d / KV_BLOCK_DIM,
-                    n_blocks};
+    return (source){.at = bytes_from(chunk->v, at),
+                    .stride = n,
+                    .scales =
+                        kv_scales(chunk->v_type, chunk->v, n) + j * n_blocks + d / KV_BLOCK_DIM,
+                    .scale_stride = n_blocks,
+                    .next = bytes_from(chunk->next_v, at)};
 }
 
 /* A slab of keys, channel by channel. */
 EXP_INLINE void convert_keys(form as, source k, size_t head_dim, float (*to)[SLAB]) {
     for (size_t d = 0; d < head_dim; d++) {
+        fetch(as, &k, d * k.stride);
         for (size_t j = 0; j < SLAB; j += 8) {
             __m256 x = load_keys(as, &k, d, j);
             if (has_scales(as)) x = _mm256_mul_ps(x, key_scales(&k, d, j));
@@ -121,6 +144,7 @@ EXP_INLINE void convert_keys(form as, source k, size_t head_dim, float (*to)[SLA
 /* n_dims channels of n values. */
 EXP_INLINE void convert_values(form as, source v, size_t n, size_t n_dims, float (*to)[SLAB]) {
     for (size_t j = 0; j < n; j++) {
+        fetch(as, &v, j * v.stride);
         for (size_t d = 0; d < n_dims; d += 8) {
             __m256 x = load_values(as, &v, j, d);
             if (has_scales(as)) x = _mm256_mul_ps(x, value_scale(&v, j));
@@ -148,6 +172,7 @@ EXP_INLINE void score_tile(form as, int n_rows, int n_vectors, source k, size_t 
         }
         const size_t end = start + span < head_dim ? start + span : head_dim;
         for (size_t d = start; d < end; d++) {
+            fetch(as, &k, d * k.stride);
             __m256 keys[CHAINS];
 #pragma GCC unroll 8
             for (int v = 0; v < n_vectors; v++) {
@@ -242,6 +267,7 @@ EXP_INLINE void value_tile(form as, int n_rows, int n_vectors, source v, const f
         for (int i = 0; i < n_vectors; i++) sums[r][i] = _mm256_loadu_ps(state[r].o + dim + 8 * i);
     }
     for (size_t j = first; j < last; j++) {
+        fetch(as, &v, j * v.stride);
         __m256 values[CHAINS];
 #pragma GCC unroll 8
         for (int i = 0; i < n_vectors; i++) {
