@@ -13,6 +13,7 @@ import gc
 import sys
 
 from localllm import __version__
+from localllm.errors import says_no_memory
 
 # New objects before a search: more than starting makes, few enough for a long conversation.
 OBJECTS_PER_SEARCH = 100_000
@@ -26,11 +27,15 @@ def main() -> int:
     gc.set_threshold(OBJECTS_PER_SEARCH)
     try:
         from localllm.cli import app
-    except MemoryError:  # a limit so low that not even the modules find room
+
+        return app.main(arguments)
+    except Exception as error:
+        # A limit so low that neither the modules nor a report of it find room; a MemoryError that
+        # finds none itself arrives as a SystemError.
+        if not (isinstance(error, MemoryError | SystemError) or says_no_memory(error)):
+            raise
         sys.stderr.write("error: the process has no memory for its own modules\n")
         return 7
-    try:
-        return app.main(arguments)
     finally:
         gc.freeze()
 

@@ -56,3 +56,12 @@ class EngineError(LocalLLMError):
 
 class TemplateError(LocalLLMError):
     """The model's chat template failed or refused the conversation."""
+
+
+# How the loaders of libraries and of modules say that memory ran out.
+NO_MEMORY = ("failed to map segment", "cannot allocate memory", "Cannot allocate memory")
+
+
+def says_no_memory(error: Exception) -> bool:
+    """Whether memory ran out, by the words of an error that is no MemoryError."""
+    return isinstance(error, ImportError | OSError) and any(w in str(error) for w in NO_MEMORY)

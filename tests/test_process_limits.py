@@ -15,6 +15,9 @@ import pytest
 from conftest import ROOT
 from hollow_models import Hollow, random_text, write_hollow
 
+from localllm import __main__
+from localllm.cli import failures
+
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="these limits are Linux's")
 MIB = 1 << 20
 N_CTX, N_ANSWER = 1024, 4
@@ -56,3 +59,15 @@ def test_below_a_limit_a_run_answers_or_is_refused(
     codes = [run_below(path, which, int(size * MIB)) for size in sizes]
     assert codes[0] == 7 and codes[-1] == 0
     assert codes == sorted(codes, reverse=True), "once there is room enough, there is"
+
+
+def test_memory_that_runs_out_while_an_error_is_told(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def find_cause(error: Exception) -> Exception:
+        raise MemoryError
+
+    monkeypatch.setattr(failures, "find_cause", find_cause)
+    monkeypatch.setattr(sys, "argv", ["localllm", "no such command"])
+    assert __main__.main() == 7
+    assert capfd.readouterr() == ("", "error: the process has no memory for its own modules\n")

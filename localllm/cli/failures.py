@@ -14,6 +14,7 @@ import traceback
 
 from localllm import errors
 from localllm.cli import console
+from localllm.errors import says_no_memory
 
 # The most derived class that is in the table decides.
 EXIT_CODES: dict[type[BaseException], int] = {
@@ -42,8 +43,6 @@ SILENT = (BrokenPipeError, KeyboardInterrupt, errors.InterruptedByUserError)
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM)
 PROBE_BYTES = 16 << 20  # with less than this left, what nobody expected is for want of memory
 
-LOADER_SAYS = ("failed to map segment", "cannot allocate memory", "Cannot allocate memory")
-
 
 def exit_code(error: BaseException) -> int:
     if isinstance(error, OSError) and error.errno in NO_ROOM:
@@ -59,7 +58,7 @@ def find_cause(error: Exception) -> Exception:
 
 
 def is_for_want_of_memory(error: Exception) -> bool:
-    if isinstance(error, ImportError) and any(words in str(error) for words in LOADER_SAYS):
+    if says_no_memory(error):
         return True
     try:
         mmap.mmap(-1, PROBE_BYTES).close()
