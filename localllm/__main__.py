@@ -10,6 +10,7 @@ up is closed by whoever opened it, and reference counts do the rest.
 from __future__ import annotations
 
 import gc
+import os
 import sys
 
 from localllm import __version__
@@ -17,6 +18,13 @@ from localllm.errors import says_no_memory
 
 # New objects before a search: more than starting makes, few enough for a long conversation.
 OBJECTS_PER_SEARCH = 100_000
+RESERVE_BYTES = 256 * 1024  # never touched
+
+
+def tell_unraisable(found: sys.UnraisableHookArgs) -> None:
+    """As Python does, but for want of memory: whoever asked for it tells that."""
+    if found.exc_type is not MemoryError:
+        sys.__unraisablehook__(found)
 
 
 def main() -> int:
@@ -25,6 +33,8 @@ def main() -> int:
         print(f"localllm {__version__}")
         return 0
     gc.set_threshold(OBJECTS_PER_SEARCH)
+    sys.unraisablehook = tell_unraisable
+    reserve = [bytes(RESERVE_BYTES)]  # given back to tell that there is no more
     try:
         from localllm.cli import app
 
@@ -32,9 +42,10 @@ def main() -> int:
     except Exception as error:
         # A limit so low that neither the modules nor a report of it find room; a MemoryError that
         # finds none itself arrives as a SystemError.
-        if not (isinstance(error, MemoryError | SystemError) or says_no_memory(error)):
+        reserve.clear()
+        if not (isinstance(error, (MemoryError, SystemError)) or says_no_memory(error)):
             raise
-        sys.stderr.write("error: the process has no memory for its own modules\n")
+        os.write(2, b"error: the process has no memory for its own modules\n")
         return 7
     finally:
         gc.freeze()
