@@ -1,7 +1,8 @@
 """The process: `localllm` and `python -m localllm` both begin here.
 
-`--version` is answered before anything else is imported; everything else goes to cli/app.py, whose
-return value is the exit code.
+`--version` is answered before any command is imported; everything else goes to cli/app.py, whose
+return value is the exit code. Where memory is so short that not even an error can be told, it is
+told here.
 A command line lives for one command: what it imports and makes stays until the end. So the search
 for unreachable cycles is put off while it starts, and left out when it ends; what must be tidied
 up is closed by whoever opened it, and reference counts do the rest.
@@ -34,8 +35,9 @@ def main() -> int:
         return 0
     gc.set_threshold(OBJECTS_PER_SEARCH)
     sys.unraisablehook = tell_unraisable
-    reserve = [bytes(RESERVE_BYTES)]  # given back to tell that there is no more
+    reserve: list[bytes] = []  # given back to tell that there is no more
     try:
+        reserve.append(bytes(RESERVE_BYTES))
         from localllm.cli import app
 
         return app.main(arguments)

@@ -71,3 +71,12 @@ def test_memory_that_runs_out_while_an_error_is_told(
     monkeypatch.setattr(sys, "argv", ["localllm", "no such command"])
     assert __main__.main() == 7
     assert capfd.readouterr() == ("", "error: the process has no memory for its own modules\n")
+
+
+def test_a_limit_too_low_for_what_is_set_aside(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(__main__, "RESERVE_BYTES", 1 << 62)
+    monkeypatch.setattr(sys, "argv", ["localllm", "list"])
+    assert __main__.main() == 7
+    assert capfd.readouterr() == ("", "error: the process has no memory for its own modules\n")

@@ -49,7 +49,8 @@ ll_session *ll_session_open(ll_engine *e, ll_error *err) {
     return s;
 }
 
-/* Drops what lies behind the first n_left blocks. */
+/* Drops what lies behind the first n_left blocks, from the end: blocks are taken again in the order
+ * they were dropped in, and later ones are of no use without earlier ones. */
 static void drop_blocks(ll_session *s, uint32_t n_left) {
     for (uint32_t g = 0; g < s->engine->plan.n_groups; g++) {
         kv_table *t = &s->tables[g];
