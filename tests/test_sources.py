@@ -486,9 +486,7 @@ def write_catalog(home: Path, monkeypatch: pytest.MonkeyPatch, *sources: str) ->
         """,
         encoding="utf-8",
     )
-    monkeypatch.setattr(catalog, "CATALOG_FILE", path)
-    catalog.read.cache_clear()
-    monkeypatch.setattr(catalog, "read", catalog.read.__wrapped__)
+    monkeypatch.setattr(catalog, "shipped_file", lambda: path)
 
 
 def test_the_next_source_is_tried_within_five_seconds(
