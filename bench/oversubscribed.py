@@ -17,7 +17,8 @@ import subprocess
 import sys
 import time
 
-from localllm import _native, store
+from localllm import _native
+from localllm.models import store
 
 N_TOKENS = 200
 

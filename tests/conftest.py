@@ -43,8 +43,8 @@ def real_models() -> dict[str, Path]:
 
     $LOCALLLM_TEST_MODELS names another store; without a network the tests that ask for them skip.
     """
-    from localllm import store
     from localllm.errors import NetworkError
+    from localllm.models import store
 
     with pytest.MonkeyPatch.context() as patch:
         folder = os.environ.get("LOCALLLM_TEST_MODELS")

@@ -6,12 +6,13 @@ import re
 
 import pytest
 
-from localllm import catalog, units
+from localllm import units
 from localllm.errors import ModelNotFoundError, UsageError
-from localllm.sources import parse_name
-from localllm.sources.hub import Hub
-from localllm.sources.pypi import Pypi
-from localllm.sources.url import Url
+from localllm.models import catalog
+from localllm.models.sources import parse_name
+from localllm.models.sources.hub import Hub
+from localllm.models.sources.pypi import Pypi
+from localllm.models.sources.url import Url
 
 ENTRIES = list(catalog.read().values())
 

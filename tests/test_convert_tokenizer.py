@@ -29,11 +29,11 @@ from tokenizer_cases import (
 from tokenizers import Tokenizer
 
 from localllm import engines
+from localllm.answer.template import load_template
 from localllm.convert.from_checkpoint import convert_checkpoint
 from localllm.convert.pre_tokenizers import KNOWN
 from localllm.engines.base import ModelFile
 from localllm.errors import EngineError, IntegrityError
-from localllm.template import load_template
 
 QWEN = next(model for model in TINY_MODELS if model.name == "qwen3")
 N_STRINGS = 2000

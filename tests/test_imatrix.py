@@ -24,8 +24,8 @@ from localllm.engines.base import EngineOptions
 from localllm.errors import IntegrityError, UsageError
 from localllm.evaluate import imatrix, imatrix_file, texts
 from localllm.evaluate.imatrix_file import Importance, Sums
-from localllm.memory import Limit
-from localllm.need import Kind, need_of
+from localllm.memory.limits import Limit
+from localllm.memory.need import Kind, need_of
 
 KERNELS: list[str] = _native.machine()["kernels"]
 IDS = [int(i) for i in np.random.default_rng(5).integers(3, 250, 100)]

@@ -12,8 +12,7 @@ import jinja2
 import pytest
 
 from localllm import engines
-from localllm.errors import TemplateError, UsageError
-from localllm.template import (
+from localllm.answer.template import (
     ChatEncoder,
     ChatTemplate,
     ControlTokens,
@@ -24,6 +23,7 @@ from localllm.template import (
     strftime_now,
     tojson,
 )
+from localllm.errors import TemplateError, UsageError
 
 SPELLED = ControlTokens({"<|im_start|>": 1, "<|im_end|>": 2, "[INST]": 3, "[/INST]": 4, "<s>": 5})
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from localllm import __version__, engines, store
+from localllm import __version__, engines
 from localllm.cli import bench_tables, console
 from localllm.cli.flags import (
     COUNT,
@@ -27,8 +27,9 @@ from localllm.cli.flags import (
     option,
 )
 from localllm.errors import UsageError
-from localllm.intervals import ENOUGH
+from localllm.models import store
 from localllm.speed import cases, limits, measure, record, roofline
+from localllm.speed.intervals import ENOUGH
 from localllm.units import parse_count
 
 REDRAW_SECONDS = 0.1

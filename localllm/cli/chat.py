@@ -21,13 +21,13 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from localllm import footprint
+from localllm.answer import footprint
+from localllm.answer.overflow import window
 from localllm.cli import console, stats
 from localllm.cli.answer import HOW_IT_ENDED, AnswerStream, PrefillMeter, describe
 from localllm.cli.request import has_template, shift
 from localllm.errors import InterruptedByUserError, LocalLLMError, UsageError
 from localllm.folders import state_folder
-from localllm.overflow import window
 from localllm.sampling import RANGES, Sampling
 
 if TYPE_CHECKING:
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from prompt_toolkit.completion import CompleteEvent, Completion
     from prompt_toolkit.document import Document
 
+    from localllm.answer.generate import Result
+    from localllm.answer.model import Answer, Model
     from localllm.cli.request import Request
-    from localllm.generate import Result
-    from localllm.model import Answer, Model
 
 QUOTE = '"""'
 SECOND_INTERRUPT_SECONDS = 2.0

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from localllm import store
 from localllm.cli import console
 from localllm.cli.flags import (
     CHUNK_TOKENS,
@@ -26,6 +25,7 @@ from localllm.cli.flags import (
 )
 from localllm.cli.watching import CountLine, check_file, read_text
 from localllm.errors import UsageError
+from localllm.models import store
 
 if TYPE_CHECKING:
     from localllm.engines.base import Engine, ModelFile

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from localllm import store
 from localllm.cli import console
 from localllm.cli.flags import CHUNK_TOKENS, Chunks, ChunkTokens, Json, Offline, option
 from localllm.cli.watching import CountLine, check_file, read_text
 from localllm.errors import UsageError
+from localllm.models import store
 
 
 def command(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from localllm import catalog, store
 from localllm.cli import console
 from localllm.cli.flags import Json, option
+from localllm.models import catalog, store
 from localllm.units import format_bytes
 
 

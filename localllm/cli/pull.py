@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from localllm.acquire import pull_model
 from localllm.cli import console
 from localllm.cli.flags import BYTES, Json, Offline, Quiet, Source, option
+from localllm.models.pull import pull_model
 from localllm.units import format_bytes
 
 

@@ -12,8 +12,8 @@ from localllm.cli import console
 from localllm.errors import UsageError
 
 if TYPE_CHECKING:
-    from localllm.model import Model
-    from localllm.template import Message
+    from localllm.answer.model import Model
+    from localllm.answer.template import Message
 
 ANSWER_SHARE = 8  # of the context is kept for an answer whose length nobody limits
 
@@ -64,7 +64,7 @@ def shift(
     model: Model, request: Request, messages: Sequence[dict[str, str]], n_left_out: int = 0
 ) -> int:
     """How many of the oldest messages to leave out, which is said where it grows."""
-    from localllm.overflow import leave_out
+    from localllm.answer.overflow import leave_out
 
     encoder = model.find_encoder()
     if request.overflow is not Overflow.shift or encoder is None:

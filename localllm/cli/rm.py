@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from localllm import store
 from localllm.cli import console
 from localllm.cli.flags import Quiet, option
 from localllm.errors import ModelNotFoundError
+from localllm.models import store
 from localllm.units import format_bytes
 
 

@@ -7,12 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
-from localllm import engines, store
+from localllm import engines
 from localllm.cli import console
 from localllm.cli.flags import Json, option
 from localllm.engines.base import ModelFile
-from localllm.sources import Local
-from localllm.sources.split import model_files
+from localllm.models import store
+from localllm.models.sources import Local
+from localllm.models.sources.split import model_files
 from localllm.units import format_bytes
 
 SHAPE_KEYS = ("n_layers", "n_heads", "n_kv_heads", "head_dim", "dim", "ffn_dim", "n_vocab")

@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
-from localllm import store
 from localllm.cli import console
 from localllm.cli.flags import Budget, Ctx, Json, Offline, Quiet, Threads, option
 from localllm.errors import UsageError
+from localllm.models import store
 
 
 def command(
@@ -37,7 +37,7 @@ def command(
     quiet: Quiet = False,
 ) -> None:
     """Compute what conversations with a system message begin with, and keep it in a file."""
-    from localllm.model import open_path
+    from localllm.answer.model import open_path
 
     text = read_system(system)
     if not out.absolute().parent.is_dir():

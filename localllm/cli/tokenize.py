@@ -6,11 +6,12 @@ from typing import Annotated, Any
 
 import typer
 
-from localllm import engines, store
+from localllm import engines
 from localllm.cli import console
 from localllm.cli.flags import Json, Offline, option
 from localllm.cli.prompting import read_stdin, stdin_is_terminal
 from localllm.errors import UsageError
+from localllm.models import store
 
 
 def command(

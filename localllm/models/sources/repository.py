@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from localllm.quants import PREFERRED, find_quant, has_quant
-from localllm.sources.split import parse_split
+from localllm.models.quants import PREFERRED, find_quant, has_quant
+from localllm.models.sources.split import parse_split
 
 # What a conversion reads; pickled weights (*.bin, *.pt) are never fetched.
 CHECKPOINT_FILE = re.compile(

@@ -13,16 +13,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, NoReturn
 
-from localllm import quants
 from localllm.errors import (
     IntegrityError,
     ModelNotFoundError,
     NetworkError,
     UsageError,
 )
-from localllm.sources.remote import Progress, Remote, safe_file_name
-from localllm.sources.repository import Candidate, choose, find_candidates, find_checkpoint
-from localllm.sources.url import STALL_SECONDS, Page, open_page, refusal, require_reachable
+from localllm.models import quants
+from localllm.models.sources.remote import Progress, Remote, safe_file_name
+from localllm.models.sources.repository import Candidate, choose, find_candidates, find_checkpoint
+from localllm.models.sources.url import STALL_SECONDS, Page, open_page, refusal, require_reachable
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelInfo

@@ -12,15 +12,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from localllm import engines, quants
+from localllm import engines
 from localllm.engines.base import EngineOptions, ModelFile
 from localllm.errors import DoesNotFitError, IntegrityError
-from localllm.memory import Limit, find_limits
-from localllm.need import Need, need_of
-from localllm.sources import Progress, Remote
-from localllm.sources.hub import Hub
-from localllm.sources.repository import WEIGHTS
-from localllm.sources.split import parse_split
+from localllm.memory.limits import Limit, find_limits
+from localllm.memory.need import Need, need_of
+from localllm.models import quants
+from localllm.models.sources import Progress, Remote
+from localllm.models.sources.hub import Hub
+from localllm.models.sources.repository import WEIGHTS
+from localllm.models.sources.split import parse_split
 from localllm.units import format_bytes
 
 # The context a run is judged with: the model's own where that is smaller.

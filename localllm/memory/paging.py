@@ -10,7 +10,7 @@ from localllm.units import format_bytes
 
 if TYPE_CHECKING:
     from localllm.engines.base import ModelFile
-    from localllm.verdict import Verdict
+    from localllm.memory.verdict import Verdict
 
 
 def tokens_per_second(file: ModelFile, path: Path) -> float | None:

@@ -14,11 +14,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from localllm import catalog
 from localllm.errors import ModelNotFoundError
 from localllm.folders import data_folder
-from localllm.sources import Local, Progress, Silent, parse_name
-from localllm.sources.split import model_files, parse_split
+from localllm.models import catalog
+from localllm.models.sources import Local, Progress, Silent, parse_name
+from localllm.models.sources.split import model_files, parse_split
 
 MANIFEST_SUFFIX = ".json"
 
@@ -214,7 +214,7 @@ def resolve(
         return stored.path
     if offline or not pull:
         raise ModelNotFoundError(f"{name} is not on this machine", f"localllm pull {name}")
-    from localllm.acquire import pull_model
+    from localllm.models.pull import pull_model
 
     return pull_model(name, source=source, progress=progress).model.path
 

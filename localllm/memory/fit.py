@@ -15,16 +15,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from localllm import alternatives, budget, catalog, engines, quants, store
+from localllm import engines
 from localllm.engines.base import EngineOptions, ModelFile
 from localllm.errors import LocalLLMError, ModelNotFoundError, NetworkError
-from localllm.kv_types import KEYS_LIKE, PAIRS, PLAIN, VALUES_LIKE, KvPair, pair_of
-from localllm.memory import Limit
-from localllm.need import Need, need_of
-from localllm.sources import Local, Progress, Remote, parse_name
-from localllm.sources.hub import Hub
-from localllm.usage import Usage
-from localllm.verdict import Fit, Verdict, judge, settle_options
+from localllm.memory import alternatives, choose_quant
+from localllm.memory.kv_types import KEYS_LIKE, PAIRS, PLAIN, VALUES_LIKE, KvPair, pair_of
+from localllm.memory.limits import Limit
+from localllm.memory.need import Need, need_of
+from localllm.memory.process import Usage
+from localllm.memory.verdict import Fit, Verdict, judge, settle_options
+from localllm.models import catalog, quants, store
+from localllm.models.sources import Local, Progress, Remote, parse_name
+from localllm.models.sources.hub import Hub
 
 COLUMNS = (2048, 8192, 32768, 131072)
 
@@ -238,17 +240,19 @@ def makeable(file: ModelFile, path: Path, own: str) -> Iterator[Variant]:
 
 def read_offers(hub: Hub, work: Path, progress: Progress) -> Subject:
     """One of a repository's quants by its header, the others by their sizes."""
-    offers = sorted(hub.offers(), key=lambda offer: quants.rank(budget.quant_of(offer)))
+    offers = sorted(hub.offers(), key=lambda offer: quants.rank(choose_quant.quant_of(offer)))
     if not offers:
         return read_checkpoint(hub, work, progress)
-    preferred = [hub.quant] if hub.quant else [*quants.PREFERRED, *map(budget.quant_of, offers)]
+    preferred = (
+        [hub.quant] if hub.quant else [*quants.PREFERRED, *map(choose_quant.quant_of, offers)]
+    )
     failure: LocalLLMError | None = None
     for quant in dict.fromkeys(preferred):
-        offer = next((one for one in offers if budget.quant_of(one) == quant), None)
+        offer = next((one for one in offers if choose_quant.quant_of(one) == quant), None)
         if offer is None:
             continue
         try:
-            file = budget.open_headers(offer, work / "headers" / quant)
+            file = choose_quant.open_headers(offer, work / "headers" / quant)
         except LocalLLMError as error:
             failure = failure or error
             continue
@@ -257,24 +261,24 @@ def read_offers(hub: Hub, work: Path, progress: Progress) -> Subject:
     if failure is not None:
         raise failure
     raise ModelNotFoundError(
-        f"{hub.name} is not there; there is {', '.join(map(budget.quant_of, offers))}"
+        f"{hub.name} is not there; there is {', '.join(map(choose_quant.quant_of, offers))}"
     )
 
 
 def is_known(offer: Remote) -> bool:
     """Whether this engine runs its quant: what it can write, it reads."""
-    return quants.can_make(budget.quant_of(offer)) and offer.n_bytes is not None
+    return quants.can_make(choose_quant.quant_of(offer)) and offer.n_bytes is not None
 
 
 def sized(hub: Hub, offer: Remote) -> Variant:
-    quant = budget.quant_of(offer)
+    quant = choose_quant.quant_of(offer)
     return Variant(quant, offer.n_bytes or 0, shlex.quote(Hub(hub.repo, quant).name))
 
 
 def read_checkpoint(hub: Hub, work: Path, progress: Progress) -> Subject:
     """What a repository's checkpoint can be converted to, sketched from its headers."""
     quant = hub.quant or quants.PREFERRED[0]
-    path = budget.sketch(hub, quant, work, progress)
+    path = choose_quant.sketch(hub, quant, work, progress)
     file = engines.open_model(path)
     others = [
         Variant(other, n_bytes, shlex.quote(Hub(hub.repo, other).name))

@@ -26,7 +26,7 @@ from localllm.errors import (
     NetworkError,
     UsageError,
 )
-from localllm.sources.remote import Body, Progress, Remote, safe_file_name
+from localllm.models.sources.remote import Body, Progress, Remote, safe_file_name
 
 if TYPE_CHECKING:
     import httpx2

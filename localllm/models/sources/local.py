@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import ClassVar, NoReturn
 
 from localllm.errors import ModelNotFoundError
-from localllm.sources.remote import Progress, Remote
+from localllm.models.sources.remote import Progress, Remote
 
 
 @dataclass(frozen=True)

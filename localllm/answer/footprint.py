@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from localllm import usage
-from localllm.need import Extent, Kind, Need
-from localllm.sources.split import model_files
-from localllm.usage import Usage
+from localllm.memory import process
+from localllm.memory.need import Extent, Kind, Need
+from localllm.memory.process import Usage
+from localllm.models.sources.split import model_files
 
 if TYPE_CHECKING:
-    from localllm.generate import Result
-    from localllm.model import Model
+    from localllm.answer.generate import Result
+    from localllm.answer.model import Model
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def of(model: Model, result: Result) -> Footprint:
     )
     return Footprint(
         model.need(extent),
-        usage.measure(),
-        usage.mapped_bytes(model_files(model.file.path)),
+        process.measure(),
+        process.mapped_bytes(model_files(model.file.path)),
         {KEPT[key]: n_bytes for key, n_bytes in model.engine.resident().items()},
     )

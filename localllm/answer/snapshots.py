@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from localllm.answer.prefixes import BLOCK_TOKENS, Note, fingerprint, keys_of
 from localllm.errors import IntegrityError
-from localllm.prefixes import BLOCK_TOKENS, Note, fingerprint, keys_of
 
 if TYPE_CHECKING:
+    from localllm.answer.generate import Timeline
     from localllm.engines.base import Engine, ModelFile
-    from localllm.generate import Timeline
 
 SCHEMA_VERSION = 1
 MAGIC = b"llsnap\2\0"

@@ -16,14 +16,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from localllm.errors import IntegrityError
-from localllm.fetch import Expected, Fetched, claim_part, fetch, require_space, sync_folder
 from localllm.folders import caches_folder
-from localllm.keep import free_name, require_magic, require_readable
-from localllm.quants import BY_NAME
-from localllm.sources import Progress, Remote
-from localllm.sources.remote import safe_file_name
-from localllm.sources.split import parse_split
-from localllm.store import Part, Stored, read_manifest, write_manifest
+from localllm.models.checks import free_name, require_magic, require_readable
+from localllm.models.download import (
+    Expected,
+    Fetched,
+    claim_part,
+    fetch,
+    require_space,
+    sync_folder,
+)
+from localllm.models.quants import BY_NAME
+from localllm.models.sources import Progress, Remote
+from localllm.models.sources.remote import safe_file_name
+from localllm.models.sources.split import parse_split
+from localllm.models.store import Part, Stored, read_manifest, write_manifest
 from localllm.units import format_bytes
 
 READ_BYTES = 1 << 20

@@ -31,7 +31,7 @@ from localllm.errors import (
     NetworkError,
     UsageError,
 )
-from localllm.sources.remote import Body, Progress, Remote, safe_file_name
+from localllm.models.sources.remote import Body, Progress, Remote, safe_file_name
 
 CHUNK_BYTES = 1 << 20
 POLL_SECONDS = 0.1

@@ -32,8 +32,8 @@ from typing import TYPE_CHECKING
 
 from localllm.engines.native import kv_format
 from localllm.folders import caches_folder
-from localllm.sources.split import model_files
-from localllm.store import read_manifest
+from localllm.models.sources.split import model_files
+from localllm.models.store import read_manifest
 
 if TYPE_CHECKING:
     from localllm.engines.base import Engine, ModelFile, Session

@@ -9,14 +9,14 @@ from __future__ import annotations
 import importlib
 from typing import Any, Protocol, cast
 
-from localllm.sources.local import Local
-from localllm.sources.remote import Body, Progress, Remote, Silent, Source
+from localllm.models.sources.local import Local
+from localllm.models.sources.remote import Body, Progress, Remote, Silent, Source
 
 # The kinds a catalog entry may name: the module and the class, whose fields are its other keys.
 SOURCES = {
-    "hub": ("localllm.sources.hub", "Hub"),
-    "pypi": ("localllm.sources.pypi", "Pypi"),
-    "url": ("localllm.sources.url", "Url"),
+    "hub": ("localllm.models.sources.hub", "Hub"),
+    "pypi": ("localllm.models.sources.pypi", "Pypi"),
+    "url": ("localllm.models.sources.url", "Url"),
 }
 
 # How a name says which source it means.

@@ -12,16 +12,16 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from localllm.errors import DoesNotFitError
-from localllm.need import Need, need_of
+from localllm.memory.need import Need, need_of
 from localllm.units import format_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from localllm.engines.base import EngineOptions, ModelFile
-    from localllm.memory import Limit
-    from localllm.need import Component
-    from localllm.usage import Usage
+    from localllm.memory.limits import Limit
+    from localllm.memory.need import Component
+    from localllm.memory.process import Usage
 
     Needs = Callable[[EngineOptions], Need]  # of one model, with any options
 

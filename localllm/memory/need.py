@@ -12,13 +12,13 @@ import mmap
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from localllm import usage
+from localllm.memory import process
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from localllm.engines.base import EngineOptions, ModelFile
-    from localllm.usage import Usage
+    from localllm.memory.process import Usage
 
 MIB = 1 << 20
 
@@ -104,7 +104,7 @@ def need_of(
 
     before: this process before it opened the file; None: a typical one. extent: None: all of it.
     """
-    before = before or usage.TYPICAL
+    before = before or process.TYPICAL
     plan = used = filled = file.plan(options)
     if extent is not None:
         # What layers with a window keep depends on the largest step that could come.

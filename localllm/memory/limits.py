@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from localllm.need import Kind
-from localllm.proc_files import parse_number, read_fields, read_text
+from localllm.memory.need import Kind
+from localllm.memory.proc_files import parse_number, read_fields, read_text
 
 if TYPE_CHECKING:
-    from localllm.need import Need
+    from localllm.memory.need import Need
 
 UNLIMITED = 1 << 60  # above this a limit is a way of saying none (cgroup v1's is 2^63 - 4096)
 

@@ -14,10 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from localllm import engines, store, usage
-from localllm.engines.base import Engine, EngineOptions, ModelFile
-from localllm.errors import DoesNotFitError, UsageError
-from localllm.generate import (
+from localllm import engines
+from localllm.answer.generate import (
     THINK_OPEN,
     Generation,
     Piece,
@@ -26,17 +24,21 @@ from localllm.generate import (
     Result,
     Timeline,
 )
-from localllm.memory import find_limits
-from localllm.need import Extent, Need, need_of
+from localllm.engines.base import Engine, EngineOptions, ModelFile
+from localllm.errors import DoesNotFitError, UsageError
+from localllm.memory import process
+from localllm.memory.limits import find_limits
+from localllm.memory.need import Extent, Need, need_of
+from localllm.memory.verdict import Verdict, choose_options, settle_options
+from localllm.models import store
 from localllm.sampling import Sampling, seeded, settled
-from localllm.verdict import Verdict, choose_options, settle_options
 
 if TYPE_CHECKING:
     import numpy
     from numpy.typing import NDArray
 
-    from localllm.alternatives import Alternative
-    from localllm.template import ChatEncoder, Message
+    from localllm.answer.template import ChatEncoder, Message
+    from localllm.memory.alternatives import Alternative
 
 LOGIT_ROWS = 64  # rows of logits kept per step when every row is asked for
 
@@ -100,7 +102,7 @@ def open_path(
     kv_v: str | None = None,
     adapt: bool = False,
     allow_oversubscribe: bool = False,
-    before: usage.Usage | None = None,
+    before: process.Usage | None = None,
 ) -> Model:
     """Opens a model file that is already here. Settings and Raises as for load.
 
@@ -108,14 +110,14 @@ def open_path(
     before: this process before it began to prepare the run; None: as it is now.
     """
     asked = check_options(ctx, threads, budget, kernels, kv_k, kv_v)
-    before = before or usage.measure()
+    before = before or process.measure()
     file = engines.open_model(path)
     try:
         limits = find_limits(budget)
         options, verdict = settle_options(file, asked, limits, before)
         if verdict.runs or allow_oversubscribe:
             return Model(file, file.open_engine(options), options, verdict, before)
-        from localllm import alternatives
+        from localllm.memory import alternatives
 
         refused = alternatives.Refused(
             name or str(path), file, options, asked.n_ctx, limits, before
@@ -159,7 +161,7 @@ def tell_adapted(taken: Alternative, skipped: Sequence[Alternative]) -> str:
 
 
 def open_adapted(
-    file: ModelFile, offer: Alternative, path: Path, before: usage.Usage | None, adapted: str
+    file: ModelFile, offer: Alternative, path: Path, before: process.Usage | None, adapted: str
 ) -> Model:
     """The model of an offer, in place of the file that does not fit."""
     try:
@@ -190,7 +192,7 @@ class Model:
         engine: Engine,
         options: EngineOptions,
         verdict: Verdict,
-        before: usage.Usage | None = None,
+        before: process.Usage | None = None,
         adapted: str | None = None,
     ) -> None:
         self.file = file
@@ -282,7 +284,7 @@ class Model:
     def keep_prefixes(self, note: Callable[[str], None] = ignore) -> None:
         """From here on, long prompts are kept on the disk, and what is known of them is not
         computed again. note: told, once, of damaged files and of a disk that takes no more."""
-        from localllm.prefixes import Prefixes
+        from localllm.answer.prefixes import Prefixes
 
         self.timeline.prefixes = Prefixes(self.file, self.engine, note)
 
@@ -376,7 +378,7 @@ class Model:
     def save(self, path: Path, messages: Sequence[Message]) -> int:
         """Writes a conversation with the KV of what was computed of it, so that restore() goes on
         from there; returns the tokens that are kept. Raises: OSError."""
-        from localllm import snapshots
+        from localllm.answer import snapshots
 
         timeline = self.timeline
         return snapshots.save(path, messages, self.file, self.engine, timeline)
@@ -387,7 +389,7 @@ class Model:
         note: told where the KV is another model's or damaged, and must be computed.
         Raises: OSError, IntegrityError.
         """
-        from localllm import snapshots
+        from localllm.answer import snapshots
 
         snapshot = snapshots.read(path)
         if len(snapshot.ids) < self.engine.n_ctx:
@@ -398,7 +400,7 @@ class Model:
     def find_encoder(self) -> ChatEncoder | None:
         """The encoder of conversations, None for a model without a chat template."""
         if not self.read_template:
-            from localllm.template import ChatEncoder, load_template
+            from localllm.answer.template import ChatEncoder, load_template
 
             template = load_template(self.file)
             system = store.find_system(self.file.path)

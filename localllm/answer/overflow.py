@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from localllm.template import Message
+    from localllm.answer.template import Message
 
 FREE_SHARE = 4
 

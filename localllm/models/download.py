@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from localllm.errors import DoesNotFitError, IntegrityError, NetworkError
-from localllm.sources import Body, Progress, Remote
+from localllm.models.sources import Body, Progress, Remote
 from localllm.units import format_bytes
 
 ATTEMPTS = 4

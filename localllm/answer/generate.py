@@ -18,8 +18,8 @@ from localllm.errors import ContextFullError, UsageError
 from localllm.sampling import SeededSampling
 
 if TYPE_CHECKING:
+    from localllm.answer.prefixes import Prefixes
     from localllm.engines.base import Engine, ModelFile
-    from localllm.prefixes import Prefixes
 
 Finish = Literal["stop", "length", "context"]
 PrefillProgress = Callable[[int, int], None]  # tokens fed, tokens in all; equal when it is over

@@ -14,15 +14,16 @@ from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 
-from localllm import catalog, engines, quants, store
+from localllm import engines
 from localllm.engines.base import EngineOptions, ModelFile
 from localllm.errors import LocalLLMError
-from localllm.kv_types import PAIRS
-from localllm.memory import Limit
-from localllm.need import Need, need_of
-from localllm.sources.split import model_files
-from localllm.usage import Usage
-from localllm.verdict import Verdict, find_largest, settle, settle_options
+from localllm.memory.kv_types import PAIRS
+from localllm.memory.limits import Limit
+from localllm.memory.need import Need, need_of
+from localllm.memory.process import Usage
+from localllm.memory.verdict import Verdict, find_largest, settle, settle_options
+from localllm.models import catalog, quants, store
+from localllm.models.sources.split import model_files
 
 MOST = 3
 # What is left of a limit, and what a process takes, move a little from one command to the next; an

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from localllm.proc_files import parse_number, read_fields, read_text
+from localllm.memory.proc_files import parse_number, read_fields, read_text
 
 
 @dataclass(frozen=True)

@@ -20,16 +20,16 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from localllm import catalog
-from localllm.assemble import fetch_checkpoint, fetch_converted, fetch_split
-from localllm.budget import choose_for
 from localllm.errors import IntegrityError, NetworkError, UsageError
-from localllm.fetch import Expected, Fetched, fetch, is_alive, require_space
-from localllm.keep import free_name, require_readable
-from localllm.sources import Local, Progress, Remote, Silent, Source, parse_name
-from localllm.sources.hub import Hub
-from localllm.sources.split import model_files
-from localllm.store import (
+from localllm.memory.choose_quant import choose_for
+from localllm.models import catalog
+from localllm.models.assemble import fetch_checkpoint, fetch_converted, fetch_split
+from localllm.models.checks import free_name, require_readable
+from localllm.models.download import Expected, Fetched, fetch, is_alive, require_space
+from localllm.models.sources import Local, Progress, Remote, Silent, Source, parse_name
+from localllm.models.sources.hub import Hub
+from localllm.models.sources.split import model_files
+from localllm.models.store import (
     Stored,
     find_stored,
     full_name,

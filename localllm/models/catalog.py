@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from localllm.errors import ModelNotFoundError
-from localllm.sources import Source, make_source
+from localllm.models.sources import Source, make_source
 
-CATALOG_FILE = Path(__file__).with_name("models.toml")
+CATALOG_FILE = Path(__file__).parent.with_name("models.toml")
 MAX_SUGGESTIONS = 5
 
 

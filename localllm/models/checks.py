@@ -8,9 +8,9 @@ from pathlib import Path
 
 from localllm import engines
 from localllm.errors import IntegrityError
-from localllm.sources import Progress
-from localllm.sources.split import parse_split
-from localllm.store import read_manifest
+from localllm.models.sources import Progress
+from localllm.models.sources.split import parse_split
+from localllm.models.store import read_manifest
 
 MAGIC = b"GGUF"
 
