@@ -13,17 +13,6 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
 
-class ErrorStruct(ctypes.Structure):
-    """ll_error of native/localllm.h."""
-
-    _fields_ = (
-        ("code", ctypes.c_int),
-        ("offset", ctypes.c_uint64),
-        ("message", ctypes.c_char * 512),
-        ("system", ctypes.c_int),
-    )
-
-
 @pytest.fixture(scope="session", autouse=True)
 def own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Tests neither find the user's settings and kept prompts nor leave any there."""

@@ -247,15 +247,22 @@ def test_split_files_that_somebody_put_here(hub: Server, tiny: dict[str, bytes])
     assert left() == []
 
 
-@pytest.mark.parametrize("file", ["../out.gguf", ".hidden.gguf", "a/b.gguf", 7, None])
+@pytest.mark.parametrize("file", ["../out.gguf", ".hidden.gguf", "a/b.gguf", "", 7, None])
 def test_a_manifest_never_leads_out_of_the_folder(hub: Server, file: object) -> None:
+    """The file that it names is there and has the right size: only its name speaks against it.
+
+    Such a manifest counts as none, so the model is the one file beside it.
+    """
     path = store.models_folder() / "m.gguf"
-    path.parent.mkdir(parents=True)
+    (path.parent / "a").mkdir(parents=True)
     path.write_bytes(b"GGUF")
-    fields = {"name": "m", "n_bytes": 4, "parts": [{"file": file, "n_bytes": 4}]}
+    named = path.parent / str(file)
+    if not named.is_dir():
+        named.write_bytes(b"GGUF")
+    fields = {"name": "other", "n_bytes": 4, "parts": [{"file": file, "n_bytes": 4}]}
     store.manifest_path(path).write_text(json.dumps(fields))
-    for model in store.stored_models().values():
-        assert all(p.parent == path.parent for p in model.paths)
+    assert store.stored_models()["m"].paths == [path]
+    assert "other" not in store.stored_models()
 
 
 # ---- a quant that nobody published ---------------------------------------------------------------

@@ -140,11 +140,11 @@ def read_manifest(path: Path) -> Stored | None:
 
 
 def read_part(fields: dict[str, Any]) -> SplitPart:
-    """Raises ValueError for a name that leads out of the folder."""
-    part = SplitPart(str(fields["file"]), int(fields["n_bytes"]), fields.get("sha256"))
-    if Path(part.file).name != part.file or part.file.startswith("."):
-        raise ValueError(part.file)
-    return part
+    """Raises ValueError for what is no name of a file in the folder."""
+    file = fields["file"]
+    if not isinstance(file, str) or Path(file).name != file or file[:1] in ("", "."):
+        raise ValueError(file)
+    return SplitPart(file, int(fields["n_bytes"]), fields.get("sha256"))
 
 
 def now() -> str:
