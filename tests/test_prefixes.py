@@ -21,11 +21,12 @@ from golden.tiny_models import N_VOCAB, TINY_MODELS, hash_words, write_gguf
 from localllm import _native, engines
 from localllm.answer import prefixes
 from localllm.answer.generate import Timeline
-from localllm.answer.prefixes import BLOCK_TOKENS, HEADER, LEAST_TOKENS, Prefixes
+from localllm.answer.prefixes import HEADER, LEAST_TOKENS, Prefixes
 from localllm.cli import app
 from localllm.engines.base import EngineOptions
 
 N_TOKENS = 700
+_, BLOCK_TOKENS = _native.kv_format()
 IDS = [int(word % np.uint64(N_VOCAB)) for word in hash_words(77, N_TOKENS)]
 
 
@@ -56,7 +57,9 @@ class Run:
         self.file = engines.open_model(path)
         self.engine = self.file.open_engine(EngineOptions(n_ctx=1024, **options))
         self.notes: list[str] = []
-        self.prefixes = Prefixes(self.file, self.engine, self.notes.append)
+        assert self.engine.blocks is not None
+        self.blocks = self.engine.blocks
+        self.prefixes = Prefixes(self.file, self.blocks, self.notes.append)
         self.timeline = Timeline(self.engine, self.prefixes)
 
     def feed(self, ids: list[int]) -> tuple[int, bytes]:
@@ -244,7 +247,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 def test_damage_is_said_once_and_computed_again(damage: str, open_run: Open, folder: Path) -> None:
     cold = open_run().feed(IDS)
     run = open_run()
-    keys = prefixes.keys_of(run.prefixes.first, IDS)
+    keys = prefixes.keys_of(run.prefixes.first, IDS, BLOCK_TOKENS)
     for i in (3, 7):
         DAMAGES[damage](run.prefixes.path(keys[i]))
     assert run.feed(IDS) == (3 * BLOCK_TOKENS, cold[1])
@@ -258,7 +261,7 @@ def test_damage_is_said_once_and_computed_again(damage: str, open_run: Open, fol
 def test_a_block_of_another_length_is_damage(open_run: Open, folder: Path) -> None:
     cold = open_run().feed(IDS)
     run = open_run()
-    key = prefixes.keys_of(run.prefixes.first, IDS)[2]
+    key = prefixes.keys_of(run.prefixes.first, IDS, BLOCK_TOKENS)[2]
     prefixes.write_block(run.prefixes.path(key), key, b"short")
     assert run.feed(IDS) == (2 * BLOCK_TOKENS, cold[1]) and len(run.notes) == 1
 
@@ -269,11 +272,11 @@ def test_layers_with_a_window_give_back_what_is_kept_already(
 ) -> None:
     """Every block is on the disk whole, so a prompt that begins alike may end anywhere."""
     run = open_run("gemma3", n_batch=n_batch)
-    assert run.engine.gives_back
+    assert run.blocks.gives_back
     cold = run.feed(IDS)
     n_blocks = N_TOKENS // BLOCK_TOKENS
     assert len(files_of(folder)) == n_blocks
-    assert len(run.timeline.session.get_block(0)) < run.engine.block_bytes
+    assert len(run.blocks.get(run.timeline.session, 0)) < run.blocks.n_bytes
     assert open_run("gemma3", n_batch=n_batch).feed(IDS) == (n_blocks * BLOCK_TOKENS, cold[1])
     for n_shared in (320, 333):
         prompt = [*IDS[:n_shared], *IDS[:50]]
@@ -376,7 +379,7 @@ def test_what_was_not_used_for_longest_goes_first(
     left = set(files_of(folder))
     assert len(left) == 13
     used = open_run()
-    keys = prefixes.keys_of(used.prefixes.first, IDS)
+    keys = prefixes.keys_of(used.prefixes.first, IDS, BLOCK_TOKENS)
     assert {used.prefixes.path(key) for key in keys[:3]} <= left, "the beginnings are left"
     assert not {used.prefixes.path(key) for key in keys[6:]} & left
     assert used.feed(IDS[::-1])[0] == 640

@@ -15,11 +15,12 @@ import pytest
 from conftest import ROOT
 
 import localllm
+from localllm import _native
 from localllm.answer import snapshots
-from localllm.answer.prefixes import BLOCK_TOKENS
 from localllm.cli import app
 from localllm.errors import IntegrityError, UsageError
 
+_, BLOCK_TOKENS = _native.kv_format()
 SYSTEM = "You answer in verse. " * 30
 QUESTION = "What is the capital of France?"
 
@@ -112,11 +113,12 @@ def test_layers_with_a_window_keep_what_is_seen_at_the_end(
     path, prompt = tmp_path / "long.kv", SYSTEM * 10 + QUESTION
     with localllm.load(real_models["gemma3"], ctx=4096) as model:
         sampling = model.settle(temperature=0)
-        assert model.engine.gives_back
+        blocks = model.engine.blocks
+        assert blocks is not None and blocks.gives_back
         text = "".join(model.generate(prompt, sampling, max_tokens=12))
         n_kept = model.save(path, [])
         assert n_kept >= 1280
-        assert path.stat().st_size < n_kept // BLOCK_TOKENS * model.engine.block_bytes * 0.95
+        assert path.stat().st_size < n_kept // BLOCK_TOKENS * blocks.n_bytes * 0.95
     with localllm.load(real_models["gemma3"], ctx=4096) as model:
         notes: list[str] = []
         assert model.restore(path, notes.append) == [] and not notes

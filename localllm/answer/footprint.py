@@ -46,12 +46,14 @@ class Footprint:
 
 
 MODEL_COMPONENTS = ("weights", "metadata")
-# The components that an engine keeps apart, by its names for them.
-KEPT = {"kv_bytes": "kv cache", "scratch_bytes": "scratch", "logits_bytes": "logits"}
+# The components that an engine tells apart, by its names for them.
+COMPONENTS = {"kv_bytes": "kv cache", "scratch_bytes": "scratch", "logits_bytes": "logits"}
 
 
 def of(model: Model, result: Result) -> Footprint:
     """Taken while the model is open, when its answer is complete."""
+    measures = model.engine.measures
+    resident = measures.resident() if measures else {}
     n_fed = result.n_prompt - result.n_reused
     extent = Extent(
         n_positions=result.n_prompt + result.n_generated,
@@ -61,5 +63,5 @@ def of(model: Model, result: Result) -> Footprint:
         model.need(extent),
         process.measure(),
         process.mapped_bytes(model_files(model.file.path)),
-        {KEPT[key]: n_bytes for key, n_bytes in model.engine.resident().items()},
+        {COMPONENTS[key]: n_bytes for key, n_bytes in resident.items()},
     )

@@ -19,7 +19,7 @@ from localllm.sampling import SeededSampling
 
 if TYPE_CHECKING:
     from localllm.answer.prefixes import Prefixes
-    from localllm.engines.base import Engine, ModelFile
+    from localllm.engines.base import Blocks, Engine, ModelFile
 
 Finish = Literal["stop", "length", "context"]
 PrefillProgress = Callable[[int, int], None]  # tokens fed, tokens in all; equal when it is over
@@ -70,21 +70,21 @@ class Timeline:
                 if progress and start > n_reused:
                     progress(start - n_reused, n_new)
                 self.step(piece, keep_logits=start + len(piece) == len(ids))
-                if self.prefixes is not None and self.engine.gives_back:
+                if self.prefixes is not None and self.prefixes.blocks.gives_back:
                     self.prefixes.keep_up()  # while the session has all of the KV
         finally:
             if progress:
                 progress(n_new, n_new)
         return n_reused
 
-    def restore(self, blocks: Iterable[tuple[Sequence[int], bytes]]) -> int:
-        """Makes the session hold what comes in blocks, tokens with their KV; returns how many
-        tokens. Raises: ContextFullError, where it does not fit."""
+    def restore(self, blocks: Blocks, pieces: Iterable[tuple[Sequence[int], bytes]]) -> int:
+        """Makes the session hold what comes in pieces, a block's tokens with their KV; returns how
+        many tokens. Raises: ContextFullError, where it does not fit."""
         self.finish_keeping()
         self.session.truncate(0)
         self.ids.clear()
-        for ids, kv in blocks:
-            self.session.put_block(ids, kv)
+        for ids, kv in pieces:
+            blocks.put(self.session, ids, kv)
             self.ids.extend(ids)
         # Nothing, where the end lacks what layers with a window see.
         del self.ids[self.session.truncate(len(self.ids)) :]

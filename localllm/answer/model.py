@@ -83,7 +83,7 @@ def load(
         allow_oversubscribe=allow_oversubscribe,
     )
     if prefixes:
-        model.keep_prefixes()
+        model.save_prefixes()
     return model
 
 
@@ -224,16 +224,20 @@ class Model:
 
     @property
     def info(self) -> dict[str, Any]:
-        """What the file says of itself, and how it runs: path, n_ctx, n_threads, kernels,
-        kv_k, kv_v."""
+        """What the file says of itself, its path, and how it runs."""
+        return {**self.file.info, "path": str(self.file.path), **self.running}
+
+    @property
+    def running(self) -> dict[str, Any]:
+        """How it runs: n_ctx, n_threads, kernels, kv_k, kv_v; None for what the engine does not
+        tell."""
+        engine = self.engine
         return {
-            **self.file.info,
-            "path": str(self.file.path),
-            "n_ctx": self.engine.n_ctx,
-            "n_threads": self.engine.n_threads,
-            "kernels": self.engine.kernels,
-            "kv_k": self.engine.kv_k,
-            "kv_v": self.engine.kv_v,
+            "n_ctx": engine.n_ctx,
+            "n_threads": engine.n_threads,
+            "kernels": engine.measures.kernels if engine.measures else None,
+            "kv_k": engine.blocks.kv_k if engine.blocks else None,
+            "kv_v": engine.blocks.kv_v if engine.blocks else None,
         }
 
     def tokenize(self, text: str, special: bool = False) -> list[int]:
@@ -282,12 +286,14 @@ class Model:
         options, _ = choose_options(self.file, asked, find_limits())
         return self.file.open_engine(options)
 
-    def keep_prefixes(self, note: Callable[[str], None] = ignore) -> None:
-        """From here on, long prompts are kept on the disk, and what is known of them is not
-        computed again. note: told, once, of damaged files and of a disk that takes no more."""
-        from localllm.answer.prefixes import Prefixes
+    def save_prefixes(self, note: Callable[[str], None] = ignore) -> None:
+        """From here on, long prompts are saved on the disk, and what is known of them is not
+        computed again; an engine without blocks computes all of them. note: told, once, of damaged
+        files and of a disk that takes no more."""
+        if self.engine.blocks is not None:
+            from localllm.answer.prefixes import Prefixes
 
-        self.timeline.prefixes = Prefixes(self.file, self.engine, note)
+            self.timeline.prefixes = Prefixes(self.file, self.engine.blocks, note)
 
     def need(self, extent: Extent | None = None) -> Need:
         """What this model takes in memory when it has been used so far; None: to its end."""
@@ -378,7 +384,7 @@ class Model:
 
     def save(self, path: Path, messages: Sequence[Message]) -> int:
         """Writes a conversation with the KV of what was computed of it, so that restore() goes on
-        from there; returns the tokens that are kept. Raises: OSError."""
+        from there; returns the tokens that are saved. Raises: OSError, UsageError."""
         from localllm.answer import snapshots
 
         timeline = self.timeline
@@ -392,10 +398,10 @@ class Model:
         """
         from localllm.answer import snapshots
 
-        snapshot = snapshots.read(path)
-        if len(snapshot.ids) < self.engine.n_ctx:
-            kv = snapshots.blocks(snapshot, self.file, self.engine, note)
-            self.timeline.restore(kv)
+        snapshot, blocks = snapshots.read(path), self.engine.blocks
+        if blocks is not None and len(snapshot.ids) < self.engine.n_ctx:
+            kv = snapshots.read_kv(snapshot, self.file, blocks, note)
+            self.timeline.restore(blocks, kv)
         return snapshot.messages
 
     def find_encoder(self) -> ChatEncoder | None:

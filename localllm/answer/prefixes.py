@@ -30,15 +30,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from localllm.engines.native import kv_format
 from localllm.folders import caches_folder
 from localllm.models.sources.split import model_files
 from localllm.models.store import read_manifest
 
 if TYPE_CHECKING:
-    from localllm.engines.base import Engine, ModelFile, Session
-
-ARITHMETIC, BLOCK_TOKENS = kv_format()
+    from localllm.engines.base import Blocks, ModelFile, Session
 
 LEAST_TOKENS = 256  # shorter prefixes are computed as fast as they are found
 MOST_BYTES = 2 << 30
@@ -60,9 +57,9 @@ def cache_folder() -> Path:
 # ---- keys ----------------------------------------------------------------------------------------
 
 
-def fingerprint(file: ModelFile, engine: Engine) -> bytes:
+def fingerprint(file: ModelFile, blocks: Blocks) -> bytes:
     """A hash of all that K and V depend on beside the tokens. Raises: OSError."""
-    settings = [ARITHMETIC, BLOCK_TOKENS, engine.kv_k, engine.kv_v, identity(file)]
+    settings = [*blocks.identity, identity(file)]
     return hashlib.sha256(json.dumps(settings).encode()).digest()
 
 
@@ -86,12 +83,13 @@ def identity(file: ModelFile) -> list[object]:
     return found
 
 
-def keys_of(first: bytes, ids: Sequence[int]) -> list[bytes]:
-    """The key of every whole block of `ids`: a hash of the one before it and of its tokens."""
+def keys_of(first: bytes, ids: Sequence[int], n_tokens: int) -> list[bytes]:
+    """The key of every whole block of n_tokens: a hash of the one before it, or of `first`, and of
+    its tokens."""
     keys = []
     key = first
-    for start in range(0, len(ids) - BLOCK_TOKENS + 1, BLOCK_TOKENS):
-        tokens = array("i", ids[start : start + BLOCK_TOKENS])
+    for start in range(0, len(ids) - n_tokens + 1, n_tokens):
+        tokens = array("i", ids[start : start + n_tokens])
         key = hashlib.sha256(key + tokens.tobytes()).digest()
         keys.append(key)
     return keys
@@ -211,9 +209,9 @@ class Prefixes:
     answers, and finish() when it has. Only one block is in memory at a time.
     """
 
-    def __init__(self, file: ModelFile, engine: Engine, note: Note) -> None:
+    def __init__(self, file: ModelFile, blocks: Blocks, note: Note) -> None:
         self.folder = cache_folder()
-        self.engine = engine
+        self.blocks = blocks
         self.note = note
         self.said: set[str] = set()
         self.file = file
@@ -226,7 +224,7 @@ class Prefixes:
     @functools.cached_property
     def first(self) -> bytes:
         """The key before the first block. Short prompts never ask for it."""
-        return fingerprint(self.file, self.engine)
+        return fingerprint(self.file, self.blocks)
 
     @property
     def model_folder(self) -> Path:
@@ -240,16 +238,17 @@ class Prefixes:
         token to be computed; returns how many tokens it holds."""
         if len(ids) <= LEAST_TOKENS:
             return n_held
-        keys = keys_of(self.first, ids[:-1])
+        n_tokens = self.blocks.n_tokens
+        keys = keys_of(self.first, ids[:-1], n_tokens)
         n_known = 0
         for key in keys:
             if not self.path(key).exists():
                 break
             n_known += 1
-        if n_known * BLOCK_TOKENS < max(LEAST_TOKENS, n_held + 1):
+        if n_known * n_tokens < max(LEAST_TOKENS, n_held + 1):
             return n_held
-        session.truncate(n_held // BLOCK_TOKENS * BLOCK_TOKENS)
-        for key in keys[session.n_tokens // BLOCK_TOKENS : n_known]:
+        session.truncate(n_held // n_tokens * n_tokens)
+        for key in keys[session.n_tokens // n_tokens : n_known]:
             if not self.load(session, key, ids):
                 break
         return session.n_tokens
@@ -257,8 +256,8 @@ class Prefixes:
     def load(self, session: Session, key: bytes, ids: Sequence[int]) -> bool:
         path, n_held = self.path(key), session.n_tokens
         try:
-            kv = read_block(path, key, self.engine.block_bytes)
-            session.put_block(ids[n_held : n_held + BLOCK_TOKENS], kv)
+            kv = read_block(path, key, self.blocks.n_bytes)
+            self.blocks.put(session, ids[n_held : n_held + self.blocks.n_tokens], kv)
         except DamagedError:
             self.say("a kept prefix is damaged; it is computed again")
             with contextlib.suppress(OSError):
@@ -272,7 +271,8 @@ class Prefixes:
     def keep(self, session: Session, ids: Sequence[int]) -> None:
         """Remembers to write what is not kept yet of a prompt, as soon as the session has it."""
         if len(ids) >= LEAST_TOKENS:
-            self.session, self.keys, self.next_block = session, keys_of(self.first, ids), 0
+            self.session, self.next_block = session, 0
+            self.keys = keys_of(self.first, ids, self.blocks.n_tokens)
 
     def keep_some(self) -> None:
         """Writes one block of what waits."""
@@ -302,15 +302,15 @@ class Prefixes:
 
     def write_next(self) -> bool:
         """Whether there was a block to write, and the disk took it."""
-        while self.session and self.next_block < self.session.n_tokens // BLOCK_TOKENS:
+        while self.session and self.next_block < self.session.n_tokens // self.blocks.n_tokens:
             if self.next_block == len(self.keys):
                 break
             i, self.next_block = self.next_block, self.next_block + 1
             path = self.path(self.keys[i])
             if path.exists():
                 continue
-            kv = self.session.get_block(i)
-            if len(kv) < self.engine.block_bytes:
+            kv = self.blocks.get(self.session, i)
+            if len(kv) < self.blocks.n_bytes:
                 continue  # layers with a window have given their part back
             try:
                 self.make_folders()

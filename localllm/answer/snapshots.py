@@ -18,12 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from localllm.answer.prefixes import BLOCK_TOKENS, Note, fingerprint, keys_of
+from localllm.answer.prefixes import Note, fingerprint, keys_of
+from localllm.engines.base import get_blocks
 from localllm.errors import IntegrityError
 
 if TYPE_CHECKING:
     from localllm.answer.generate import Timeline
-    from localllm.engines.base import Engine, ModelFile
+    from localllm.engines.base import Blocks, Engine, ModelFile
 
 SCHEMA_VERSION = 1
 MAGIC = b"llsnap\2\0"
@@ -50,13 +51,14 @@ def save(
     timeline: Timeline,
 ) -> int:
     """Writes a conversation, and the whole blocks of what is computed of it; returns how many
-    tokens that are. Raises: OSError."""
-    keys = keys_of(fingerprint(file, engine), timeline.ids)
-    kept = timeline.ids[: len(keys) * BLOCK_TOKENS]
+    tokens that are. Raises: OSError, UsageError for an engine without blocks."""
+    blocks = get_blocks(engine, "a saved conversation with its KV")
+    keys = keys_of(fingerprint(file, blocks), timeline.ids, blocks.n_tokens)
+    computed = timeline.ids[: len(keys) * blocks.n_tokens]
     document = {
         "schema_version": SCHEMA_VERSION,
         "messages": [dict(message) for message in messages],
-        "ids": kept,
+        "ids": computed,
         "key": keys[-1].hex() if keys else "",
     }
     text = json.dumps(document).encode()
@@ -66,14 +68,14 @@ def save(
         with os.fdopen(fd, "wb") as out:
             out.write(MAGIC + LENGTH.pack(len(text)) + text)
             for i in range(len(keys)):
-                kv = timeline.session.get_block(i)
+                kv = blocks.get(timeline.session, i)
                 out.write(BLOCK_HEAD.pack(zlib.crc32(kv), len(kv)))
                 out.write(kv)
         partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-    return len(kept)
+    return len(computed)
 
 
 def read(path: Path) -> Snapshot:
@@ -99,12 +101,13 @@ def read(path: Path) -> Snapshot:
     return Snapshot(path, messages, ids, key, kv_at)
 
 
-def blocks(
-    snapshot: Snapshot, file: ModelFile, engine: Engine, note: Note
+def read_kv(
+    snapshot: Snapshot, file: ModelFile, blocks: Blocks, note: Note
 ) -> Iterator[tuple[list[int], bytes]]:
     """The tokens and the KV of a snapshot, block by block, as far as it is this model's and whole,
     and of the types that this engine keeps. Raises: OSError."""
-    keys = keys_of(fingerprint(file, engine), snapshot.ids)
+    n_tokens = blocks.n_tokens
+    keys = keys_of(fingerprint(file, blocks), snapshot.ids, n_tokens)
     if not keys:
         return
     if keys[-1].hex() != snapshot.key:
@@ -112,11 +115,11 @@ def blocks(
         return
     with snapshot.path.open("rb") as opened:
         opened.seek(snapshot.kv_at)
-        for start in range(0, len(keys) * BLOCK_TOKENS, BLOCK_TOKENS):
+        for start in range(0, len(keys) * n_tokens, n_tokens):
             head = opened.read(BLOCK_HEAD.size).ljust(BLOCK_HEAD.size, b"\0")
             checksum, n_bytes = BLOCK_HEAD.unpack(head)
-            kv = opened.read(min(n_bytes, engine.block_bytes))
+            kv = opened.read(min(n_bytes, blocks.n_bytes))
             if not kv or len(kv) != n_bytes or zlib.crc32(kv) != checksum:
                 note(f"{str(snapshot.path)!r} is damaged; what is missing is computed again")
                 return
-            yield snapshot.ids[start : start + BLOCK_TOKENS], kv
+            yield snapshot.ids[start : start + n_tokens], kv

@@ -13,7 +13,10 @@ import typer
 from localllm.answer import prefixes
 from localllm.cli import console
 from localllm.cli.flags import Json, Quiet
+from localllm.engines.native import kv_format
 from localllm.units import format_bytes
+
+_, BLOCK_TOKENS = kv_format()  # of a file: no other engine's KV leaves it
 
 
 class What(enum.StrEnum):
@@ -58,7 +61,7 @@ def describe(path: Path, files: list[prefixes.Kept]) -> dict[str, Any]:
     n_blocks = sum(kept.path.suffix == prefixes.SUFFIX for kept in files)
     return {
         "model": prefixes.model_of(path),
-        "tokens": n_blocks * prefixes.BLOCK_TOKENS,
+        "tokens": n_blocks * BLOCK_TOKENS,
         "bytes": sum(kept.n_bytes for kept in files),
         "used_at": max(kept.used_at for kept in files) / 1e9,
     }

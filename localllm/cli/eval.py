@@ -6,7 +6,7 @@ import enum
 import functools
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,6 +24,7 @@ from localllm.cli.flags import (
     option,
 )
 from localllm.cli.watching import CountLine, check_file, read_text
+from localllm.engines.base import EngineOptions
 from localllm.errors import UsageError
 from localllm.models.resolve import resolve
 
@@ -79,7 +80,8 @@ def command(
         check_plot(plot, reference)
     if what is What.tasks and text is None:
         raise UsageError("tasks needs --text with a JSONL file of tasks")
-    open_engine = opener(cache_type_k, cache_type_v)
+    options = EngineOptions(kv_k=cache_type_k, kv_v=cache_type_v)
+    open_engine = opener(options)
     if save_reference is not None:
         save(names, save_reference, text, n_ctx, n_chunks, open_engine, offline, json)
         return
@@ -90,7 +92,7 @@ def command(
     else:
         measure = divergences_of(reference or "", text, n_ctx, n_chunks, open_engine, offline)
     paths = {name: resolve(name, offline=offline) for name in names}
-    rows = [row_of(name, path, measure) for name, path in paths.items()]
+    rows = [row_of(name, path, options, measure) for name, path in paths.items()]
     if plot is not None:
         draw(plot, reference or "", rows)
     if json:
@@ -105,23 +107,22 @@ Measure = Callable[["ModelFile"], tuple["Engine", int, Row]]
 Opener = Callable[["ModelFile", int], "Engine"]  # takes a model and the tokens of its context
 
 
-def opener(kv_k: str | None, kv_v: str | None) -> Opener:
-    """Opens what is measured; a reference beside it keeps F16."""
+def opener(options: EngineOptions) -> Opener:
+    """Opens what is measured; a reference beside it has no options."""
     from localllm.evaluate import texts
 
-    return functools.partial(texts.open_engine, kv_k=kv_k, kv_v=kv_v)
+    return functools.partial(texts.open_engine, options=options)
 
 
-def row_of(name: str, path: Path, measure: Measure) -> Row:
+def row_of(name: str, path: Path, options: EngineOptions, measure: Measure) -> Row:
     """One model: size, memory, speed and what was measured."""
     from localllm import engines
-    from localllm.engines.base import EngineOptions
 
     file = engines.open_model(path)
     begun = time.perf_counter()
     engine, n_tokens, found = measure(file)
     seconds = time.perf_counter() - begun
-    plan = file.plan(EngineOptions(n_ctx=engine.n_ctx, kv_k=engine.kv_k, kv_v=engine.kv_v))
+    plan = file.plan(replace(options, n_ctx=engine.n_ctx))
     row = {
         "model": name,
         "file_bytes": path.stat().st_size,

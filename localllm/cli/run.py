@@ -199,7 +199,7 @@ def command(
     ) as model:
         said = ignore if quiet else console.note
         if not no_prefix_cache:
-            model.keep_prefixes(said)
+            model.save_prefixes(said)
         if snapshot is not None:
             request = replace(request, before=model.restore(snapshot, said))
         note_fit(model, ctx, request, context.obj)
@@ -387,11 +387,7 @@ def report(
         "n_prompt": result.n_prompt,
         "n_reused": result.n_reused,
         "n_generated": result.n_generated,
-        "n_ctx": model.engine.n_ctx,
-        "n_threads": model.engine.n_threads,
-        "kernels": model.engine.kernels,
-        "kv_k": model.engine.kv_k,
-        "kv_v": model.engine.kv_v,
+        **model.running,
         "seconds": {
             "load": load_seconds,
             "prompt": result.prompt_seconds,

@@ -1,7 +1,9 @@
 """What every engine offers, as types: a model file, an engine that runs it, a session inside it.
 
 Ids and sizes mean what localllm.h says. An engine module has one function,
-`open_model(path) -> ModelFile`, and raises only the exceptions of localllm.errors.
+`open_model(path) -> ModelFile`, and raises only the exceptions of localllm.errors. What not every
+engine can do is a capability, there or None: KV that leaves it and comes back (`Blocks`), and what
+it tells of its own work (`Measures`).
 """
 
 from __future__ import annotations
@@ -11,22 +13,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from localllm.errors import UsageError
+
 
 @dataclass(frozen=True)
 class Plan:
-    """The bytes an engine will use, known before anything is allocated."""
+    """The bytes an engine will use, known before anything is allocated. Every engine gives the
+    weights, the KV and what they are for; the other parts are 0 where it has them not or cannot
+    tell."""
 
     weight_bytes: int  # file-backed, shared between processes
     kv_bytes: int  # reserved; touched as positions are used
-    block_bytes: int  # of a KV block of all layers
-    scratch_bytes: int
-    scratch_touched_bytes: int  # the most that steps of n_batch rows use of it
-    logits_bytes: int
-    tables_bytes: int
-    tokenizer_bytes: int  # there since the model was opened
-    importance_bytes: int  # once set_importance() is called, and not before
     n_ctx: int
     n_threads: int
+    block_bytes: int = 0  # of a KV block of all layers; 0 without Blocks
+    scratch_bytes: int = 0
+    scratch_touched_bytes: int = 0  # the most that steps of n_batch rows use of it
+    logits_bytes: int = 0
+    tables_bytes: int = 0
+    tokenizer_bytes: int = 0  # there since the model was opened
+    importance_bytes: int = 0  # once Measures.set_importance() is called, and not before
 
     @property
     def private_bytes(self) -> int:
@@ -106,8 +112,6 @@ class Session(Protocol):
     def n_tokens(self) -> int: ...
     def reuse(self, ids: Sequence[int]) -> int: ...
     def truncate(self, n_tokens: int) -> int: ...
-    def get_block(self, i: int) -> bytes: ...
-    def put_block(self, ids: Sequence[int], kv: bytes) -> None: ...
     def close(self) -> None: ...
 
 
@@ -138,15 +142,65 @@ class Sampler(Protocol):
     def biases(self) -> Sequence[tuple[int, float]]: ...
 
 
-class Engine(Protocol):
-    """A model with threads and a KV pool. One caller at a time; cancel() from anywhere."""
+class Blocks(Protocol):
+    """KV that leaves an engine and comes back, a block of tokens at a time. A block has the same
+    bytes in every engine of equal `identity` that runs the same model with the same tokens."""
 
     @property
-    def kernels(self) -> str: ...
+    def n_tokens(self) -> int:
+        """Of a block."""
+        ...
+
+    @property
+    def n_bytes(self) -> int:
+        """Of a block that lacks nothing."""
+        ...
+
+    @property
+    def gives_back(self) -> bool:
+        """Whether early blocks of a long session lack the KV of layers with a window."""
+        ...
+
     @property
     def kv_k(self) -> str: ...
     @property
     def kv_v(self) -> str: ...
+    @property
+    def identity(self) -> Sequence[int | str]:
+        """What the bytes depend on beside the model and the tokens."""
+        ...
+
+    def get(self, session: Session, i: int) -> bytes:
+        """The KV of a session's block i, all of whose tokens must have been fed."""
+        ...
+
+    def put(self, session: Session, ids: Sequence[int], kv: bytes) -> None:
+        """Adds a block to a session that ends where a block does. Raises: ContextFullError,
+        UsageError."""
+        ...
+
+
+class Measures(Protocol):
+    """What an engine tells of its own work."""
+
+    @property
+    def kernels(self) -> str: ...
+    def work(self, spans: Sequence[tuple[int, int, int]]) -> Work: ...
+    def resident(self) -> dict[str, int]: ...
+    def set_profile(self, on: bool) -> None: ...
+    def profile(self) -> list[PhaseTime]: ...
+    def set_importance(self, on: bool) -> None: ...
+    def importance(self) -> list[tuple[str, int, bytes]]: ...
+
+
+class Engine(Protocol):
+    """A model with threads and a KV pool. One caller at a time; cancel() from anywhere."""
+
+    @property
+    def name(self) -> str:
+        """As in engines.ENGINES."""
+        ...
+
     @property
     def n_threads(self) -> int: ...
     @property
@@ -154,21 +208,33 @@ class Engine(Protocol):
     @property
     def n_batch(self) -> int: ...
     @property
-    def block_bytes(self) -> int: ...
+    def blocks(self) -> Blocks | None: ...
     @property
-    def gives_back(self) -> bool: ...
+    def measures(self) -> Measures | None: ...
     def session(self) -> Session: ...
     def step(self, rows: Sequence[tuple[Session, Sequence[int], int]]) -> int: ...
     def logits(self) -> memoryview: ...
     def sample(self, row: int, recent: Sequence[int], position: int, sampler: Sampler) -> int: ...
-    def work(self, spans: Sequence[tuple[int, int, int]]) -> Work: ...
-    def resident(self) -> dict[str, int]: ...
-    def set_profile(self, on: bool) -> None: ...
-    def profile(self) -> list[PhaseTime]: ...
-    def set_importance(self, on: bool) -> None: ...
-    def importance(self) -> list[tuple[str, int, bytes]]: ...
     def cancel(self) -> None: ...
     def close(self) -> None: ...
+
+
+def get_blocks(engine: Engine, purpose: str) -> Blocks:
+    """Raises: UsageError, where the engine's KV cannot leave it; purpose: what needs that."""
+    if engine.blocks is None:
+        raise UsageError(
+            f"{purpose} needs KV that leaves the engine, and engine {engine.name!r} gives none"
+        )
+    return engine.blocks
+
+
+def get_measures(engine: Engine, purpose: str) -> Measures:
+    """Raises: UsageError, where the engine tells nothing of its work; purpose: what needs that."""
+    if engine.measures is None:
+        raise UsageError(
+            f"{purpose} needs measurements inside the engine, and engine {engine.name!r} makes none"
+        )
+    return engine.measures
 
 
 class ModelFile(Protocol):

@@ -10,7 +10,7 @@ import functools
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 from localllm import _native, errors
 from localllm.engines import base
@@ -59,19 +59,78 @@ def encode(text: str | bytes) -> bytes:
         return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
 
 
-class NativeEngine:
-    """See base.Engine."""
+class NativeBlocks:
+    """See base.Blocks."""
+
+    def __init__(self, engine: _native.Engine) -> None:
+        arithmetic, self.n_tokens = kv_format()
+        self.n_bytes: int = engine.block_bytes
+        self.gives_back: bool = engine.gives_back
+        self.kv_k: str = engine.kv_k
+        self.kv_v: str = engine.kv_v
+        self.identity = (arithmetic, self.n_tokens, self.kv_k, self.kv_v)
+
+    @translated
+    def get(self, session: base.Session, i: int) -> bytes:
+        return own(session).get_block(i)
+
+    @translated
+    def put(self, session: base.Session, ids: Sequence[int], kv: bytes) -> None:
+        own(session).put_block(ids, kv)
+
+
+def own(session: base.Session) -> _native.Session:
+    """A session of a native engine, where no other can come."""
+    return cast("_native.Session", session)
+
+
+class NativeMeasures:
+    """See base.Measures."""
 
     def __init__(self, engine: _native.Engine) -> None:
         self.engine = engine
         self.kernels: str = engine.kernels
-        self.kv_k: str = engine.kv_k
-        self.kv_v: str = engine.kv_v
+
+    @translated
+    def work(self, spans: Sequence[tuple[int, int, int]]) -> base.Work:
+        return base.Work(**self.engine.work(spans))
+
+    @translated
+    def resident(self) -> dict[str, int]:
+        return self.engine.resident()
+
+    @translated
+    def set_profile(self, on: bool) -> None:
+        self.engine.set_profile(on)
+
+    @translated
+    def profile(self) -> list[base.PhaseTime]:
+        return [
+            base.PhaseTime(step, phase, layer, seconds, base.Work(**work))
+            for step, phase, layer, seconds, work in self.engine.profile()
+        ]
+
+    @translated
+    def set_importance(self, on: bool) -> None:
+        self.engine.set_importance(on)
+
+    @translated
+    def importance(self) -> list[tuple[str, int, bytes]]:
+        return self.engine.importance()
+
+
+class NativeEngine:
+    """See base.Engine."""
+
+    name = "native"
+
+    def __init__(self, engine: _native.Engine) -> None:
+        self.engine = engine
         self.n_threads: int = engine.n_threads
         self.n_ctx: int = engine.n_ctx
         self.n_batch: int = engine.n_batch
-        self.block_bytes: int = engine.block_bytes
-        self.gives_back: bool = engine.gives_back
+        self.blocks = NativeBlocks(engine)
+        self.measures = NativeMeasures(engine)
 
     @translated
     def session(self) -> base.Session:
@@ -103,33 +162,6 @@ class NativeEngine:
             seed=sampler.seed,
             biases=sampler.biases,
         )
-
-    @translated
-    def work(self, spans: Sequence[tuple[int, int, int]]) -> base.Work:
-        return base.Work(**self.engine.work(spans))
-
-    @translated
-    def resident(self) -> dict[str, int]:
-        return self.engine.resident()
-
-    @translated
-    def set_profile(self, on: bool) -> None:
-        self.engine.set_profile(on)
-
-    @translated
-    def profile(self) -> list[base.PhaseTime]:
-        return [
-            base.PhaseTime(step, phase, layer, seconds, base.Work(**work))
-            for step, phase, layer, seconds, work in self.engine.profile()
-        ]
-
-    @translated
-    def set_importance(self, on: bool) -> None:
-        self.engine.set_importance(on)
-
-    @translated
-    def importance(self) -> list[tuple[str, int, bytes]]:
-        return self.engine.importance()
 
     def cancel(self) -> None:
         self.engine.cancel()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from localllm.engines.base import EngineOptions
+from localllm.engines.base import EngineOptions, get_measures
 from localllm.evaluate.imatrix_file import Importance, Sums
 from localllm.evaluate.texts import Progress
 from localllm.memory.need import Component, Kind
@@ -40,10 +40,12 @@ def collect(
 ) -> Importance:
     """The sums over all chunks. The engine keeps the logits of as many rows as its batch has.
 
-    with_output: also of the output matrix. Raises: EngineError, InterruptedByUserError.
+    with_output: also of the output matrix. Raises: EngineError, InterruptedByUserError, UsageError
+    for an engine without measures.
     """
+    measures = get_measures(engine, "an importance matrix")
     session = engine.session()
-    engine.set_importance(True)
+    measures.set_importance(True)
     for done, chunk in enumerate(chunks):
         session.truncate(0)
         for start in range(0, len(chunk), engine.n_batch):
@@ -51,14 +53,14 @@ def collect(
             engine.step([(session, rows, len(rows))])
         if progress:
             progress(done + 1, len(chunks))
-    engine.set_importance(False)
+    measures.set_importance(False)
     session.close()
     sums = {
         name: Sums(
             np.frombuffer(squares, dtype=np.float64).astype(np.float32).reshape(1, -1),
             np.array([n_rows], dtype=np.float32),
         )
-        for name, n_rows, squares in engine.importance()
+        for name, n_rows, squares in measures.importance()
         if with_output or name.startswith(LAYERS)
     }
     return Importance(sums, [dataset] if dataset else [], len(chunks), len(chunks[0]))

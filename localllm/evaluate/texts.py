@@ -7,6 +7,7 @@ each replaced by BOS where the model begins texts with it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -56,21 +57,17 @@ def cut(file: ModelFile, text: str, n_ctx: int, max_chunks: int = 0) -> list[lis
 def open_engine(
     file: ModelFile,
     n_ctx: int,
-    n_threads: int = 0,
-    kv_k: str | None = None,
-    kv_v: str | None = None,
+    options: EngineOptions | None = None,
     beside: Sequence[Component] = (),
 ) -> Engine:
-    """An engine for such chunks, after a look at memory.
+    """An engine for such chunks, after a look at memory; sizes in the options have no say.
 
     beside: what else will be taken. Raises: DoesNotFitError.
     """
     n_rows = min(LOGIT_ROWS, n_ctx)
-    asked = EngineOptions(
-        n_ctx=n_ctx, n_batch=n_rows, n_logits=n_rows, n_threads=n_threads, kv_k=kv_k, kv_v=kv_v
-    )
-    options, _ = choose_options(file, asked, find_limits(), beside=beside)
-    return file.open_engine(options)
+    asked = replace(options or EngineOptions(), n_ctx=n_ctx, n_batch=n_rows, n_logits=n_rows)
+    chosen, _ = choose_options(file, asked, find_limits(), beside=beside)
+    return file.open_engine(chosen)
 
 
 def logits(

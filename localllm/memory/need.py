@@ -119,7 +119,7 @@ def need_of(
             Component("weights", mapped, plan.weight_bytes, touched_weights(info, used.n_ctx)),
             Component("metadata", mapped, header_bytes, header_bytes, header_bytes),
             Component("kv cache", anonymous, plan.kv_bytes, filled.kv_bytes),
-            # One block at a time is on its way to the kept prefixes, or from there.
+            # One block at a time is on its way to the saved prefixes, or from there.
             Component("kv copy", anonymous, plan.block_bytes, plan.block_bytes),
             Component("scratch", anonymous, plan.scratch_bytes, used.scratch_touched_bytes),
             Component("logits", anonymous, plan.logits_bytes, plan.logits_bytes),

@@ -15,8 +15,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from localllm.engines.base import EngineOptions, PhaseTime, Work
+from localllm.engines.base import EngineOptions, PhaseTime, Work, get_measures
 from localllm.errors import DoesNotFitError, UsageError
+from localllm.memory.kv_types import pair_of
 from localllm.memory.limits import find_limits
 from localllm.memory.need import need_of
 from localllm.memory.verdict import judge
@@ -24,7 +25,7 @@ from localllm.speed.cases import PROMPT, Case
 from localllm.speed.limits import Limits, measure_limits
 
 if TYPE_CHECKING:
-    from localllm.engines.base import Engine, ModelFile, Session
+    from localllm.engines.base import Engine, Measures, ModelFile, Session
 
 SEED = 1
 
@@ -64,13 +65,16 @@ class Subject:
         n_sessions = max(case.batch for case in cases)
         n_ctx = max(case.n_ctx for case in cases)
         self.engine = open_engine(file, variant, n_ctx, n_sessions)
+        self.kv = pair_of(variant.kv_k, variant.kv_v)
+        self.measures = get_measures(self.engine, "bench")
         self.sessions: list[Session] = []
         numbers = random.Random(SEED)
         self.ids = [
             [numbers.randrange(file.info["n_vocab"]) for _ in range(n_ctx)]
             for _ in range(n_sessions)
         ]
-        self.measured = [Measured(case, case_work(self.engine, case)) for case in cases]
+        n_batch = self.engine.n_batch
+        self.measured = [Measured(case, case_work(self.measures, n_batch, case)) for case in cases]
 
     def rewind(self, depth: int, batch: int) -> list[Session]:
         """The first `batch` sessions, each holding the first `depth` of its ids."""
@@ -106,13 +110,13 @@ class Subject:
     def take_sample(self, measured: Measured, profile: bool) -> None:
         case = measured.case
         sessions = self.rewind(case.depth, case.batch)
-        measured.limits.append(measure_limits(self.engine.kernels, self.engine.n_threads))
+        measured.limits.append(measure_limits(self.measures.kernels, self.engine.n_threads))
         if profile:
-            self.engine.set_profile(True)  # from zero: what the rewinding fed is not in it
+            self.measures.set_profile(True)  # from zero: what the rewinding fed is not in it
         measured.seconds.append(self.run(case, sessions))
         if profile:
-            measured.add_profile(self.engine.profile())
-            self.engine.set_profile(False)
+            measured.add_profile(self.measures.profile())
+            self.measures.set_profile(False)
 
     def close(self) -> None:
         for session in self.sessions:
@@ -150,16 +154,16 @@ def chunks(start: int, end: int, n_batch: int) -> list[tuple[int, int, int]]:
     return [(at, to, int(to == end)) for at, to in bounds]
 
 
-def case_work(engine: Engine, case: Case) -> Work:
+def case_work(measures: Measures, n_batch: int, case: Case) -> Work:
     """What one run of a case must read and compute, over all its steps."""
     if case.kind == PROMPT:
         steps = [
             [(start, end - start, n_logits)]
-            for start, end, n_logits in chunks(case.depth, case.n_ctx, engine.n_batch)
+            for start, end, n_logits in chunks(case.depth, case.n_ctx, n_batch)
         ]
     else:
         steps = [[(at, 1, 1)] * case.batch for at in range(case.depth, case.n_ctx)]
-    return sum((engine.work(spans) for spans in steps), start=Work())
+    return sum((measures.work(spans) for spans in steps), start=Work())
 
 
 Progress = Callable[[Case, int, int], None]

@@ -36,9 +36,10 @@ class Run:
 
     @classmethod
     def of(cls, subject: Subject) -> Run:
-        engine = subject.engine
         results = [Result(measured) for measured in subject.measured]
-        return cls(engine.kernels, engine.n_threads, engine.kv_k, engine.kv_v, results)
+        return cls(
+            subject.measures.kernels, subject.engine.n_threads, subject.kv.k, subject.kv.v, results
+        )
 
     @property
     def limits(self) -> Limits:
