@@ -53,7 +53,7 @@ def real_models() -> dict[str, Path]:
     $LOCALLLM_TEST_MODELS names another store; without a network the tests that ask for them skip.
     """
     from localllm.errors import NetworkError
-    from localllm.models import store
+    from localllm.models.resolve import resolve
 
     with pytest.MonkeyPatch.context() as patch:
         folder = os.environ.get("LOCALLLM_TEST_MODELS")
@@ -61,7 +61,7 @@ def real_models() -> dict[str, Path]:
             patch.setenv("XDG_DATA_HOME", folder)
         try:
             names = {"smollm2": "smollm2:135m", "gemma3": "gemma3:270m"}
-            return {short: store.resolve(name) for short, name in names.items()}
+            return {short: resolve(name) for short, name in names.items()}
         except NetworkError as error:
             pytest.skip(f"the real models cannot be pulled: {error}")
 

@@ -164,7 +164,7 @@ NOTHING = Verdict(Need((), n_ctx=1, n_threads=1), Fit.fits, None)
 
 
 def cell_of(quant: str, kv: KvPair = PLAIN, made_of: str | None = None) -> fit.Cell:
-    return fit.Cell(fit.Variant(quant, 1, quant, made_of=made_of), kv, NOTHING, "")
+    return fit.Cell(fit.QuantChoice(quant, 1, quant, made_of=made_of), kv, NOTHING, "")
 
 
 def test_a_run_is_as_good_as_the_coarsest_of_its_parts() -> None:

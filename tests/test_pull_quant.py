@@ -24,6 +24,7 @@ from local_server import COMMIT, Fault, Server
 
 from localllm import engines
 from localllm.cli import app
+from localllm.cli.pull import command as pull_command
 from localllm.convert import from_checkpoint
 from localllm.engines.base import EngineOptions
 from localllm.errors import (
@@ -35,6 +36,8 @@ from localllm.errors import (
 )
 from localllm.memory import choose_quant, need
 from localllm.models import download, pull, store
+from localllm.models.resolve import resolve
+from localllm.models.sources import Progress, Silent
 
 REPO = "org/tiny"
 PLAIN = {
@@ -128,7 +131,7 @@ def test_a_split_model_is_one_model(hub: Server, tiny: dict[str, bytes]) -> None
     assert model.n_bytes == total and {start[0] for start in notebook.starts} == {total}
     assert [done for _, done in notebook.starts] == sorted({done for _, done in notebook.starts})
     assert store.stored_models() == {model.name: model}
-    assert store.resolve(f"hf:{REPO}", offline=True) == model.path
+    assert resolve(f"hf:{REPO}", offline=True) == model.path
     assert pull.pull_model(f"hf:{REPO}:Q8_0").was_here
     engines.open_model(model.path).close()
 
@@ -412,11 +415,17 @@ def test_a_quant_that_cannot_be_meant(hub: Server, name: str, quant: str, said: 
 def test_offline_asks_nobody(hub: Server) -> None:
     for settings in ({"quant": "Q8_0"}, {"budget": 1 << 30}):
         with pytest.raises(NetworkError, match="--offline"):
-            pull.pull_model(f"hf:{REPO}", offline=True, **settings)  # type: ignore[arg-type]
+            pull_command(f"hf:{REPO}", offline=True, **settings)  # type: ignore[arg-type]
     assert hub.asked == []
 
 
 # ---- a budget ------------------------------------------------------------------------------------
+
+
+def pull_within(name: str, budget: int, progress: Progress | None = None) -> pull.Pulled:
+    """As `localllm pull --budget` does it."""
+    progress = progress or Silent()
+    return pull.pull_model(choose_quant.within_budget(name, budget, progress), progress=progress)
 
 
 def need_of(data: bytes, folder: Path) -> int:
@@ -458,7 +467,7 @@ def test_the_best_quant_that_fits_is_taken(
     assert small < large
     for amount, quant in ((large, "F16"), (large - 1, "Q8_0"), (small, "Q8_0")):
         notebook = Notebook()
-        model = pull.pull_model(f"hf:{REPO}", budget=amount, progress=notebook).model
+        model = pull_within(f"hf:{REPO}", amount, notebook).model
         assert model.name == f"hf:{REPO}:{quant}"
         (why,) = [note for note in notebook.notes if note.startswith("chose")]
         assert why.startswith(f"chose {quant} needs") and "the budget is" in why
@@ -469,7 +478,7 @@ def test_a_budget_too_small_for_any(hub: Server, tiny: dict[str, bytes], tmp_pat
     hub.add_repository(REPO, offered(tiny))
     small = need_of(tiny["small"], tmp_path)
     with pytest.raises(DoesNotFitError, match=f"no quant of hf:{REPO} fits: the smallest"):
-        pull.pull_model(f"hf:{REPO}", budget=small - 1)
+        pull_within(f"hf:{REPO}", small - 1)
     assert left() == []
 
 
@@ -479,7 +488,7 @@ def test_a_quant_that_this_engine_does_not_run_is_passed_over(
     odd = tiny["large"].replace(b"general.architecture", b"general.architecturf")
     hub.add_repository(REPO, {"tiny-F16.gguf": odd, "tiny-Q4_0.gguf": tiny["small"]})
     notebook = Notebook()
-    model = pull.pull_model(f"hf:{REPO}", budget=1 << 40, progress=notebook).model
+    model = pull_within(f"hf:{REPO}", 1 << 40, notebook).model
     assert model.name == f"hf:{REPO}:Q4_0"
     assert notebook.notes[0].startswith("passing over F16: ")
 
@@ -490,7 +499,7 @@ def test_a_large_file_is_judged_by_its_header(
     monkeypatch.setattr(choose_quant, "FIRST_HEAD_BYTES", 512)
     hub.add_repository(REPO, {"tiny-F16.gguf": tiny["large"]})
     with pytest.raises(DoesNotFitError, match="the smallest, F16 needs"):
-        pull.pull_model(f"hf:{REPO}", budget=need_of(tiny["large"], tmp_path) - 1)
+        pull_within(f"hf:{REPO}", need_of(tiny["large"], tmp_path) - 1)
     ranges = [g.headers.get("range") for g in hub.gets(f"/far/{REPO}/tiny-F16.gguf")]
     assert ranges[:2] == [None, "bytes=512-"]
 
@@ -498,7 +507,7 @@ def test_a_large_file_is_judged_by_its_header(
 def test_a_budget_that_leaves_no_choice_is_said(hub: Server, tiny: dict[str, bytes]) -> None:
     hub.add_repository(REPO, {"t-Q8_0.gguf": tiny["small"]})
     notebook = Notebook()
-    pull.pull_model(f"hf:{REPO}:Q8_0", budget=1, progress=notebook)
+    pull_within(f"hf:{REPO}:Q8_0", 1, notebook)
     assert notebook.notes[0].startswith("a budget chooses nothing here")
 
 
@@ -516,17 +525,17 @@ def test_a_budget_chooses_what_a_checkpoint_becomes(
     assert made["BF16"] > made["Q8_0"] > made["Q2_K"]
     for amount, quant in ((made["BF16"], "BF16"), (made["Q8_0"], "Q8_0")):
         notebook = Notebook()
-        model = pull.pull_model("hf:org/plain", budget=amount, progress=notebook).model
+        model = pull_within("hf:org/plain", amount, notebook).model
         assert model.name == f"hf:org/plain:{quant}"
         assert f"chose {quant} needs" in "".join(notebook.notes)
     with pytest.raises(DoesNotFitError, match="no quant of hf:org/plain fits: the smallest"):
-        pull.pull_model("hf:org/plain", budget=made["Q2_K"] // 2)
+        pull_within("hf:org/plain", made["Q2_K"] // 2)
 
 
 def test_a_budget_with_nothing_to_choose_from(hub: Server) -> None:
     hub.add_repository("org/pickled", {"config.json": b"{}", "pytorch_model.bin": b""})
     with pytest.raises(ModelNotFoundError, match="holds no checkpoint"):
-        pull.pull_model("hf:org/pickled", budget=1 << 30)
+        pull_within("hf:org/pickled", 1 << 30)
 
 
 # ---- the command ---------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from localllm.errors import (
     UsageError,
 )
 from localllm.models import catalog, download, pull, store
+from localllm.models.resolve import resolve
 from localllm.models.sources import pypi
 from localllm.models.sources import url as url_source
 
@@ -257,10 +258,10 @@ def test_the_hub_chooses_the_usual_quant_and_its_hash_is_checked(hub: Server) ->
     assert model.name == f"hf:{REPO}:Q4_K_M" and model.origin == f"hf:{REPO}/tiny-Q4_K_M.gguf"
     # The name without the quant, and with it, find what is here.
     assert pull.pull_model(f"hf:{REPO}").was_here
-    assert store.resolve(f"hf:{REPO}:q4_k_m", offline=True) == model.path
+    assert resolve(f"hf:{REPO}:q4_k_m", offline=True) == model.path
     pull.pull_model(f"hf:{REPO}:Q8_0")
     with pytest.raises(ModelNotFoundError, match=r"may mean .*Q4_K_M, .*Q8_0"):
-        store.resolve(f"hf:{REPO}")
+        resolve(f"hf:{REPO}")
 
 
 @pytest.mark.parametrize("listing", [b"not JSON", b"[]", b"{}", b'{"id": "a/b", "siblings": 7}'])
@@ -487,9 +488,7 @@ def write_catalog(home: Path, monkeypatch: pytest.MonkeyPatch, *sources: str) ->
         """,
         encoding="utf-8",
     )
-    monkeypatch.setattr(catalog, "CATALOG_FILE", path)
-    catalog.read.cache_clear()
-    monkeypatch.setattr(catalog, "read", catalog.read.__wrapped__)
+    monkeypatch.setattr(catalog, "shipped_file", lambda: path)
 
 
 @pytest.mark.clock

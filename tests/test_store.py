@@ -16,6 +16,7 @@ from local_server import Fault, Server, tiny_gguf, wait_until
 
 from localllm.errors import ModelNotFoundError, NetworkError
 from localllm.models import catalog, download, pull, store
+from localllm.models.resolve import resolve
 from localllm.models.sources import Silent
 
 MODEL = tiny_gguf(400_000)
@@ -95,13 +96,13 @@ def test_a_file_that_somebody_put_here_is_adopted(folder: Path) -> None:
 @pytest.mark.parametrize("typed", ["smollm2:360m", "smollm2:3", "smollm2", "SMOLLM2", "s"])
 def test_a_beginning_finds_what_is_here_before_the_catalog(folder: Path, typed: str) -> None:
     path = put(folder, catalog.read()["smollm2:360m"].file)
-    assert store.resolve(typed, offline=True) == path
+    assert resolve(typed, offline=True) == path
 
 
 def test_an_exact_name_is_never_taken_for_a_beginning(folder: Path) -> None:
     put(folder, catalog.read()["gemma3:270m-it"].file)
     with pytest.raises(ModelNotFoundError, match=r"gemma3:270m is not on this machine") as raised:
-        store.resolve("gemma3:270m", pull=False)
+        resolve("gemma3:270m", pull=False)
     assert raised.value.hint == "localllm pull gemma3:270m"
 
 
@@ -111,7 +112,7 @@ def test_a_path_is_used_where_it_lies(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     for typed in (str(path), "model.bin", "./model.bin", "~/model.bin"):
-        assert store.resolve(typed, offline=True).samefile(path)
+        assert resolve(typed, offline=True).samefile(path)
         assert pull.pull_model(typed, offline=True).model.path.samefile(path)
     assert store.stored_models() == {}
 
@@ -122,13 +123,13 @@ def test_a_folder_called_like_a_model_is_not_meant(
     (tmp_path / "qwen3:4b").mkdir()
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ModelNotFoundError, match="not on this machine"):
-        store.resolve("qwen3:4b", pull=False)
+        resolve("qwen3:4b", pull=False)
 
 
 @pytest.mark.parametrize("typed", ["x" * 5000, "a\0b", "", "~nobody-of-this-name/m.gguf", "\udcff"])
 def test_any_text_may_be_asked_for(typed: str) -> None:
     with pytest.raises(ModelNotFoundError):
-        store.resolve(typed)
+        resolve(typed)
 
 
 def test_what_is_no_file(tmp_path: Path) -> None:
@@ -136,15 +137,15 @@ def test_what_is_no_file(tmp_path: Path) -> None:
     os.mkfifo(pipe)
     for typed in (str(pipe), str(tmp_path), "./missing.gguf", "/missing.gguf"):
         with pytest.raises(ModelNotFoundError, match=r"no file|not a regular file"):
-            store.resolve(typed)
+            resolve(typed)
 
 
 def test_an_unknown_name_suggests_what_is_here_too(folder: Path) -> None:
     put(folder, "my-model.gguf")
     with pytest.raises(ModelNotFoundError, match="my-model"):
-        store.resolve("my-modle")
+        resolve("my-modle")
     with pytest.raises(ModelNotFoundError, match=r"may mean .*smollm2:135m.*smollm2:360m"):
-        store.resolve("smollm2:")
+        resolve("smollm2:")
 
 
 def test_offline_makes_no_call(server: Server) -> None:
@@ -152,20 +153,20 @@ def test_offline_makes_no_call(server: Server) -> None:
     with pytest.raises(NetworkError, match="--offline"):
         pull.pull_model(url, offline=True)
     with pytest.raises(ModelNotFoundError):
-        store.resolve(url, offline=True)
+        resolve(url, offline=True)
     with pytest.raises(ModelNotFoundError):
-        store.resolve(url, pull=False)
+        resolve(url, pull=False)
     assert server.asked == []
 
 
 def test_resolve_pulls_what_is_not_here(server: Server) -> None:
-    path = store.resolve(server.add("/m.gguf", MODEL))
+    path = resolve(server.add("/m.gguf", MODEL))
     assert path.read_bytes() == MODEL
 
 
 def test_a_damaged_model_is_fetched_again(server: Server) -> None:
     url = server.add("/m.gguf", MODEL)
-    path = store.resolve(url)
+    path = resolve(url)
     os.truncate(path, 1000)
     assert pull.pull_model(url) == pull.Pulled(store.stored_models()[url], was_here=False)
     assert path.read_bytes() == MODEL

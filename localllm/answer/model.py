@@ -31,6 +31,7 @@ from localllm.memory.limits import find_limits
 from localllm.memory.need import Extent, Need, need_of
 from localllm.memory.verdict import Verdict, choose_options, settle_options
 from localllm.models import store
+from localllm.models.resolve import resolve
 from localllm.sampling import Sampling, seeded, settled
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def load(
     """
     name = os.fspath(name_or_path)
     model = open_path(
-        store.resolve(name),
+        resolve(name),
         name=name,
         ctx=ctx,
         threads=threads,

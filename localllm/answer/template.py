@@ -125,7 +125,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         super().__init__(
             trim_blocks=True,
             lstrip_blocks=True,
-            extensions=[loopcontrols, Generation],
+            extensions=[loopcontrols, GenerationTag],
             finalize=self.print_value,
             optimized=False,
             cache_size=0,
@@ -246,7 +246,7 @@ GROWTH: dict[str, Callable[[Sandbox, list[Any]], None]] = {
 }
 
 
-class Generation(Extension):
+class GenerationTag(Extension):
     """{% generation %} marks the assistant's words for training; here its body is just rendered."""
 
     tags = {"generation"}  # noqa: RUF012  # Jinja's own declaration

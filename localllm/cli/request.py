@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 ANSWER_SHARE = 8  # of the context is kept for an answer whose length nobody limits
 
 
-class Part(enum.StrEnum):
+class Truncate(enum.StrEnum):
     """The part of a text that is left out where the text is too long."""
 
     head = "head"
@@ -44,7 +44,7 @@ class Request:
     stop: Sequence[str]
     raw: bool
     think: bool | None
-    truncate: Part | None
+    truncate: Truncate | None
     strict: bool
     json: bool
     quiet: bool

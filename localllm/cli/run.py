@@ -36,11 +36,11 @@ from localllm.cli.flags import (
     Threads,
     option,
 )
-from localllm.cli.request import Overflow, Part, Request, has_template, note, shift
+from localllm.cli.request import Overflow, Request, Truncate, has_template, note, shift
 from localllm.errors import ContextFullError, DeadlineError, UsageError
 from localllm.memory import process
 from localllm.memory.limits import read_rlimits
-from localllm.models import store
+from localllm.models.resolve import resolve
 from localllm.sampling import settled
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def command(
         Switch | None, option("--think", help="Let the model reason first, or not.")
     ] = None,
     truncate: Annotated[
-        Part | None,
+        Truncate | None,
         option("--truncate", help="Leave out this part of a text that is too long."),
     ] = None,
     overflow: Annotated[
@@ -178,7 +178,7 @@ def command(
         check_conversation(request)
     ask = None if conversation else prompting.compose(arguments, files, no_stdin, quiet)
     started = time.perf_counter()
-    path = store.resolve(name, pull=not no_pull, offline=offline, progress=console.progress(quiet))
+    path = resolve(name, pull=not no_pull, offline=offline, progress=console.progress(quiet))
     from localllm.answer.model import ignore, open_path
 
     before = process.measure()
@@ -352,11 +352,11 @@ def count(model: Model, request: Request, prompt: str) -> int:
     return len(encoder.encode(messages_for(request, prompt), request.think).ids)
 
 
-def cut(model: Model, ids: list[int], n_kept: int, part: Part) -> str:
+def cut(model: Model, ids: list[int], n_kept: int, part: Truncate) -> str:
     n_dropped = len(ids) - n_kept
-    if part is Part.head:
+    if part is Truncate.head:
         kept = [ids[n_dropped:]]
-    elif part is Part.tail:
+    elif part is Truncate.tail:
         kept = [ids[:n_kept]]
     else:
         kept = [ids[: n_kept - n_kept // 2], ids[len(ids) - n_kept // 2 :]]

@@ -12,6 +12,8 @@ from localllm.cli import console
 from localllm.cli.flags import Json, option
 from localllm.engines.base import ModelFile
 from localllm.models import store
+from localllm.models.names import find_stored
+from localllm.models.resolve import resolve
 from localllm.models.sources import Local
 from localllm.models.sources.split import model_files
 from localllm.units import format_bytes
@@ -57,10 +59,10 @@ def command(
 
 def find(name: str) -> store.Stored:
     if Local.parse(name) is None:
-        stored = store.find_stored(name)
+        stored = find_stored(name)
         if stored is not None:
             return stored
-    path = store.resolve(name, pull=False)
+    path = resolve(name, pull=False)
     n_bytes = sum(file.stat().st_size for file in model_files(path) if file.is_file())
     return store.Stored(path.stem, path, n_bytes)
 

@@ -11,7 +11,7 @@ import typer
 from localllm.cli import console
 from localllm.cli.flags import Budget, Ctx, Json, Offline, Quiet, Threads, option
 from localllm.errors import UsageError
-from localllm.models import store
+from localllm.models.resolve import resolve
 
 
 def command(
@@ -42,7 +42,7 @@ def command(
     text = read_system(system)
     if not out.absolute().parent.is_dir():
         raise UsageError(f"there is no folder {str(out.parent)!r}")
-    path = store.resolve(name, offline=offline, progress=console.progress(quiet))
+    path = resolve(name, offline=offline, progress=console.progress(quiet))
     with open_path(path, ctx=ctx, threads=threads, budget=budget) as model:
         n_fed = model.feed_system(text)
         n_kept = model.save(out, [{"role": "system", "content": text}])

@@ -18,10 +18,12 @@ from localllm.errors import DoesNotFitError, IntegrityError
 from localllm.memory.limits import Limit, find_limits
 from localllm.memory.need import Need, need_of
 from localllm.models import quants
-from localllm.models.sources import Progress, Remote
+from localllm.models.pull import work_folder
+from localllm.models.sources import Local, Progress, Remote, parse_name
 from localllm.models.sources.hub import Hub
 from localllm.models.sources.repository import WEIGHTS
 from localllm.models.sources.split import parse_split
+from localllm.models.store import models_folder
 from localllm.units import format_bytes
 
 # The context a run is judged with: the model's own where that is smaller.
@@ -37,6 +39,24 @@ class Candidate:
     quant: str
     n_bytes: int
     need: Need | None = None
+
+
+def within_budget(name: str, budget: int, progress: Progress) -> str:
+    """The name with the quant that fits `budget` bytes of memory, where the name leaves a choice.
+
+    Raises: ModelNotFoundError where there is nothing to choose from, DoesNotFitError where none
+    fits.
+    """
+    if Local.parse(name) is not None:
+        return name
+    hub = parse_name(name) if name.startswith("hf:") else None
+    if not isinstance(hub, Hub) or hub.quant:
+        progress.note(f"a budget chooses nothing here: {name} is one model")
+        return name
+    folder = models_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    with work_folder(folder) as work:
+        return choose_for(hub, budget, work, progress)
 
 
 def choose_for(hub: Hub, budget: int, work: Path, progress: Progress) -> str:

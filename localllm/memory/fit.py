@@ -24,7 +24,9 @@ from localllm.memory.limits import Limit
 from localllm.memory.need import Need, need_of
 from localllm.memory.process import Usage
 from localllm.memory.verdict import Fit, Verdict, judge, settle_options
-from localllm.models import catalog, quants, store
+from localllm.models import catalog, quants
+from localllm.models.names import find_stored, full_name
+from localllm.models.resolve import resolve
 from localllm.models.sources import Local, Progress, Remote, parse_name
 from localllm.models.sources.hub import Hub
 
@@ -32,7 +34,7 @@ COLUMNS = (2048, 8192, 32768, 131072)
 
 
 @dataclass(frozen=True)
-class Variant:
+class QuantChoice:
     """One quant of a model, and its weights.
 
     argument: what `localllm run` takes for it, as a shell reads it. made_of: the quant of the file
@@ -64,13 +66,13 @@ class Subject:
     quant: str
     file: ModelFile
     path: Path | None
-    others: Sequence[Variant]
+    others: Sequence[QuantChoice]
 
     @property
-    def variants(self) -> list[Variant]:
+    def variants(self) -> list[QuantChoice]:
         """Every quant there is of it, the largest first."""
         weight_bytes = int(self.file.info["weight_bytes"])
-        own = Variant(self.quant, weight_bytes, shlex.quote(self.name), is_own=True)
+        own = QuantChoice(self.quant, weight_bytes, shlex.quote(self.name), is_own=True)
         return sorted([own, *self.others], key=lambda variant: -variant.weight_bytes)
 
 
@@ -78,7 +80,7 @@ class Subject:
 class Cell:
     """A quant with a context and the types of its keys and values, and the command that runs it."""
 
-    variant: Variant
+    variant: QuantChoice
     kv: KvPair
     verdict: Verdict
     command: str
@@ -206,15 +208,15 @@ def find(name: str, *, offline: bool, progress: Progress) -> Iterator[Subject]:
 
 
 def find_here(name: str) -> Path | None:
-    if Local.parse(name) is None and store.find_stored(name) is None:
+    if Local.parse(name) is None and find_stored(name) is None:
         return None
-    return store.resolve(name, pull=False)
+    return resolve(name, pull=False)
 
 
 def find_hub(name: str) -> Hub:
     """The repository of a name, or of the catalog's entry for it."""
     source = parse_name(name)
-    sources = (source,) if source else catalog.read()[store.full_name(name)].sources
+    sources = (source,) if source else catalog.read()[full_name(name)].sources
     hub = next((one for one in sources if isinstance(one, Hub)), None)
     if hub is None:
         raise ModelNotFoundError(
@@ -232,10 +234,10 @@ def main_quant(file: ModelFile) -> str:
     return max(n_bytes, key=n_bytes.__getitem__)
 
 
-def makeable(file: ModelFile, path: Path, own: str) -> Iterator[Variant]:
+def makeable(file: ModelFile, path: Path, own: str) -> Iterator[QuantChoice]:
     """What a file on this machine could be made into; its own quant is `own`."""
     for quant, n_bytes in alternatives.makeable(file):
-        yield Variant(quant, n_bytes, alternatives.made_argument(path, quant), made_of=own)
+        yield QuantChoice(quant, n_bytes, alternatives.made_argument(path, quant), made_of=own)
 
 
 def read_offers(hub: Hub, work: Path, progress: Progress) -> Subject:
@@ -270,9 +272,9 @@ def is_known(offer: Remote) -> bool:
     return quants.can_make(choose_quant.quant_of(offer)) and offer.n_bytes is not None
 
 
-def sized(hub: Hub, offer: Remote) -> Variant:
+def sized(hub: Hub, offer: Remote) -> QuantChoice:
     quant = choose_quant.quant_of(offer)
-    return Variant(quant, offer.n_bytes or 0, shlex.quote(Hub(hub.repo, quant).name))
+    return QuantChoice(quant, offer.n_bytes or 0, shlex.quote(Hub(hub.repo, quant).name))
 
 
 def read_checkpoint(hub: Hub, work: Path, progress: Progress) -> Subject:
@@ -281,7 +283,7 @@ def read_checkpoint(hub: Hub, work: Path, progress: Progress) -> Subject:
     path = choose_quant.sketch(hub, quant, work, progress)
     file = engines.open_model(path)
     others = [
-        Variant(other, n_bytes, shlex.quote(Hub(hub.repo, other).name))
+        QuantChoice(other, n_bytes, shlex.quote(Hub(hub.repo, other).name))
         for other, n_bytes in alternatives.all_quants(file)
         if other != quant
     ]

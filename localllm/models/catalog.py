@@ -1,52 +1,50 @@
-"""The names of models: models.toml read into entries, and how a name that was typed finds one."""
+"""The catalog: the names of models, the user's own before ours, and how a typed name finds one."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from localllm.errors import ModelNotFoundError
-from localllm.models.sources import Source, make_source
+from localllm.errors import ModelNotFoundError, UsageError
+from localllm.folders import config_folder
+from localllm.models.catalog_file import Entry, read_file
 
-CATALOG_FILE = Path(__file__).parent.with_name("models.toml")
+FILE_NAME = "models.toml"
 MAX_SUGGESTIONS = 5
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One model of the catalog; sha256 and n_bytes are None where nobody hashed the bytes.
+def read() -> Mapping[str, Entry]:
+    """Every entry by its name: the user's own, which go before ours, then ours in the file's order.
 
-    system: the system message it answers best with, where its template's own does it harm.
+    Raises: UsageError where the user's file cannot be understood.
     """
-
-    name: str
-    about: str
-    licence: str
-    file: str
-    source_rows: tuple[dict[str, Any], ...]
-    sha256: str | None = None
-    n_bytes: int | None = None
-    system: str | None = None
-
-    @property
-    def sources(self) -> tuple[Source, ...]:
-        return tuple(make_source(row) for row in self.source_rows)
+    return merge(shipped_file(), own_file())
 
 
 @functools.cache
-def read() -> Mapping[str, Entry]:
-    """Every entry by its name, in the file's order."""
-    # A model that is here and called by its full name needs no catalog.
-    import tomllib
+def merge(shipped: Path, own: Path | None) -> Mapping[str, Entry]:
+    files = [shipped] if own is None else [own, shipped]
+    merged: dict[str, Entry] = {}
+    for entry in (entry for path in files for entry in read_file(path)):
+        merged.setdefault(entry.name, entry)
+    return merged
 
-    document = tomllib.loads(CATALOG_FILE.read_text(encoding="utf-8"))
-    return {
-        row["name"]: Entry(source_rows=tuple(row.pop("sources")), **row)
-        for row in document["model"]
-    }
+
+def shipped_file() -> Path:
+    """Ours: inside the package where a wheel was installed, beside pyproject.toml in a checkout."""
+    package = Path(__file__).parents[1]
+    shipped = package / FILE_NAME
+    return shipped if shipped.is_file() else package.with_name(FILE_NAME)
+
+
+def own_file() -> Path | None:
+    """The user's: $XDG_CONFIG_HOME/localllm/models.toml; None where there is none."""
+    try:
+        path = config_folder() / FILE_NAME
+        return path if path.is_file() else None
+    except (UsageError, OSError):  # no home folder, or nobody may look into it
+        return None
 
 
 def match(typed: str, names: Collection[str]) -> str | None:

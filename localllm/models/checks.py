@@ -1,31 +1,15 @@
-"""What may be kept in the models' folder, and under which name."""
+"""What a file must be to enter the models' folder."""
 
 from __future__ import annotations
 
-import hashlib
 import re
 from pathlib import Path
 
 from localllm import engines
 from localllm.errors import IntegrityError
 from localllm.models.sources import Progress
-from localllm.models.sources.split import parse_split
-from localllm.models.store import read_manifest
 
 MAGIC = b"GGUF"
-
-
-def free_name(folder: Path, file: str, name: str) -> str:
-    """The file's name, with a mark where another model has it already."""
-    path = folder / file
-    owner = read_manifest(path)
-    if owner.name == name if owner else not path.exists():
-        return file
-    mark = hashlib.sha256(name.encode()).hexdigest()[:6]
-    split = parse_split(file)
-    if split:
-        return split._replace(prefix=f"{split.prefix}-{mark}").name(split.number)
-    return f"{path.stem}-{mark}{path.suffix}"
 
 
 def require_magic(path: Path, origin: str) -> None:

@@ -11,21 +11,18 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from localllm.errors import DoesNotFitError, IntegrityError, NetworkError
+from localllm.disk import require_space
+from localllm.errors import IntegrityError, NetworkError
 from localllm.models.sources import Body, Progress, Remote
-from localllm.units import format_bytes
 
 ATTEMPTS = 4
 BACKOFF_SECONDS = 0.5
-# What a disk should keep free for everybody else.
-SPARE_BYTES = 16 << 20
 READ_BYTES = 1 << 20
 
 
@@ -45,7 +42,7 @@ class Fetched:
     """Whether the hash was known beforehand, so that it proves what the publisher meant."""
 
 
-def fetch(
+def download(
     remote: Remote,
     target: Path,
     expected: Expected,
@@ -142,18 +139,6 @@ def require_size(remote: Remote, n_bytes: int, expected: int | None) -> None:
     if n_bytes < expected:
         raise NetworkError(f"{remote.origin} was cut off at {n_bytes} of {expected} bytes")
     raise IntegrityError(f"{remote.origin} has {n_bytes} bytes, but {expected} were expected")
-
-
-def require_space(folder: Path, n_bytes: int) -> None:
-    """Refuses before the first byte where the disk cannot hold them all."""
-    needed = max(n_bytes, 0) + SPARE_BYTES
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise DoesNotFitError(
-            f"{format_bytes(needed)} of disk are needed and {format_bytes(free)} are free "
-            f"in {str(folder)!r}",
-            "localllm list, then localllm rm a model you can spare",
-        )
 
 
 def claim_part(target: Path, identity: str | None) -> Path:

