@@ -13,13 +13,8 @@ import pytest
 import scripted_models
 
 import localllm
-from localllm.answer.generate import (
-    ReasoningSplitter,
-    StopStrings,
-    Timeline,
-    Utf8Joiner,
-    longest_tail,
-)
+from localllm.answer.filters import ReasoningSplitter, StopStrings, Utf8Joiner, longest_tail
+from localllm.answer.timeline import Timeline
 from localllm.errors import ContextFullError, ModelNotFoundError, UsageError
 from localllm.sampling import Sampling, seeded, settled
 

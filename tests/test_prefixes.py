@@ -20,8 +20,8 @@ from golden.tiny_models import N_VOCAB, TINY_MODELS, hash_words, write_gguf
 
 from localllm import _native, engines
 from localllm.answer import prefixes
-from localllm.answer.generate import Timeline
 from localllm.answer.prefixes import HEADER, LEAST_TOKENS, Prefixes
+from localllm.answer.timeline import Timeline
 from localllm.cli import app
 from localllm.engines.base import EngineOptions
 

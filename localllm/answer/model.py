@@ -15,15 +15,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from localllm import engines
-from localllm.answer.generate import (
-    THINK_OPEN,
-    Generation,
-    Piece,
-    PrefillProgress,
-    ReasoningSplitter,
-    Result,
-    Timeline,
-)
+from localllm.answer.filters import THINK_OPEN, Piece, ReasoningSplitter
+from localllm.answer.generate import Generation, Result
+from localllm.answer.timeline import PrefillProgress, Timeline
 from localllm.engines.base import Engine, EngineOptions, ModelFile
 from localllm.errors import DoesNotFitError, UsageError
 from localllm.memory import process

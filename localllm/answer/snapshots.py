@@ -23,7 +23,7 @@ from localllm.engines.base import get_blocks
 from localllm.errors import IntegrityError
 
 if TYPE_CHECKING:
-    from localllm.answer.generate import Timeline
+    from localllm.answer.timeline import Timeline
     from localllm.engines.base import Blocks, Engine, ModelFile
 
 SCHEMA_VERSION = 1

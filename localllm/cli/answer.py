@@ -11,7 +11,8 @@ from __future__ import annotations
 import sys
 import time
 
-from localllm.answer.generate import Finish, Piece, Result
+from localllm.answer.filters import Piece
+from localllm.answer.generate import Finish, Result
 from localllm.answer.model import Answer
 from localllm.cli import console
 
@@ -80,7 +81,7 @@ def stream(answer: Answer) -> str:
 class PrefillMeter:
     """The line that says how far reading the prompt has come, once it takes a while.
 
-    It is a generate.PrefillProgress; the call with both counts equal wipes the line.
+    It is a timeline.PrefillProgress; the call with both counts equal wipes the line.
     """
 
     def __init__(self, quiet: bool) -> None:

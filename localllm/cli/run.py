@@ -44,8 +44,8 @@ from localllm.models.resolve import resolve
 from localllm.sampling import settled
 
 if TYPE_CHECKING:
-    from localllm.answer.generate import PrefillProgress
     from localllm.answer.model import Answer, Model
+    from localllm.answer.timeline import PrefillProgress
     from localllm.cli.origins import Origins
     from localllm.cli.prompting import Ask
 
