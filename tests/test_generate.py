@@ -11,10 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 import scripted_models
+from golden.tiny_models import TINY_MODELS
+from golden.tiny_models import write_gguf as write_tiny
 
 import localllm
+from localllm import engines
 from localllm.answer.filters import ReasoningSplitter, StopStrings, Utf8Joiner, longest_tail
+from localllm.answer.generate import Generation, run_alone
 from localllm.answer.timeline import Timeline
+from localllm.engines.base import Engine, EngineOptions, ModelFile, Session
 from localllm.errors import ContextFullError, ModelNotFoundError, UsageError
 from localllm.sampling import Sampling, seeded, settled
 
@@ -241,6 +246,99 @@ def test_progress_ends_with_both_counts_equal() -> None:
 def test_a_prompt_longer_than_the_context_is_refused_with_both_counts() -> None:
     with pytest.raises(ContextFullError, match=r"11 .*10"):
         feed(CountingEngine(n_ctx=10), list(range(11)))
+
+
+# ---- a generation is passive -----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose next token depends on all before it."""
+    llama = next(model for model in TINY_MODELS if model.name == "llama3")
+    path = tmp_path_factory.mktemp("tiny") / "llama3.gguf"
+    write_tiny(llama, path)
+    return path
+
+
+def requests(file: ModelFile, n_ctx: int) -> list[Generation]:
+    """Of different lengths, seeds and ends; the first two begin alike."""
+    prompts = [list(range(5, 95)), [*range(5, 70), 9, 9], [3, 1, 4]]
+    drawn = [
+        Sampling(temperature=0.9, seed=1),
+        Sampling(temperature=0, repeat_penalty=1.3),
+        Sampling(temperature=1.5, top_k=9, presence_penalty=0.5, seed=3),
+    ]
+    ends: list[dict[str, Any]] = [{"max_tokens": 40}, {"stop": ["21D"]}, {}]
+    return [
+        Generation(file, prompt, seeded(sampling), n_ctx, **end)
+        for prompt, sampling, end in zip(prompts, drawn, ends, strict=True)
+    ]
+
+
+def run_together(engine: Engine, generations: Sequence[Generation]) -> list[str]:
+    """Feeds all that are not over in common steps and draws for each that has logits."""
+    texts = [""] * len(generations)
+    timelines = [Timeline(engine) for _ in generations]
+    n_reused = []
+    for generation, timeline in zip(generations, timelines, strict=True):
+        generation.start()
+        n_reused.append(timeline.hold(generation.ids))
+    while live := [i for i, one in enumerate(generations) if not one.is_over]:
+        rows: list[tuple[Session, Sequence[int], int]] = []
+        for i in live:
+            room = engine.n_batch - sum(len(ids) for _, ids, _ in rows)
+            wanted = generations[i].wanted_rows(timelines[i].session.n_tokens, max(1, room // 2))
+            rows.append((timelines[i].session, *wanted))
+            timelines[i].ids.extend(wanted[0])
+        engine.step(rows)
+        drawing = [i for i, (_, _, n_logits) in zip(live, rows, strict=True) if n_logits]
+        for row, i in enumerate(drawing):
+            one, ids = generations[i], timelines[i].ids
+            if not one.result.n_generated:
+                one.prompt_fed(n_reused[i])
+            id = engine.sample(row, ids[-one.sampling.penalty_last_n :], len(ids), one.sampling)
+            texts[i] += "".join(piece.text for piece in one.take(id))
+    return texts
+
+
+def test_together_they_say_what_each_says_alone(tiny: Path) -> None:
+    file = engines.open_model(tiny)
+    alone = []
+    for generation in requests(file, n_ctx=160):
+        engine = file.open_engine(EngineOptions(n_ctx=160))
+        pieces = run_alone(generation, Timeline(engine))
+        alone.append(("".join(piece.text for piece in pieces), generation))
+        engine.close()
+    engine = file.open_engine(EngineOptions(n_ctx=160, n_sessions=3, n_logits=3, n_batch=32))
+    generations = requests(file, n_ctx=160)
+    texts = run_together(engine, generations)
+    assert texts == [text for text, _ in alone]
+    for one, (_, expected) in zip(generations, alone, strict=True):
+        assert one.ids == expected.ids
+        assert one.result.finish == expected.result.finish
+        assert one.result.n_generated == expected.result.n_generated
+    assert [one.result.finish for one in generations] == ["length", "stop", "context"]
+    assert len({one.result.n_generated for one in generations}) == 3, "they end at different steps"
+    engine.close()
+    file.close()
+
+
+def test_a_generation_wants_its_prompt_in_pieces_and_then_what_was_drawn(
+    paris: localllm.Model,
+) -> None:
+    prompt = [*paris.tokenize("abcde"), *paris.tokenize("\n")]
+    generation = Generation(paris.file, prompt, seeded(Sampling()), n_ctx=100, max_tokens=2)
+    assert generation.wanted_rows(0, 4) == (prompt[:4], 0)
+    assert generation.wanted_rows(4, 4) == (prompt[4:], 1)
+    assert generation.wanted_rows(0, 6) == (prompt, 1)
+    generation.start()
+    generation.prompt_fed(3)
+    first, second = paris.tokenize("Th")
+    assert [piece.text for piece in generation.take(first)] == ["T"]
+    assert generation.wanted_rows(6, 4) == ([first], 1)
+    assert not generation.is_over and generation.result.n_reused == 3
+    assert [piece.text for piece in generation.take(second)] == ["h"]
+    assert generation.is_over and generation.result.finish == "length"
 
 
 # ---- the Python API --------------------------------------------------------------------------

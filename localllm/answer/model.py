@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from localllm import engines
 from localllm.answer.filters import THINK_OPEN, Piece, ReasoningSplitter
-from localllm.answer.generate import Generation, Result
+from localllm.answer.generate import Generation, Result, run_alone
 from localllm.answer.timeline import PrefillProgress, Timeline
 from localllm.engines.base import Engine, EngineOptions, ModelFile
 from localllm.errors import DoesNotFitError, UsageError
@@ -312,11 +312,8 @@ class Model:
         Raises: ContextFullError, UsageError, EngineError; all but UsageError while iterating.
         """
         if isinstance(prompt, str):
-            ids = self.file.tokenize(prompt, add_special=True)
-        else:
-            ids = list(prompt)
-        generation = self.begin(ids, sampling, max_tokens, stop, progress)
-        return Answer(generation, splitter=None)
+            prompt = self.file.tokenize(prompt, add_special=True)
+        return self.begin(prompt, sampling, max_tokens, stop, None, progress)
 
     def chat(
         self,
@@ -337,27 +334,29 @@ class Model:
         if encoder is None:
             raise UsageError("this model has no chat template", "--raw, or generate()")
         prompt = encoder.encode(messages, think)
-        generation = self.begin(prompt.ids, sampling, max_tokens, stop, progress)
         inside = prompt.text.rstrip().endswith(THINK_OPEN)
-        return Answer(generation, ReasoningSplitter(starts_inside=inside))
+        splitter = ReasoningSplitter(starts_inside=inside)
+        return self.begin(prompt.ids, sampling, max_tokens, stop, splitter, progress)
 
     def begin(
         self,
-        ids: list[int],
+        ids: Sequence[int],
         sampling: Sampling | None,
         max_tokens: int | None,
         stop: Sequence[str],
+        splitter: ReasoningSplitter | None,
         progress: PrefillProgress | None,
-    ) -> Generation:
-        return Generation(
+    ) -> Answer:
+        generation = Generation(
             self.file,
-            self.timeline,
             ids,
             seeded(sampling or self.settle()),
+            self.engine.n_ctx,
             max_tokens=max_tokens,
             stop=[stop] if isinstance(stop, str) else stop,
-            progress=progress,
+            splitter=splitter,
         )
+        return Answer(generation, run_alone(generation, self.timeline, progress))
 
     def feed_system(self, text: str) -> int:
         """Computes what every conversation with this system message begins with; returns how many
@@ -373,7 +372,7 @@ class Model:
         pairs = zip(one, other, strict=False)
         shared = [a for a, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)]
         self.timeline.feed(shared)
-        self.timeline.finish_keeping()
+        self.timeline.end_writing()
         return len(shared)
 
     def save(self, path: Path, messages: Sequence[Message]) -> int:
@@ -415,11 +414,10 @@ class Model:
 class Answer(Iterator[str]):
     """Iterates over the answer's text. `result` tells how it ended, `reasoning` what led to it."""
 
-    def __init__(self, generation: Generation, splitter: ReasoningSplitter | None) -> None:
+    def __init__(self, generation: Generation, pieces: Iterator[Piece]) -> None:
         self.generation = generation
-        self.splitter = splitter
         self.reasoning = ""
-        self.pieces = self.read()
+        self.pieces = map(self.note, pieces)
 
     @property
     def result(self) -> Result:
@@ -428,13 +426,6 @@ class Answer(Iterator[str]):
     @property
     def sampling(self) -> Sampling:
         return self.generation.sampling
-
-    def read(self) -> Iterator[Piece]:
-        for text in self.generation:
-            for piece in self.splitter.push(text) if self.splitter else [Piece(text)]:
-                yield self.note(piece)
-        for piece in self.splitter.finish() if self.splitter else []:
-            yield self.note(piece)
 
     def note(self, piece: Piece) -> Piece:
         if piece.is_reasoning:

@@ -1,12 +1,12 @@
 """Prompt prefixes on the disk: what was computed once is never computed again, by any process.
 
-KV is kept block by block, each block of tokens a file. Its name is a hash of everything that leads
+KV is saved block by block, each block of tokens a file. Its name is a hash of everything that leads
 to it: the model, the arithmetic, and all tokens up to its end. So equal beginnings are the same
 files whoever wrote them, nothing refers to anything, and no process needs to know of another. A
 file appears whole, says what it is, and carries a checksum; one that is damaged is removed and
-computed again. Since every path of the engine computes the same bits, an answer from kept KV is the
-same answer. Files are read, not mapped: one that somebody shortens meanwhile is an error then, not
-the end of the process, and reading takes a hundredth of computing.
+computed again. Since every path of the engine computes the same bits, an answer from saved KV is
+the same answer. Files are read, not mapped: one that somebody shortens meanwhile is an error then,
+not the end of the process, and reading takes a hundredth of computing.
 
 Prompts are private: folders have mode 0700 and files 0600. The least recently used go first when
 all take more than 2 GiB or a tenth of the free disk.
@@ -18,6 +18,7 @@ import contextlib
 import functools
 import hashlib
 import heapq
+import itertools
 import json
 import os
 import shutil
@@ -132,7 +133,7 @@ def write_block(path: Path, key: bytes, kv: bytes) -> None:
 
 
 @dataclass(frozen=True)
-class Kept:
+class SavedBlock:
     """One file of the cache."""
 
     path: Path
@@ -140,7 +141,7 @@ class Kept:
     used_at: int  # nanoseconds since the epoch
 
 
-def walk(folder: Path) -> Iterator[Kept]:
+def walk(folder: Path) -> Iterator[SavedBlock]:
     """All blocks, and what dead processes left of some, one at a time: there may be thousands."""
     with contextlib.suppress(OSError), os.scandir(folder) as models:
         for model in models:
@@ -149,21 +150,21 @@ def walk(folder: Path) -> Iterator[Kept]:
                     if file.name.endswith(SUFFIX) or file.name.startswith("."):
                         with contextlib.suppress(OSError):
                             status = file.stat(follow_symlinks=False)
-                            yield Kept(Path(file), status.st_size, status.st_mtime_ns)
+                            yield SavedBlock(Path(file), status.st_size, status.st_mtime_ns)
 
 
-def age(kept: Kept) -> tuple[int, Path]:
+def age(block: SavedBlock) -> tuple[int, Path]:
     """Sorts the least recently used first."""
-    return kept.used_at, kept.path
+    return block.used_at, block.path
 
 
-def kept_files(folder: Path) -> list[Kept]:
+def saved_blocks(folder: Path) -> list[SavedBlock]:
     """All of them, the least recently used first."""
     return sorted(walk(folder), key=age)
 
 
 def held_bytes(folder: Path) -> int:
-    return sum(kept.n_bytes for kept in walk(folder))
+    return sum(block.n_bytes for block in walk(folder))
 
 
 def model_of(folder: Path) -> str:
@@ -176,14 +177,14 @@ def model_of(folder: Path) -> str:
 
 def clear(folder: Path) -> int:
     """Removes every file of the cache; returns their bytes. Raises: OSError."""
-    files = kept_files(folder)
-    for kept in files:
-        kept.path.unlink(missing_ok=True)
+    blocks = saved_blocks(folder)
+    for block in blocks:
+        block.path.unlink(missing_ok=True)
     for path in folder.glob("*"):
         with contextlib.suppress(OSError):
             (path / ABOUT).unlink(missing_ok=True)
             path.rmdir()
-    return sum(kept.n_bytes for kept in files)
+    return sum(block.n_bytes for block in blocks)
 
 
 def make_room(folder: Path, most_bytes: int) -> None:
@@ -191,23 +192,19 @@ def make_room(folder: Path, most_bytes: int) -> None:
     total, removed = held_bytes(folder), 1
     while total > most_bytes and removed:
         removed = 0
-        for kept in heapq.nsmallest(OLDEST, walk(folder), key=age):
+        for block in heapq.nsmallest(OLDEST, walk(folder), key=age):
             if total <= most_bytes:
                 return
             with contextlib.suppress(OSError):
-                kept.path.unlink()
-                total, removed = total - kept.n_bytes, removed + 1
+                block.path.unlink()
+                total, removed = total - block.n_bytes, removed + 1
 
 
 # ---- one model's prefixes ------------------------------------------------------------------------
 
 
 class Prefixes:
-    """The prefixes of one model. Failures are said once and never end an answer.
-
-    A run calls extend() and keep() before it feeds a prompt, keep_some() now and then while it
-    answers, and finish() when it has. Only one block is in memory at a time.
-    """
+    """The prefixes of one model. Failures are said once and never end an answer."""
 
     def __init__(self, file: ModelFile, blocks: Blocks, note: Note) -> None:
         self.folder = cache_folder()
@@ -215,11 +212,6 @@ class Prefixes:
         self.note = note
         self.said: set[str] = set()
         self.file = file
-        self.session: Session | None = None  # whose blocks wait to be written
-        self.keys: list[bytes] = []  # of all its blocks
-        self.next_block = 0  # of those, the first that waits
-        self.n_written = 0
-        self.used: list[Path] = []
 
     @functools.cached_property
     def first(self) -> bytes:
@@ -233,25 +225,23 @@ class Prefixes:
     def path(self, key: bytes) -> Path:
         return self.model_folder / f"{key.hex()[:40]}{SUFFIX}"
 
-    def extend(self, session: Session, ids: Sequence[int], n_held: int) -> int:
-        """Adds to a session that holds ids[:n_held] what is known of the rest, always leaving one
-        token to be computed; returns how many tokens it holds."""
-        if len(ids) <= LEAST_TOKENS:
-            return n_held
+    def begin(self, session: Session, ids: Sequence[int]) -> Writing:
+        """Adds to a session that holds a beginning of a prompt what is known of the rest, always
+        leaving one token to be computed. What is not saved yet is the writing's."""
+        keys = keys_of(self.first, ids, self.blocks.n_tokens) if len(ids) >= LEAST_TOKENS else []
+        return Writing(self, session, keys, self.extend(session, ids, keys))
+
+    def extend(self, session: Session, ids: Sequence[int], keys: Sequence[bytes]) -> list[Path]:
+        """Adds the blocks that are known; returns their files."""
         n_tokens = self.blocks.n_tokens
-        keys = keys_of(self.first, ids[:-1], n_tokens)
-        n_known = 0
-        for key in keys:
-            if not self.path(key).exists():
-                break
-            n_known += 1
-        if n_known * n_tokens < max(LEAST_TOKENS, n_held + 1):
-            return n_held
-        session.truncate(n_held // n_tokens * n_tokens)
-        for key in keys[session.n_tokens // n_tokens : n_known]:
-            if not self.load(session, key, ids):
-                break
-        return session.n_tokens
+        usable = keys[: (len(ids) - 1) // n_tokens]
+        n_known = sum(1 for _ in itertools.takewhile(lambda key: self.path(key).exists(), usable))
+        if n_known * n_tokens < max(LEAST_TOKENS, session.n_tokens + 1):
+            return []
+        n_held = session.truncate(session.n_tokens // n_tokens * n_tokens)
+        wanted = usable[n_held // n_tokens : n_known]
+        loaded = itertools.takewhile(lambda key: self.load(session, key, ids), wanted)
+        return [self.path(key) for key in loaded]
 
     def load(self, session: Session, key: bytes, ids: Sequence[int]) -> bool:
         path, n_held = self.path(key), session.n_tokens
@@ -265,72 +255,17 @@ class Prefixes:
             return False
         except OSError:
             return False  # another process made room
-        self.used.append(path)
         return True
-
-    def keep(self, session: Session, ids: Sequence[int]) -> None:
-        """Remembers to write what is not kept yet of a prompt, as soon as the session has it."""
-        if len(ids) >= LEAST_TOKENS:
-            self.session, self.next_block = session, 0
-            self.keys = keys_of(self.first, ids, self.blocks.n_tokens)
-
-    def keep_some(self) -> None:
-        """Writes one block of what waits."""
-        self.write_next()
-
-    def keep_up(self) -> None:
-        """Writes all that waits and that the session has."""
-        while self.write_next():
-            pass
-
-    def finish(self) -> None:
-        """Writes all that waits, and makes room where it is too much."""
-        self.keep_up()
-        self.session = None
-        if self.n_written:
-            self.n_written = 0
-            try:
-                make_room(self.folder, self.most_bytes())
-            except OSError as error:
-                self.say(f"prefixes are not kept: {error.strerror or error}")
-        # Later blocks are of no use without earlier ones: those must be the last to go.
-        now = time.time_ns()
-        for i, path in enumerate(self.used):
-            with contextlib.suppress(OSError):
-                os.utime(path, ns=(now - i, now - i))
-        self.used.clear()
-
-    def write_next(self) -> bool:
-        """Whether there was a block to write, and the disk took it."""
-        while self.session and self.next_block < self.session.n_tokens // self.blocks.n_tokens:
-            if self.next_block == len(self.keys):
-                break
-            i, self.next_block = self.next_block, self.next_block + 1
-            path = self.path(self.keys[i])
-            if path.exists():
-                continue
-            kv = self.blocks.get(self.session, i)
-            if len(kv) < self.blocks.n_bytes:
-                continue  # layers with a window have given their part back
-            try:
-                self.make_folders()
-                write_block(path, self.keys[i], kv)
-            except OSError as error:
-                self.session = None
-                self.say(f"prefixes are not kept: {error.strerror or error}")
-                break
-            self.used.append(path)
-            self.n_written += 1
-            return True
-        return False
 
     def make_folders(self) -> None:
         """Raises: OSError."""
-        if self.n_written:
-            return
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.model_folder.mkdir(mode=0o700, exist_ok=True)
         (self.model_folder / ABOUT).write_text(self.file.path.name, encoding="utf-8")
+
+    def make_room(self) -> None:
+        """Raises: OSError."""
+        make_room(self.folder, self.most_bytes())
 
     def most_bytes(self) -> int:
         """What the cache may take: of the disk as it would be without it."""
@@ -342,3 +277,71 @@ class Prefixes:
         if text not in self.said:
             self.said.add(text)
             self.note(text)
+
+
+class Writing:
+    """What is not on the disk yet of one session's prompt. Only one block is in memory at a time.
+
+    used: the files that its session took blocks from; written ones join them.
+    """
+
+    def __init__(
+        self, prefixes: Prefixes, session: Session, keys: Sequence[bytes], used: list[Path]
+    ) -> None:
+        self.prefixes = prefixes
+        self.session = session
+        self.keys = keys  # of all the prompt's blocks; none once the disk takes no more
+        self.used = used
+        self.next_block = 0  # the first that waits
+        self.n_written = 0
+
+    def some(self) -> bool:
+        """Writes one block of what waits and the session has; whether there was one, and the disk
+        took it."""
+        prefixes, blocks = self.prefixes, self.prefixes.blocks
+        n_ready = min(len(self.keys), self.session.n_tokens // blocks.n_tokens)
+        while self.next_block < n_ready:
+            i, self.next_block = self.next_block, self.next_block + 1
+            path = prefixes.path(self.keys[i])
+            if path.exists():
+                continue
+            kv = blocks.get(self.session, i)
+            if len(kv) < blocks.n_bytes:
+                continue  # layers with a window have given their part back
+            return self.write(path, self.keys[i], kv)
+        return False
+
+    def write(self, path: Path, key: bytes, kv: bytes) -> bool:
+        try:
+            if not self.n_written:
+                self.prefixes.make_folders()
+            write_block(path, key, kv)
+        except OSError as error:
+            self.keys = []
+            self.prefixes.say(f"prefixes are not kept: {error.strerror or error}")
+            return False
+        self.used.append(path)
+        self.n_written += 1
+        return True
+
+    def catch_up(self) -> None:
+        """Between steps of the prompt: writes all that the session has, where layers with a window
+        would give it back."""
+        if self.prefixes.blocks.gives_back:
+            while self.some():
+                pass
+
+    def close(self) -> None:
+        """Writes the rest, and makes room where it is too much."""
+        while self.some():
+            pass
+        if self.n_written:
+            try:
+                self.prefixes.make_room()
+            except OSError as error:
+                self.prefixes.say(f"prefixes are not kept: {error.strerror or error}")
+        # Later blocks are of no use without earlier ones: those must be the last to go.
+        now = time.time_ns()
+        for i, path in enumerate(self.used):
+            with contextlib.suppress(OSError):
+                os.utime(path, ns=(now - i, now - i))

@@ -38,7 +38,7 @@ def command(
         elif not quiet:
             console.note(f"removed {format_bytes(n_bytes)}")
         return
-    models = [describe(path, files) for path, files in by_model(folder)]
+    models = [describe(path, blocks) for path, blocks in by_model(folder)]
     if json:
         console.out_json({"path": str(folder), "models": models})
         return
@@ -50,20 +50,20 @@ def command(
     console.out(f"{format_bytes(total)} in {folder}")
 
 
-def by_model(folder: Path) -> list[tuple[Path, list[prefixes.Kept]]]:
-    files = sorted(prefixes.kept_files(folder), key=lambda kept: kept.path.parent)
+def by_model(folder: Path) -> list[tuple[Path, list[prefixes.SavedBlock]]]:
+    blocks = sorted(prefixes.saved_blocks(folder), key=lambda block: block.path.parent)
     return [
-        (path, list(group)) for path, group in itertools.groupby(files, lambda k: k.path.parent)
+        (path, list(group)) for path, group in itertools.groupby(blocks, lambda b: b.path.parent)
     ]
 
 
-def describe(path: Path, files: list[prefixes.Kept]) -> dict[str, Any]:
-    n_blocks = sum(kept.path.suffix == prefixes.SUFFIX for kept in files)
+def describe(path: Path, blocks: list[prefixes.SavedBlock]) -> dict[str, Any]:
+    n_blocks = sum(block.path.suffix == prefixes.SUFFIX for block in blocks)
     return {
         "model": prefixes.model_of(path),
         "tokens": n_blocks * BLOCK_TOKENS,
-        "bytes": sum(kept.n_bytes for kept in files),
-        "used_at": max(kept.used_at for kept in files) / 1e9,
+        "bytes": sum(block.n_bytes for block in blocks),
+        "used_at": max(block.used_at for block in blocks) / 1e9,
     }
 
 
