@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from localllm import errors
-    from localllm.answer.model import Answer, Model, load
+    from localllm.answer.model import Answer, Model
+    from localllm.answer.opening import load
     from localllm.sampling import Sampling
 
 __version__ = "0.1.0"
@@ -24,7 +25,7 @@ __all__ = ["Answer", "Model", "Sampling", "errors", "load"]
 HOMES = {
     "Answer": "answer.model",
     "Model": "answer.model",
-    "load": "answer.model",
+    "load": "answer.opening",
     "Sampling": "sampling",
 }
 

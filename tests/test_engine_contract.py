@@ -14,7 +14,8 @@ import localllm
 from localllm import engines
 from localllm.answer import prefixes
 from localllm.cli import app
-from localllm.engines.base import EngineOptions, ModelFile, Plan
+from localllm.engines.base import ModelFile, Plan
+from localllm.engines.options import EngineOptions
 from localllm.errors import UsageError
 
 ANSWER = "It has neither."

@@ -18,9 +18,9 @@ from conftest import ROOT
 from hollow_models import HUGE, Hollow, write_hollow
 
 from localllm import disk, engines
-from localllm.answer import model
+from localllm.answer import opening
 from localllm.cli import app
-from localllm.engines.base import EngineOptions
+from localllm.engines.options import EngineOptions
 from localllm.errors import DoesNotFitError
 from localllm.memory import alternatives, fit, paging, process
 from localllm.memory.limits import Counts, Limit
@@ -393,15 +393,15 @@ def test_adapt_says_what_it_passed_over(
     """Many threads on a machine without room for their panels: only a smaller quant, which is not
     here, or fewer threads would do."""
     limits = [Limit("--budget", 420 * MIB, Counts.resident)]
-    monkeypatch.setattr(model, "find_limits", lambda budget: limits)
+    monkeypatch.setattr(opening, "find_limits", lambda budget: limits)
     monkeypatch.setattr(process, "measure", lambda: process.TYPICAL)
     asked = {"ctx": 512, "threads": 200}
     with pytest.raises(DoesNotFitError) as raised:
-        model.load(large, **asked)
+        opening.load(large, **asked)
     assert raised.value.hint is not None
     commands = raised.value.hint.split("\n   or: ")
     assert "Q8_0, made of this file" in commands[0] and "-t 1 " in commands[-1]
-    with model.load(large, **asked, adapt=True) as adapted:
+    with opening.load(large, **asked, adapt=True) as adapted:
         assert (adapted.engine.n_threads, adapted.engine.n_ctx) == (1, 512)
         assert adapted.adapted == (
             "one thread, which is slower; not on this machine: Q8_0, made of this file"
@@ -461,7 +461,7 @@ def test_stats_say_what_was_predicted_and_what_was_measured(call: Call, large: P
 def test_run_says_that_weights_will_page_and_answers(
     large: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(model, "find_limits", lambda budget: [Limit("memory", 300 * MIB)])
+    monkeypatch.setattr(opening, "find_limits", lambda budget: [Limit("memory", 300 * MIB)])
     monkeypatch.setattr(disk, "read_rate", lambda path: 50e6)
     asked = ["run", str(large), "hi", "--no-stdin", "-c", "1024", *RAW]
     assert app.main(asked) == 0
@@ -470,5 +470,5 @@ def test_run_says_that_weights_will_page_and_answers(
     assert f"about {50e6 / LARGE_WEIGHTS:.2g} tokens/s by what the disk reads" in said.err
     assert app.main([*asked, "-q"]) == 0
     assert capfd.readouterr().err == ""
-    monkeypatch.setattr(model, "find_limits", lambda budget: [Limit("memory", 30 * MIB)])
+    monkeypatch.setattr(opening, "find_limits", lambda budget: [Limit("memory", 30 * MIB)])
     assert app.main(asked) == 7

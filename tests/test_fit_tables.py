@@ -21,7 +21,7 @@ from local_server import Server
 
 from localllm import engines
 from localllm.cli import app, fit_tables
-from localllm.engines.base import EngineOptions
+from localllm.engines.options import EngineOptions
 from localllm.memory import fit, process
 from localllm.memory.kv_types import KEYS_LIKE, PAIRS, PLAIN, VALUES_LIKE, KvPair
 from localllm.memory.limits import Counts, Limit

@@ -19,7 +19,8 @@ from localllm import engines
 from localllm.answer.filters import ReasoningSplitter, StopStrings, Utf8Joiner, longest_tail
 from localllm.answer.generate import Generation, run_alone
 from localllm.answer.timeline import Timeline
-from localllm.engines.base import Engine, EngineOptions, ModelFile, Session
+from localllm.engines.base import Engine, ModelFile, Session
+from localllm.engines.options import EngineOptions
 from localllm.errors import ContextFullError, ModelNotFoundError, UsageError
 from localllm.sampling import Sampling, seeded, settled
 

@@ -12,7 +12,7 @@ from gguf_reader import FORMAT, Reader, RefusedError
 from golden.tiny_models import TINY_MODELS, TinyModel, write_gguf
 
 from localllm import engines
-from localllm.engines.base import EngineOptions
+from localllm.engines.options import EngineOptions
 from localllm.errors import IntegrityError
 
 TENSORS = [filled(name, (32,), F32) for name in ("d", "a", "c", "b")]

@@ -20,7 +20,7 @@ from hollow_models import Hollow, write_hollow
 
 from localllm import _native, engines
 from localllm.cli.app import main
-from localllm.engines.base import EngineOptions
+from localllm.engines.options import EngineOptions
 from localllm.errors import IntegrityError, UsageError
 from localllm.evaluate import imatrix, imatrix_file, texts
 from localllm.evaluate.imatrix_file import Importance, Sums

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 import localllm
-from localllm.engines.base import EngineOptions, Plan
+from localllm.engines.base import Plan
+from localllm.engines.options import EngineOptions
 from localllm.errors import DoesNotFitError
 from localllm.memory import process
 from localllm.memory.limits import Counts, Limit, find_limits

@@ -23,7 +23,7 @@ from localllm.answer import prefixes
 from localllm.answer.prefixes import HEADER, LEAST_TOKENS, Prefixes
 from localllm.answer.timeline import Timeline
 from localllm.cli import app
-from localllm.engines.base import EngineOptions
+from localllm.engines.options import EngineOptions
 
 N_TOKENS = 700
 _, BLOCK_TOKENS = _native.kv_format()

@@ -26,7 +26,7 @@ from localllm import engines
 from localllm.cli import app
 from localllm.cli.pull import command as pull_command
 from localllm.convert import from_checkpoint
-from localllm.engines.base import EngineOptions
+from localllm.engines.options import EngineOptions
 from localllm.errors import (
     DoesNotFitError,
     IntegrityError,

@@ -24,7 +24,7 @@ from localllm.cli.flags import (
     option,
 )
 from localllm.cli.watching import CountLine, check_file, read_text
-from localllm.engines.base import EngineOptions
+from localllm.engines.options import EngineOptions
 from localllm.errors import UsageError
 from localllm.models.resolve import resolve
 

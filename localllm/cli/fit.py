@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from localllm.answer.model import check_options
+from localllm.answer.opening import check_options
 from localllm.cli import console, fit_tables
 from localllm.cli.flags import Budget, CacheTypeK, CacheTypeV, Ctx, Json, Offline, Quiet, Threads
 from localllm.cli.needs import limit_json, verdict_json

@@ -179,7 +179,8 @@ def command(
     ask = None if conversation else prompting.compose(arguments, files, no_stdin, quiet)
     started = time.perf_counter()
     path = resolve(name, pull=not no_pull, offline=offline, progress=console.progress(quiet))
-    from localllm.answer.model import ignore, open_path
+    from localllm.answer.model import ignore
+    from localllm.answer.opening import open_path
 
     before = process.measure()
     if not raw:

@@ -37,7 +37,7 @@ def command(
     quiet: Quiet = False,
 ) -> None:
     """Compute what conversations with a system message begin with, and keep it in a file."""
-    from localllm.answer.model import open_path
+    from localllm.answer.opening import open_path
 
     text = read_system(system)
     if not out.absolute().parent.is_dir():

@@ -14,6 +14,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 
 from localllm import _native, errors
 from localllm.engines import base
+from localllm.engines.options import EngineOptions
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -214,11 +215,11 @@ class NativeModel:
         return self.model.find_token(encode(text))
 
     @translated
-    def plan(self, options: base.EngineOptions) -> base.Plan:
+    def plan(self, options: EngineOptions) -> base.Plan:
         return base.Plan(**self.model.plan(**vars(options)))
 
     @translated
-    def open_engine(self, options: base.EngineOptions) -> base.Engine:
+    def open_engine(self, options: EngineOptions) -> base.Engine:
         return NativeEngine(_native.Engine(self.model, **vars(options)))
 
     def close(self) -> None:

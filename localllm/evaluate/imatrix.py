@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from localllm.engines.base import EngineOptions, get_measures
+from localllm.engines.base import get_measures
+from localllm.engines.options import EngineOptions
 from localllm.evaluate.imatrix_file import Importance, Sums
 from localllm.evaluate.texts import Progress
 from localllm.memory.need import Component, Kind

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from localllm.engines.base import EngineOptions
+from localllm.engines.options import EngineOptions
 from localllm.errors import UsageError
 from localllm.memory.limits import find_limits
 from localllm.memory.verdict import choose_options

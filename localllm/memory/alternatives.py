@@ -15,7 +15,8 @@ from itertools import chain, islice
 from pathlib import Path
 
 from localllm import engines
-from localllm.engines.base import EngineOptions, ModelFile
+from localllm.engines.base import ModelFile
+from localllm.engines.options import EngineOptions
 from localllm.errors import LocalLLMError
 from localllm.memory.kv_types import PAIRS
 from localllm.memory.limits import Limit

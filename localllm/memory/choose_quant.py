@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from localllm import engines
-from localllm.engines.base import EngineOptions, ModelFile
+from localllm.engines.base import ModelFile
+from localllm.engines.options import EngineOptions
 from localllm.errors import DoesNotFitError, IntegrityError
 from localllm.memory.limits import Limit, find_limits
 from localllm.memory.need import Need, need_of

@@ -16,7 +16,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from localllm import engines
-from localllm.engines.base import EngineOptions, ModelFile
+from localllm.engines.base import ModelFile
+from localllm.engines.options import EngineOptions
 from localllm.errors import LocalLLMError, ModelNotFoundError, NetworkError
 from localllm.memory import alternatives, choose_quant
 from localllm.memory.kv_types import KEYS_LIKE, PAIRS, PLAIN, VALUES_LIKE, KvPair, pair_of

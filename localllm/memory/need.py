@@ -17,7 +17,8 @@ from localllm.memory import process
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from localllm.engines.base import EngineOptions, ModelFile
+    from localllm.engines.base import ModelFile
+    from localllm.engines.options import EngineOptions
     from localllm.memory.process import Usage
 
 MIB = 1 << 20

@@ -18,7 +18,8 @@ from localllm.units import format_bytes
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from localllm.engines.base import EngineOptions, ModelFile
+    from localllm.engines.base import ModelFile
+    from localllm.engines.options import EngineOptions
     from localllm.memory.limits import Limit
     from localllm.memory.need import Component
     from localllm.memory.process import Usage

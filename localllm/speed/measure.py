@@ -15,7 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from localllm.engines.base import EngineOptions, PhaseTime, Work, get_measures
+from localllm.engines.base import PhaseTime, Work, get_measures
+from localllm.engines.options import EngineOptions
 from localllm.errors import DoesNotFitError, UsageError
 from localllm.memory.kv_types import pair_of
 from localllm.memory.limits import find_limits
