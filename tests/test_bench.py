@@ -22,11 +22,12 @@ from native_structs import PeakLoop
 
 from localllm import _native, engines
 from localllm.engines.base import PhaseTime, Work
+from localllm.engines.options import EngineOptions
 from localllm.errors import IntegrityError, UsageError
 from localllm.speed import measure, record, roofline
 from localllm.speed.cases import GENERATE, PROMPT, Case, check_context, list_cases
 from localllm.speed.limits import Limits
-from localllm.speed.measure import Measured, Variant
+from localllm.speed.measure import Measured
 from localllm.speed.results import Result, find_parts
 
 KEPT = ("PATH", "LANG", "LD_LIBRARY_PATH", "ASAN_OPTIONS", "LSAN_OPTIONS")
@@ -263,7 +264,7 @@ def test_every_round_measures_every_variant(tiny: dict[str, Path]) -> None:
     file = engines.open_model(tiny["gemma3"])
     cases = list_cases([70], [3], [0, 33], [2])
     seen: list[tuple[str, int]] = []
-    variants = [Variant(1, "scalar"), Variant(2, "scalar")]
+    variants = [EngineOptions(n_threads=n, kernels="scalar") for n in (1, 2)]
     subjects = measure.measure(
         file,
         cases,

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any
 
 import pytest
 
-from localllm.cli import app, settings
+from localllm.cli import app, groups, settings
+from localllm.cli.flags import option
 
 ROOT = Path(__file__).resolve().parent.parent
 KEPT = ("PATH", "LANG", "LD_LIBRARY_PATH", "ASAN_OPTIONS", "LSAN_OPTIONS")
@@ -409,3 +413,33 @@ def test_a_user_without_a_home_has_no_file(
     folder.mkdir(parents=True)
     (folder / "config.toml").write_text("max-tokens = 1")
     assert call(*run, XDG_CONFIG_HOME=str(folder.parent)).stdout == "The\n"
+
+
+# ---- groups of flags -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Colours:
+    """A group: the first of its flags has a default that is not None."""
+
+    red: Annotated[int, option("--red", help="How red.")] = 7
+    green: Annotated[str | None, option("--green", help="How green.")] = None
+
+
+def test_a_group_stands_in_a_command_as_its_flags() -> None:
+    def command(first: int = 1, *, colours: Colours, last: bool = False) -> Any:
+        """Help."""
+        return first, colours, last
+
+    shown = groups.spread(command)
+    assert list(inspect.signature(shown).parameters) == ["first", "red", "green", "last"]
+    assert shown.__doc__ == "Help."
+    values = {"first": 2, "red": 3, "green": "x", "last": True}
+    assert shown(**values) == (2, Colours(3, "x"), True)
+
+
+def test_a_group_without_flags_given_has_its_defaults() -> None:
+    parser = app.make_parser("run")
+    context = parser.make_context("run", ["model"], default_map={})
+    found = {name: context.params[name] for name in ("temperature", "kv_k", "seed", "quiet")}
+    assert found == {"temperature": None, "kv_k": None, "seed": None, "quiet": False}

@@ -20,7 +20,7 @@ from localllm.answer.filters import ReasoningSplitter, StopStrings, Utf8Joiner, 
 from localllm.answer.generate import Generation, run_alone
 from localllm.answer.timeline import Timeline
 from localllm.engines.base import Engine, ModelFile, Session
-from localllm.engines.options import EngineOptions
+from localllm.engines.options import FIELDS, FLAGS, EngineOptions, Given
 from localllm.errors import ContextFullError, ModelNotFoundError, UsageError
 from localllm.sampling import Sampling, seeded, settled
 
@@ -457,12 +457,30 @@ def test_info_tells_how_it_runs(scripts: dict[str, Path]) -> None:
         assert info["path"] == str(scripts["paris"])
 
 
+def test_every_option_has_its_flags_a_name_and_a_field() -> None:
+    """What people set is one list, whoever passes it on."""
+    assert set(Given.__annotations__) == set(FIELDS)
+    defaults = EngineOptions()
+    assert all(hasattr(defaults, field) for field in FLAGS)
+    assert EngineOptions.of(**dict.fromkeys(FIELDS)) == defaults  # type: ignore[arg-type]
+    given = {name: 3 if name in ("ctx", "threads") else "x" for name in FIELDS}
+    asked = EngineOptions.of(**given)  # type: ignore[arg-type]
+    assert {name: getattr(asked, field) for name, field in FIELDS.items()} == given
+
+
+def test_an_option_that_does_not_exist(scripts: dict[str, Path]) -> None:
+    for name in ("n_ctx", "n_batch", "colour"):
+        with pytest.raises(TypeError, match=name):
+            localllm.load(scripts["paris"], **{name: 1})
+
+
 @pytest.mark.parametrize(
     ("settings", "error"),
     [
         ({"ctx": 0}, UsageError),
         ({"ctx": 2**31}, UsageError),
         ({"threads": -1}, UsageError),
+        ({"budget": 0}, UsageError),
         ({"kernels": "mmx"}, UsageError),
     ],
 )

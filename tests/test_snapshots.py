@@ -73,6 +73,17 @@ def test_a_run_goes_on_from_it_with_the_same_words(model_path: Path, made: Path)
     assert short["said"] == ""
 
 
+def test_keys_and_values_are_of_the_types_asked_for(model_path: Path, tmp_path: Path) -> None:
+    (tmp_path / "system.txt").write_text(SYSTEM)
+    out, types = tmp_path / "bot.kv", ["--cache-type-k", "q8_0", "--cache-type-v", "q8_0"]
+    flags = ["-s", str(tmp_path / "system.txt"), "-o", str(out), "-q"]
+    assert run(["snapshot", str(model_path), *flags, *types]).returncode == 0
+    alike = answer(model_path, "--snapshot", str(out), *types)
+    assert alike["n_reused"] == len(snapshots.read(out).ids) > 0 and alike["said"] == ""
+    other = answer(model_path, "--snapshot", str(out))
+    assert other["n_reused"] == 0 and "made by another model or KV type" in other["said"]
+
+
 def flip(path: Path) -> None:
     raw = bytearray(path.read_bytes())
     raw[-100] ^= 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -128,15 +129,7 @@ class Model:
 
     def open_beside(self, n_ctx: int, n_batch: int, n_logits: int) -> Engine:
         """Another engine on the same weights, after the same look at memory."""
-        asked = EngineOptions(
-            n_ctx=n_ctx,
-            n_batch=n_batch,
-            n_logits=n_logits,
-            n_threads=self.options.n_threads,
-            kernels=self.options.kernels,
-            kv_k=self.options.kv_k,
-            kv_v=self.options.kv_v,
-        )
+        asked = replace(self.options, n_ctx=n_ctx, n_batch=n_batch, n_logits=n_logits)
         options, _ = choose_options(self.file, asked, find_limits())
         return self.file.open_engine(options)
 

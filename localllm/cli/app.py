@@ -146,9 +146,12 @@ def make_parser(verb: str) -> TyperCommand:
     import typer
     from typer.core import TyperCommand
 
+    from localllm.cli import groups
+
     module = importlib.import_module(f"localllm.cli.{COMMANDS[verb].module}")
     app = typer.Typer(add_completion=False, rich_markup_mode=None)
-    app.command(name=verb, context_settings={"help_option_names": ["-h", "--help"]})(module.command)
+    help_names = {"help_option_names": ["-h", "--help"]}
+    app.command(name=verb, context_settings=help_names)(groups.spread(module.command))
     parser = typer.main.get_command(app)
     assert isinstance(parser, TyperCommand)
     return parser

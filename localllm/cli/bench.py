@@ -18,14 +18,14 @@ from localllm import __version__, engines
 from localllm.cli import bench_tables, console
 from localllm.cli.flags import (
     COUNT,
-    CacheTypeK,
-    CacheTypeV,
+    EngineFlags,
     Json,
     Kernels,
     Offline,
     Threads,
     option,
 )
+from localllm.engines.options import FLAGS, EngineOptions
 from localllm.errors import UsageError
 from localllm.models.resolve import resolve
 from localllm.speed import cases, limits, measure, record, roofline
@@ -33,12 +33,9 @@ from localllm.speed.intervals import ENOUGH
 from localllm.units import parse_count
 
 REDRAW_SECONDS = 0.1
-# What --against may set, and the variant's name of it.
+# What --against may set, and the option it is: the cases alone say how much context there is.
 BENCH_SETTINGS = {
-    "kernels": "kernels",
-    "threads": "n_threads",
-    "cache-type-k": "kv_k",
-    "cache-type-v": "kv_v",
+    flags[-1].removeprefix("--"): field for field, flags in FLAGS.items() if field != "n_ctx"
 }
 DEFAULTS = {"--prompt": "512", "--gen": "128", "--depth": "0", "--batch": "1"}
 SAMPLES = 5
@@ -50,6 +47,7 @@ def counts(flag: str, help: str) -> Any:
 
 def command(
     name: Annotated[str, typer.Argument(metavar="MODEL", help="A name, an address or a file.")],
+    *,
     prompt: Annotated[str | None, counts("--prompt", "Tokens of prompts; 0 for none.")] = None,
     gen: Annotated[str | None, counts("--gen", "Tokens to generate; 0 for none.")] = None,
     depth: Annotated[str | None, counts("--depth", "Tokens already in the context.")] = None,
@@ -59,8 +57,7 @@ def command(
     ] = None,
     threads: Threads = None,
     kernels: Kernels = None,
-    cache_type_k: CacheTypeK = None,
-    cache_type_v: CacheTypeV = None,
+    engine: EngineFlags,
     profile: Annotated[
         bool, option("--profile", help="Show where the time goes, step by step.")
     ] = False,
@@ -90,7 +87,7 @@ def command(
     """Measures the speed of a model on this machine."""
     asked = {"--prompt": prompt, "--gen": gen, "--depth": depth, "--batch": batch}
     n_repeat = SAMPLES if repeat is None else repeat
-    own = measure.Variant(threads or 0, kernels, cache_type_k, cache_type_v)
+    own = engine.options(threads=threads or None, kernels=kernels)
     variants = [own, *(read_variant(text, own) for text in against or [])]
     check_flags(asked, n_repeat, compare, against)
     check_outputs(save, plot)
@@ -174,7 +171,7 @@ def read_counts(flag: str, text: str | None) -> list[int]:
     return list(dict.fromkeys(numbers))
 
 
-def read_variant(text: str, own: measure.Variant) -> measure.Variant:
+def read_variant(text: str, own: EngineOptions) -> EngineOptions:
     """`kernels=avx2,threads=1`; what is not named is as in the run it is held against."""
     settings: dict[str, Any] = {}
     for part in text.split(","):
@@ -185,7 +182,8 @@ def read_variant(text: str, own: measure.Variant) -> measure.Variant:
                 f"--against {text!r} is not settings of {', '.join(BENCH_SETTINGS)}",
                 "--against kernels=avx2,threads=1",
             )
-        settings[field] = parse_count(value) if key == "threads" else value
+        is_count = isinstance(getattr(own, field), int)
+        settings[field] = parse_count(value) if is_count else value
     return replace(own, **settings)
 
 

@@ -15,10 +15,9 @@ import typer
 from localllm.cli import console
 from localllm.cli.flags import (
     CHUNK_TOKENS,
-    CacheTypeK,
-    CacheTypeV,
     Chunks,
     ChunkTokens,
+    EngineFlags,
     Json,
     Offline,
     option,
@@ -46,6 +45,7 @@ class What(enum.StrEnum):
 def command(
     what: Annotated[What, typer.Argument(help="ppl, kl or tasks.")],
     names: Annotated[list[str], typer.Argument(metavar="MODEL…", help="Names or files.")],
+    *,
     text: Annotated[
         Path | None,
         option("-f", "--text", help="The text, or JSONL of tasks."),
@@ -63,8 +63,7 @@ def command(
     plot: Annotated[
         Path | None, option("--plot", help="kl: draw size against loss.", metavar="F.png")
     ] = None,
-    cache_type_k: CacheTypeK = None,
-    cache_type_v: CacheTypeV = None,
+    engine: EngineFlags,
     offline: Offline = False,
     json: Json = False,
 ) -> None:
@@ -80,7 +79,7 @@ def command(
         check_plot(plot, reference)
     if what is What.tasks and text is None:
         raise UsageError("tasks needs --text with a JSONL file of tasks")
-    options = EngineOptions(kv_k=cache_type_k, kv_v=cache_type_v)
+    options = engine.options()
     open_engine = opener(options)
     if save_reference is not None:
         save(names, save_reference, text, n_ctx, n_chunks, open_engine, offline, json)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from localllm.answer.opening import check_options
+from localllm.answer.opening import Policy
 from localllm.cli import console, fit_tables
-from localllm.cli.flags import Budget, CacheTypeK, CacheTypeV, Ctx, Json, Offline, Quiet, Threads
+from localllm.cli.flags import Budget, Ctx, EngineFlags, Json, Offline, Quiet, Threads
 from localllm.cli.needs import limit_json, verdict_json
 from localllm.memory import process
 from localllm.memory.fit import Report, find, report
@@ -28,20 +28,20 @@ DOES_NOT_FIT = 7
 def command(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="A name, hf:org/repo[:QUANT] or a file.")],
+    *,
     ctx: Ctx = None,
     threads: Threads = None,
     budget: Budget = None,
-    cache_type_k: CacheTypeK = None,
-    cache_type_v: CacheTypeV = None,
+    engine: EngineFlags,
     offline: Offline = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> int:
     """Say whether a model fits this machine, what it needs, and which quant with which context
     would fit. Reads nothing but the model's header. The exit code is 7 where it does not fit."""
-    options = check_options(ctx, threads, budget, None, cache_type_k, cache_type_v)
+    options, policy = engine.options(ctx=ctx, threads=threads), Policy(budget)
     before = process.measure()
-    limits = find_limits(budget)
+    limits = find_limits(policy.budget)
     with find(model, offline=offline, progress=console.progress(quiet)) as subject:
         found = report(subject, options, limits, before)
         speed = paging_speed(found)

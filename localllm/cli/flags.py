@@ -1,11 +1,16 @@
-"""The flags that several commands share, each defined once, and how any flag is defined."""
+"""The flags that several commands share, each defined once, and how any flag is defined.
+
+A dataclass of flags is a group, which a command takes as one parameter (see groups.py).
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Annotated, Any, Unpack
 
 import typer
 
+from localllm.engines.options import FLAGS, EngineOptions, Given
 from localllm.units import parse_bytes, parse_count
 
 COUNT = {"parser": parse_count, "metavar": "N"}
@@ -25,28 +30,20 @@ Quiet = Annotated[bool, option("-q", "--quiet", help="Print no progress and no n
 Ctx = Annotated[
     int | None,
     option(
-        "-c",
-        "--ctx",
+        *FLAGS["n_ctx"],
         help="Tokens of context; default: the most that fits, up to the model's own.",
         **COUNT,
     ),
 ]
 Threads = Annotated[
-    int | None, option("-t", "--threads", help="Threads; default: usable cores.", **COUNT)
+    int | None, option(*FLAGS["n_threads"], help="Threads; default: usable cores.", **COUNT)
 ]
 Budget = Annotated[
     int | None, option("--budget", help="Memory the process may use, as 2G.", **BYTES)
 ]
 Kernels = Annotated[
-    str | None, option("--kernels", help="Force kernels, as avx2 or scalar; doctor lists them.")
-]
-CacheTypeK = Annotated[
     str | None,
-    option("--cache-type-k", metavar="TYPE", help="Store keys as f16, q8_0 or q4_0."),
-]
-CacheTypeV = Annotated[
-    str | None,
-    option("--cache-type-v", metavar="TYPE", help="Store values as f16, q8_0 or q4_0."),
+    option(*FLAGS["kernels"], help="Force kernels, as avx2 or scalar; doctor lists them."),
 ]
 Source = Annotated[
     str | None,
@@ -74,3 +71,45 @@ ChunkTokens = Annotated[
     ),
 ]
 Chunks = Annotated[int | None, option("--chunks", help="At most so many; 0: all.", **COUNT)]
+
+
+@dataclass(frozen=True)
+class EngineFlags:
+    """The engine's options that every command takes which opens one, by their names in Given."""
+
+    kv_k: Annotated[
+        str | None, option(*FLAGS["kv_k"], metavar="TYPE", help="Store keys as f16, q8_0 or q4_0.")
+    ] = None
+    kv_v: Annotated[
+        str | None,
+        option(*FLAGS["kv_v"], metavar="TYPE", help="Store values as f16, q8_0 or q4_0."),
+    ] = None
+
+    def options(self, **own: Unpack[Given]) -> EngineOptions:
+        """With those that the command has beside the group. Raises: UsageError."""
+        return EngineOptions.of(**own, **vars(self))
+
+
+@dataclass(frozen=True)
+class SamplingFlags:
+    """The settings of sampling.Sampling that have a flag, by their names there."""
+
+    temperature: Annotated[
+        float | None, option("--temp", help="Temperature; 0 takes the likeliest token.")
+    ] = None
+    top_k: Annotated[int | None, option("--top-k", help="Draw from the K likeliest.")] = None
+    top_p: Annotated[float | None, option("--top-p", help="Draw from this probability.")] = None
+    min_p: Annotated[
+        float | None, option("--min-p", help="Drop what is this much less likely than the best.")
+    ] = None
+    typical_p: Annotated[float | None, option("--typical-p", help="Typical sampling.")] = None
+    repeat_penalty: Annotated[
+        float | None, option("--repeat-penalty", help="Divide the logits of recent tokens.")
+    ] = None
+    frequency_penalty: Annotated[
+        float | None, option("--frequency-penalty", help="Subtract per recent occurrence.")
+    ] = None
+    presence_penalty: Annotated[
+        float | None, option("--presence-penalty", help="Subtract where it occurred recently.")
+    ] = None
+    seed: Annotated[int | None, option("--seed", help="Same seed, same text.")] = None

@@ -7,7 +7,6 @@ run; nothing that was asked for is ignored.
 
 from __future__ import annotations
 
-import enum
 import importlib
 import signal
 import sys
@@ -15,28 +14,27 @@ import threading
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
 from localllm.answer.overflow import window
-from localllm.cli import console, prompting
+from localllm.cli import console, prompting, run_flags
 from localllm.cli.flags import (
-    COUNT,
     Adapt,
     AllowOversubscribe,
     Budget,
-    CacheTypeK,
-    CacheTypeV,
     Ctx,
+    EngineFlags,
     Json,
     Kernels,
     Offline,
     Quiet,
+    SamplingFlags,
     Threads,
-    option,
 )
 from localllm.cli.request import Overflow, Request, Truncate, has_template, note, shift
+from localllm.cli.run_flags import Switch
 from localllm.errors import ContextFullError, DeadlineError, UsageError
 from localllm.memory import process
 from localllm.memory.limits import read_rlimits
@@ -50,91 +48,38 @@ if TYPE_CHECKING:
     from localllm.cli.prompting import Ask
 
 
-class Switch(enum.StrEnum):
-    on = "on"
-    off = "off"
-
-
 def command(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="MODEL", help="A name, an address or a file.")],
-    prompt: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[PROMPT]...", help="What to ask; {} is where stdin goes, - is it."),
-    ] = None,
-    system: Annotated[
-        str | None, option("-s", "--system", help="The system message of the conversation.")
-    ] = None,
-    file: Annotated[
-        list[str] | None, option("-f", "--file", help="A text to put behind the prompt.")
-    ] = None,
-    max_tokens: Annotated[
-        int | None, option("-n", "--max-tokens", help="End the answer after N tokens.", **COUNT)
-    ] = None,
+    name: run_flags.Name,
+    prompt: run_flags.Prompt = None,
+    *,
+    system: run_flags.System = None,
+    file: run_flags.Files = None,
+    max_tokens: run_flags.MaxTokens = None,
     ctx: Ctx = None,
     threads: Threads = None,
-    temperature: Annotated[
-        float | None, option("--temp", help="Temperature; 0 takes the likeliest token.")
-    ] = None,
-    top_k: Annotated[int | None, option("--top-k", help="Draw from the K likeliest.")] = None,
-    top_p: Annotated[float | None, option("--top-p", help="Draw from this probability.")] = None,
-    min_p: Annotated[
-        float | None, option("--min-p", help="Drop what is this much less likely than the best.")
-    ] = None,
-    typical_p: Annotated[float | None, option("--typical-p", help="Typical sampling.")] = None,
-    repeat_penalty: Annotated[
-        float | None, option("--repeat-penalty", help="Divide the logits of recent tokens.")
-    ] = None,
-    frequency_penalty: Annotated[
-        float | None, option("--frequency-penalty", help="Subtract per recent occurrence.")
-    ] = None,
-    presence_penalty: Annotated[
-        float | None, option("--presence-penalty", help="Subtract where it occurred recently.")
-    ] = None,
-    seed: Annotated[int | None, option("--seed", help="Same seed, same text.")] = None,
-    stop: Annotated[
-        list[str] | None, option("--stop", help="End the answer before this text; repeatable.")
-    ] = None,
+    sampling: SamplingFlags,
+    stop: run_flags.Stop = None,
     budget: Budget = None,
     adapt: Adapt = False,
     allow_oversubscribe: AllowOversubscribe = False,
-    raw: Annotated[bool, option("--raw", help="Leave out the model's chat template.")] = False,
-    think: Annotated[
-        Switch | None, option("--think", help="Let the model reason first, or not.")
-    ] = None,
-    truncate: Annotated[
-        Truncate | None,
-        option("--truncate", help="Leave out this part of a text that is too long."),
-    ] = None,
-    overflow: Annotated[
-        Overflow,
-        option("--overflow", help="Of a conversation too long: shift leaves out its oldest turns."),
-    ] = Overflow.error,
-    strict: Annotated[
-        bool, option("--strict", help="Exit with 8 when --max-tokens cut the answer.")
-    ] = False,
-    deadline: Annotated[
-        float | None, option("--deadline", help="Stop after this many seconds, with exit 124.")
-    ] = None,
+    raw: run_flags.Raw = False,
+    think: run_flags.Think = None,
+    truncate: run_flags.TruncatePart = None,
+    overflow: run_flags.OnOverflow = Overflow.error,
+    strict: run_flags.Strict = False,
+    deadline: run_flags.Deadline = None,
     kernels: Kernels = None,
-    cache_type_k: CacheTypeK = None,
-    cache_type_v: CacheTypeV = None,
-    snapshot: Annotated[
-        Path | None,
-        option("--snapshot", help="Go on from a file of `snapshot` or /save.", metavar="FILE"),
-    ] = None,
-    no_prefix_cache: Annotated[
-        bool, option("--no-prefix-cache", help="Keep no prompt on the disk, and take none.")
-    ] = False,
-    no_stdin: Annotated[bool, option("--no-stdin", help="Do not read stdin.")] = False,
-    no_pull: Annotated[bool, option("--no-pull", help="Do not fetch a missing model.")] = False,
+    engine: EngineFlags,
+    snapshot: run_flags.Snapshot = None,
+    no_prefix_cache: run_flags.NoPrefixCache = False,
+    no_stdin: run_flags.NoStdin = False,
+    no_pull: run_flags.NoPull = False,
     offline: Offline = False,
     json: Json = False,
     quiet: Quiet = False,
-    verbose: Annotated[bool, option("-v", "--verbose", help="Tell the timings.")] = False,
-    stats: Annotated[
-        bool, option("--stats", help="Tell timings and memory, predicted and measured.")
-    ] = False,
+    verbose: run_flags.Verbose = False,
+    stats: run_flags.Stats = False,
 ) -> None:
     """Answers a prompt, or talks in the terminal.
 
@@ -146,17 +91,7 @@ def command(
     request = Request(
         name=name,
         system=system,
-        given={
-            "temperature": temperature,
-            "top_k": top_k,
-            "top_p": top_p,
-            "min_p": min_p,
-            "typical_p": typical_p,
-            "repeat_penalty": repeat_penalty,
-            "frequency_penalty": frequency_penalty,
-            "presence_penalty": presence_penalty,
-            "seed": seed,
-        },
+        given=vars(sampling),
         max_tokens=max_tokens,
         stop=stop or (),
         raw=raw,
@@ -172,37 +107,18 @@ def command(
     check(request)
     if snapshot is not None and (raw or system is not None):
         raise UsageError(f"--snapshot does not go with {'--raw' if raw else '--system'}")
-    arguments, files = prompt or [], file or []
-    conversation = prompting.wants_conversation(arguments, files, no_stdin)
-    if conversation:
-        check_conversation(request)
-    ask = None if conversation else prompting.compose(arguments, files, no_stdin, quiet)
+    ask = ask_of(request, prompt or [], file or [], no_stdin)
     started = time.perf_counter()
     path = resolve(name, pull=not no_pull, offline=offline, progress=console.progress(quiet))
-    from localllm.answer.model import ignore
-    from localllm.answer.opening import open_path
+    from localllm.answer.opening import Policy, open_path
 
     before = process.measure()
     if not raw:
         import_beside("localllm.answer.template")
-    with open_path(
-        path,
-        name=name,
-        ctx=ctx,
-        threads=threads,
-        budget=budget,
-        kernels=kernels,
-        kv_k=cache_type_k,
-        kv_v=cache_type_v,
-        adapt=adapt,
-        allow_oversubscribe=allow_oversubscribe,
-        before=before,
-    ) as model:
-        said = ignore if quiet else console.note
-        if not no_prefix_cache:
-            model.save_prefixes(said)
-        if snapshot is not None:
-            request = replace(request, before=model.restore(snapshot, said))
+    options = engine.options(ctx=ctx, threads=threads, kernels=kernels)
+    policy = Policy(budget, adapt, allow_oversubscribe)
+    with open_path(path, options, policy, name=name, before=before) as model:
+        request = prepare(model, request, snapshot, saves_prefixes=not no_prefix_cache)
         note_fit(model, ctx, request, context.obj)
         if ask is None:
             from localllm.cli import chat
@@ -210,6 +126,26 @@ def command(
             chat.talk(model, request)
         else:
             respond(model, request, ask, time.perf_counter() - started)
+
+
+def ask_of(request: Request, arguments: list[str], files: list[str], no_stdin: bool) -> Ask | None:
+    """What is asked, None where a conversation begins. Raises: UsageError."""
+    if prompting.wants_conversation(arguments, files, no_stdin):
+        check_conversation(request)
+        return None
+    return prompting.compose(arguments, files, no_stdin, request.quiet)
+
+
+def prepare(model: Model, request: Request, snapshot: Path | None, saves_prefixes: bool) -> Request:
+    """The request, with the messages that a snapshot holds; the model goes on from their KV."""
+    from localllm.answer.model import ignore
+
+    said = ignore if request.quiet else console.note
+    if saves_prefixes:
+        model.save_prefixes(said)
+    if snapshot is None:
+        return request
+    return replace(request, before=model.restore(snapshot, said))
 
 
 def import_beside(module: str) -> None:

@@ -9,13 +9,14 @@ from typing import Annotated
 import typer
 
 from localllm.cli import console
-from localllm.cli.flags import Budget, Ctx, Json, Offline, Quiet, Threads, option
+from localllm.cli.flags import Budget, Ctx, EngineFlags, Json, Offline, Quiet, Threads, option
 from localllm.errors import UsageError
 from localllm.models.resolve import resolve
 
 
 def command(
     name: Annotated[str, typer.Argument(metavar="MODEL", help="A name, an address or a file.")],
+    *,
     system: Annotated[
         Path,
         option(
@@ -32,18 +33,20 @@ def command(
     ctx: Ctx = None,
     threads: Threads = None,
     budget: Budget = None,
+    engine: EngineFlags,
     offline: Offline = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Compute what conversations with a system message begin with, and keep it in a file."""
-    from localllm.answer.opening import open_path
+    from localllm.answer.opening import Policy, open_path
 
     text = read_system(system)
     if not out.absolute().parent.is_dir():
         raise UsageError(f"there is no folder {str(out.parent)!r}")
     path = resolve(name, offline=offline, progress=console.progress(quiet))
-    with open_path(path, ctx=ctx, threads=threads, budget=budget) as model:
+    options = engine.options(ctx=ctx, threads=threads)
+    with open_path(path, options, Policy(budget)) as model:
         n_fed = model.feed_system(text)
         n_kept = model.save(out, [{"role": "system", "content": text}])
     if json:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from localllm import engines
 from localllm.engines.base import ModelFile
-from localllm.engines.options import EngineOptions
+from localllm.engines.options import FLAGS, EngineOptions
 from localllm.errors import LocalLLMError
 from localllm.memory.kv_types import PAIRS
 from localllm.memory.limits import Limit
@@ -75,12 +75,7 @@ class Refused:
 
 def run_command(argument: str, options: EngineOptions) -> str:
     """`localllm run` of what a shell reads as `argument`, with every option that is set."""
-    settings = {
-        "-c": options.n_ctx,
-        "-t": options.n_threads,
-        "--cache-type-k": options.kv_k,
-        "--cache-type-v": options.kv_v,
-    }
+    settings = {flags[0]: getattr(options, field) for field, flags in FLAGS.items()}
     flags = chain(*((flag, str(value)) for flag, value in settings.items() if value))
     return " ".join(["localllm run", argument, *map(shlex.quote, flags)])
 

@@ -31,16 +31,6 @@ if TYPE_CHECKING:
 SEED = 1
 
 
-@dataclass(frozen=True)
-class Variant:
-    """How to run the model; 0 and None leave the choice to the engine."""
-
-    n_threads: int = 0
-    kernels: str | None = None
-    kv_k: str | None = None
-    kv_v: str | None = None
-
-
 @dataclass
 class Measured:
     """The samples of one case, and the limits beside each. Profiles add up over the samples."""
@@ -62,7 +52,7 @@ class Measured:
 class Subject:
     """One variant under measurement: an engine, and sessions that hold the depth."""
 
-    def __init__(self, file: ModelFile, variant: Variant, cases: Sequence[Case]) -> None:
+    def __init__(self, file: ModelFile, variant: EngineOptions, cases: Sequence[Case]) -> None:
         n_sessions = max(case.batch for case in cases)
         n_ctx = max(case.n_ctx for case in cases)
         self.engine = open_engine(file, variant, n_ctx, n_sessions)
@@ -125,17 +115,9 @@ class Subject:
         self.engine.close()
 
 
-def open_engine(file: ModelFile, variant: Variant, n_ctx: int, n_sessions: int) -> Engine:
+def open_engine(file: ModelFile, variant: EngineOptions, n_ctx: int, n_sessions: int) -> Engine:
     """An engine with room for every case, once its plan is known to fit the machine."""
-    options = EngineOptions(
-        n_ctx=n_ctx,
-        n_sessions=n_sessions,
-        n_logits=n_sessions,
-        n_threads=variant.n_threads,
-        kernels=variant.kernels,
-        kv_k=variant.kv_k,
-        kv_v=variant.kv_v,
-    )
+    options = replace(variant, n_ctx=n_ctx, n_sessions=n_sessions, n_logits=n_sessions)
     verdict = judge(need_of(file, options), find_limits())
     if not verdict.runs:
         raise DoesNotFitError(
@@ -174,7 +156,7 @@ Progress = Callable[[Case, int, int], None]
 def measure(
     file: ModelFile,
     cases: Sequence[Case],
-    variants: Sequence[Variant],
+    variants: Sequence[EngineOptions],
     repeat: int,
     *,
     profile: bool = False,
