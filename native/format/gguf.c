@@ -13,7 +13,7 @@
 
 #include "base/system.h"
 #include "format/gguf_cursor.h"
-#include "format/gguf_parse.h"
+#include "format/gguf_internal.h"
 #include "format/gguf_split.h"
 
 gguf *gguf_open(const char *path, ll_error *err) {

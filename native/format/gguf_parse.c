@@ -4,7 +4,7 @@
  * bounded by a cap above it; every array is allocated only after the bytes that would fill it are
  * known to be there. What passes here may be read afterwards without another check.
  */
-#include "format/gguf_parse.h"
+#include "format/gguf_internal.h"
 
 #include <inttypes.h>
 #include <stdlib.h>

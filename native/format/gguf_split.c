@@ -10,7 +10,7 @@
 
 #include "base/system.h"
 #include "format/gguf_cursor.h"
-#include "format/gguf_parse.h"
+#include "format/gguf_internal.h"
 
 /* Paths are as long as the caller's; what a name adds to its prefix is -00001-of-00003.gguf. */
 enum { ENDING_BYTES = 20, N_DIGITS = 5, COUNT_AT = 10, MAX_FILES = 99999 };

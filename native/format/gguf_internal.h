@@ -1,10 +1,10 @@
-/* gguf_parse: what the reader (gguf.c) and the header's walk (gguf_parse.c) share.
+/* gguf_internal: what the reader (gguf.c) and the header's walk (gguf_parse.c) share.
  *
  * Everything points into the header's bytes: a key's or a name's place in the file is its
  * address minus `base`, so no offsets are stored beside it.
  */
-#ifndef LL_FORMAT_GGUF_PARSE_H
-#define LL_FORMAT_GGUF_PARSE_H
+#ifndef LL_FORMAT_GGUF_INTERNAL_H
+#define LL_FORMAT_GGUF_INTERNAL_H
 
 #include "format/gguf.h"
 
