@@ -4,7 +4,7 @@
 #include <stdlib.h>
 
 #include "engine/engine.h"
-#include "format/gguf_split.h"
+#include "format/gguf.h"
 #include "localllm.h"
 #include "text/tokenizer.h"
 
