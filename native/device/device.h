@@ -63,8 +63,7 @@ typedef struct device_kind {
 
     /* Fills the byte counts of `out` that are the device's, which has none of them yet: kv, block,
      * scratch, logits, importance, and device_bytes, in which the others, host memory, are not
-     * contained. open() then takes no more. Errors: as open, but for what only an allocation can
-     * tell. */
+     * contained. open() then takes no more. Errors: those of open, but for MEMORY. */
     bool (*plan_memory)(const plan *p, const device_options *options, ll_memory *out,
                         ll_error *err);
     /* The same of an open device, but what has been touched so far. */
@@ -79,10 +78,10 @@ typedef struct device_kind {
      * cannot run. */
     device *(*open)(const plan *p, const device_options *options, ll_error *err);
     void (*close)(device *d); /* NULL is none */
-    /* The kernels it chose. */
+    /* The kernels it chose; this string and the next are valid until close. */
     const char *(*kernels)(const device *d);
-    /* What bits it computes. KV goes from one device to another, through the disk too, where these
-     * are equal and LL_ARITHMETIC is: "canonical" is the arithmetic of base/exact.h and
+    /* Which bits it computes. KV goes from one device to another, through the disk too, where this
+     * and LL_ARITHMETIC are equal: "canonical" is the arithmetic of base/exact.h and
      * kernels/kernels.h, bit for bit; a device of other bits has another name for them, of letters,
      * digits and dots, at most 31, and changes it whenever it changes them. */
     const char *(*arithmetic)(const device *d);
