@@ -37,7 +37,7 @@ TILE_INLINE void dot_values(int n, bool is_wide, int n_cols, const tile16 *w, co
     }
 }
 
-#include "kernels/neon/neon_matmul_k.h"
-#include "kernels/neon/neon_matmul_legacy.h"
+#include "kernels/neon/neon_matmul_256.h"
+#include "kernels/neon/neon_matmul_32.h"
 
 NEON_KERNELS(neon_dotprod);

@@ -1,4 +1,4 @@
-/* quant_legacy: the formats with one scale for 32 values.
+/* quant_32: the formats with one scale for 32 values.
  *
  * A format is one function that decodes a block into integer codes and its scale (and minimum);
  * the value of a code and the dot of a row are the same two loops for all of them:
