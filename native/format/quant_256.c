@@ -14,7 +14,6 @@
 
 #include "base/exact.h"
 #include "format/quant_blocks.h"
-#include "format/quant_formats.h"
 
 enum { GROUP_DIM = 16, N_GROUPS = QUANT_DIM_K / GROUP_DIM };
 

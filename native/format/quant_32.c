@@ -12,7 +12,6 @@
 
 #include "base/exact.h"
 #include "format/quant_blocks.h"
-#include "format/quant_formats.h"
 
 /* llama.cpp's non-linear 4-bit codebook. */
 const int8_t quant_iq4_values[16] = {-127, -104, -83, -65, -49, -35, -22, -10,

@@ -16,7 +16,7 @@
 #include <string.h>
 
 #include "kernels/avx2/avx2_exp.h"
-#include "kernels/avx2/avx2_vector.h"
+#include "kernels/avx2/avx2_kernels.h"
 
 enum {
     TILE_ROWS = 4,

@@ -4,7 +4,7 @@
  * Headers are transposed like codes, so the scales of eight rows are decoded at once. Which values
  * a quarter holds is told in avx2_dot.h.
  */
-#include "kernels/avx2/avx2_matmul.h"
+#include "kernels/avx2/avx2_kernels.h"
 #include "kernels/avx2/avx2_panel.h"
 
 #include "format/quant_blocks.h"

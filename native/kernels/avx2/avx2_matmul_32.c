@@ -3,7 +3,7 @@
  *
  * Nibbles are transposed while still packed, so a block of eight rows takes half the shuffles.
  */
-#include "kernels/avx2/avx2_matmul.h"
+#include "kernels/avx2/avx2_kernels.h"
 #include "kernels/avx2/avx2_panel.h"
 
 #include "format/quant_blocks.h"

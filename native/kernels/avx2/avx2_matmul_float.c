@@ -20,7 +20,7 @@
 
 #include "base/exact.h"
 #include "kernels/avx2/avx2_exp.h"
-#include "kernels/avx2/avx2_matmul.h"
+#include "kernels/avx2/avx2_kernels.h"
 
 typedef enum number { F32, F16, BF16 } number;
 
@@ -281,59 +281,56 @@ typedef struct float_quant {
     panel_function *panel;
 } float_quant;
 
-static void multiply_few(const float_quant *q, const uint8_t *rows, size_t row_bytes, size_t n_rows,
-                         columns x, size_t n_cols, size_t n, float *y, size_t y_stride) {
+/* Columns [col, col + n_cols) of the product, FEW_COLS at most. */
+static void multiply_few(const float_quant *q, const product *p, columns x, size_t col,
+                         size_t n_cols) {
     float lanes[FEW_ROWS][FEW_COLS][N_LANES];
-    for (size_t row0 = 0; row0 < n_rows; row0 += FEW_ROWS) {
-        const size_t n_here = smaller(FEW_ROWS, n_rows - row0);
+    for (size_t row0 = 0; row0 < p->n_rows; row0 += FEW_ROWS) {
+        const size_t n_here = smaller(FEW_ROWS, p->n_rows - row0);
+        const columns at = {x.k, x.x + col * x.x_bytes, x.x_bytes};
         const unsigned state = enter(q->k);
-        q->few[n_cols - 1](rows + row0 * row_bytes, row_bytes, n_here, x, n, lanes);
+        q->few[n_cols - 1](p->rows + row0 * p->row_bytes, p->row_bytes, n_here, at, p->a->n, lanes);
         leave(q->k, state);
         for (size_t c = 0; c < n_cols; c++) {
             for (size_t r = 0; r < n_here; r++) {
-                y[c * y_stride + row0 + r] = sum_lanes(q->k, lanes[r][c]);
+                p->y[(col + c) * p->y_stride + row0 + r] = sum_lanes(q->k, lanes[r][c]);
             }
         }
     }
 }
 
-static void multiply_many(const float_quant *q, const uint8_t *rows, size_t row_bytes,
-                          size_t n_rows, columns x, size_t n_cols, size_t n, float *y,
-                          size_t y_stride, size_t group, panel *p) {
-    for (size_t row0 = 0; row0 < n_rows; row0 += group) {
-        const size_t n_here = smaller(group, n_rows - row0);
-        q->widen(rows + row0 * row_bytes, row_bytes, n_here, n, p->rows);
+/* The first n_cols columns, a multiple of PANEL_COLS, a group of rows at a time. */
+static void multiply_many(const float_quant *q, const product *p, columns x, size_t n_cols,
+                          size_t group) {
+    panel *const scratch = p->scratch;
+    for (size_t row0 = 0; row0 < p->n_rows; row0 += group) {
+        const size_t n_here = smaller(group, p->n_rows - row0);
+        q->widen(p->rows + row0 * p->row_bytes, p->row_bytes, n_here, p->a->n, scratch->rows);
         for (size_t col = 0; col < n_cols; col += PANEL_COLS) {
             const columns at = {x.k, x.x + col * x.x_bytes, x.x_bytes};
             const unsigned state = enter(q->k);
-            q->panel(p, n_here, at, n);
+            q->panel(scratch, n_here, at, p->a->n);
             leave(q->k, state);
             for (size_t c = 0; c < PANEL_COLS; c++) {
-                float *to = y + (col + c) * y_stride + row0;
-                for (size_t r = 0; r < n_here; r++) to[r] = sum_lanes(q->k, p->lanes[r][c]);
+                float *to = p->y + (col + c) * p->y_stride + row0;
+                for (size_t r = 0; r < n_here; r++) to[r] = sum_lanes(q->k, scratch->lanes[r][c]);
             }
         }
     }
 }
 
-static void multiply(const float_quant *q, const void *rows, size_t row_bytes, size_t n_rows,
-                     const acts *a, size_t col0, size_t n_cols, float *y, size_t y_stride,
-                     void *scratch) {
+static void multiply(const float_quant *q, const product *p) {
     const number k = q->k == BF16 ? BF16 : F32;
-    const size_t x_bytes = a->n * value_bytes(k), row_floats = n_steps_of(q->k, a->n) * N_LANES;
-    const void *values = k == BF16 ? (const void *)a->bf16 : (const void *)a->f32;
-    const columns x = {k, (const uint8_t *)values + col0 * x_bytes, x_bytes};
+    const size_t n = p->a->n, x_bytes = n * value_bytes(k);
+    const size_t row_floats = n_steps_of(q->k, n) * N_LANES;
+    const void *values = k == BF16 ? (const void *)p->a->bf16 : (const void *)p->a->f32;
+    const columns x = {k, (const uint8_t *)values + p->col0 * x_bytes, x_bytes};
     size_t c = 0;
-    if (n_cols >= MANY_COLS && row_floats && row_floats * sizeof(float) <= ROWS_BYTES) {
-        const size_t group = smaller(MOST_ROWS, ROWS_BYTES / sizeof(float) / row_floats);
-        c = n_cols / PANEL_COLS * PANEL_COLS;
-        multiply_many(q, rows, row_bytes, n_rows, x, c, a->n, y, y_stride, group, scratch);
+    if (p->n_cols >= MANY_COLS && row_floats && row_floats * sizeof(float) <= ROWS_BYTES) {
+        c = p->n_cols / PANEL_COLS * PANEL_COLS;
+        multiply_many(q, p, x, c, smaller(MOST_ROWS, ROWS_BYTES / sizeof(float) / row_floats));
     }
-    for (; c < n_cols; c += FEW_COLS) {
-        const columns at = {k, x.x + c * x_bytes, x_bytes};
-        multiply_few(q, rows, row_bytes, n_rows, at, smaller(FEW_COLS, n_cols - c), a->n,
-                     y + c * y_stride, y_stride);
-    }
+    for (; c < p->n_cols; c += FEW_COLS) multiply_few(q, p, x, c, smaller(FEW_COLS, p->n_cols - c));
 }
 
 size_t avx2_float_scratch(size_t n_cols) { return n_cols >= MANY_COLS ? sizeof(panel) : 0; }
@@ -361,16 +358,14 @@ size_t avx2_float_scratch(size_t n_cols) { return n_cols >= MANY_COLS ? sizeof(p
         x.k = number == BF16 ? BF16 : F32;                                                         \
         dot_panel(number, p, n_rows, x, n);                                                        \
     }                                                                                              \
-    void avx2_matmul_##stem(const void *rows, size_t row_bytes, size_t n_rows, const acts *a,      \
-                            size_t col0, size_t n_cols, float *y, size_t y_stride,                 \
-                            void *scratch) {                                                       \
+    void avx2_matmul_##stem(const product *p) {                                                    \
         static const float_quant q = {                                                             \
             number,                                                                                \
             {stem##_few_1, stem##_few_2, stem##_few_3, stem##_few_4},                              \
             stem##_widen,                                                                          \
             stem##_panel,                                                                          \
         };                                                                                         \
-        multiply(&q, rows, row_bytes, n_rows, a, col0, n_cols, y, y_stride, scratch);              \
+        multiply(&q, p);                                                                           \
     }
 
 /* clang-format on */

@@ -3,7 +3,7 @@
  * Lane for lane what the scalar functions do; a tail that does not fill a register goes through
  * the scalar function itself.
  */
-#include "kernels/avx2/avx2_vector.h"
+#include "kernels/avx2/avx2_kernels.h"
 
 #include <math.h>
 #include <string.h>

@@ -17,7 +17,7 @@
 #include <string.h>
 
 #include "kernels/avx512/avx512_exp.h"
-#include "kernels/avx512/avx512_vector.h"
+#include "kernels/avx512/avx512_kernels.h"
 
 enum {
     N_LANES = 16,

@@ -4,7 +4,7 @@
  *
  * Headers are transposed like codes, so the scales of sixteen rows are decoded at once.
  */
-#include "kernels/avx512/avx512_matmul.h"
+#include "kernels/avx512/avx512_kernels.h"
 #include "kernels/avx512/avx512_stream.h"
 
 #include "format/quant_blocks.h"

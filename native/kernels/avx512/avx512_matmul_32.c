@@ -4,7 +4,7 @@
  * Nibbles are transposed while still packed, so a block of sixteen rows takes half the shuffles. A
  * block's head is transposed with the first 16 bytes, which lie within the block.
  */
-#include "kernels/avx512/avx512_matmul.h"
+#include "kernels/avx512/avx512_kernels.h"
 #include "kernels/avx512/avx512_stream.h"
 
 #include "format/quant_blocks.h"

@@ -20,7 +20,7 @@
 
 #include "kernels/avx512/avx512_exp.h"
 #include "kernels/avx512/avx512_float.h"
-#include "kernels/avx512/avx512_matmul.h"
+#include "kernels/avx512/avx512_kernels.h"
 
 enum {
     TILE_ROWS = 8, /* 8 x 3 chains hide the latency of fmaf, and need 11 loads per 24 */
@@ -391,32 +391,33 @@ size_t avx512_float_scratch(quant q, size_t n, size_t n_rows, size_t n_cols) {
     return smaller(TILE_FLOATS + of_cols, SCRATCH_FLOATS) * sizeof(float);
 }
 
-static void multiply(const float_quant *q, const void *rows, size_t row_bytes, size_t n_rows,
-                     const acts *a, size_t col0, size_t n_cols, float *y, size_t y_stride,
-                     void *scratch) {
-    const size_t x_bytes = a->n * value_bytes(acts_number(q->k));
-    const void *x = q->k == BF16 ? (const void *)a->bf16 : (const void *)a->f32;
-    const size_t n_whole = n_whole_cols(q->k, a->n);
-    const bool is_whole = n_whole >= smaller(n_cols, MOST_COLS / 2);
+static void multiply(const float_quant *q, const product *p) {
+    const size_t n = p->a->n, x_bytes = n * value_bytes(acts_number(q->k));
+    const void *values = q->k == BF16 ? (const void *)p->a->bf16 : (const void *)p->a->f32;
+    const uint8_t *const x = (const uint8_t *)values + p->col0 * x_bytes;
+    const size_t n_whole = n_whole_cols(q->k, n);
+    const bool is_whole = n_whole >= smaller(p->n_cols, MOST_COLS / 2);
     const size_t most_cols = is_whole ? smaller(n_whole, MOST_COLS) : MOST_COLS;
-    const size_t rows_part = even_part(n_rows, MOST_ROWS), cols_part = even_part(n_cols, most_cols);
+    const size_t rows_part = even_part(p->n_rows, MOST_ROWS);
+    const size_t cols_part = even_part(p->n_cols, most_cols);
     walk w = {.q = q,
-              .row_bytes = row_bytes,
+              .row_bytes = p->row_bytes,
               .x_bytes = x_bytes,
-              .n = a->n,
+              .n = n,
               .is_whole = is_whole,
-              .y_stride = y_stride,
-              .span = scratch,
-              .sums = (void *)((float *)scratch + TILE_FLOATS)};
-    for (size_t r = 0; r < n_rows; r += rows_part) {
-        w.rows = (const uint8_t *)rows + r * row_bytes;
-        w.n_rows = smaller(rows_part, n_rows - r);
-        for (size_t c = 0; c < n_cols; c += cols_part) {
-            w.x = (const uint8_t *)x + (col0 + c) * x_bytes;
-            w.n_cols = smaller(cols_part, n_cols - c);
-            const size_t next = c + cols_part < n_cols ? c + cols_part : 0; /* 0: another task's */
-            w.next_x = cols_part < n_cols ? (const uint8_t *)x + (col0 + next) * x_bytes : NULL;
-            w.y = y + c * y_stride + r;
+              .y_stride = p->y_stride,
+              .span = p->scratch,
+              .sums = (void *)((float *)p->scratch + TILE_FLOATS)};
+    for (size_t r = 0; r < p->n_rows; r += rows_part) {
+        w.rows = p->rows + r * p->row_bytes;
+        w.n_rows = smaller(rows_part, p->n_rows - r);
+        for (size_t c = 0; c < p->n_cols; c += cols_part) {
+            w.x = x + c * x_bytes;
+            w.n_cols = smaller(cols_part, p->n_cols - c);
+            /* 0: another task's */
+            const size_t next = c + cols_part < p->n_cols ? c + cols_part : 0;
+            w.next_x = cols_part < p->n_cols ? x + next * x_bytes : NULL;
+            w.y = p->y + c * p->y_stride + r;
             (w.n_cols <= FEW_COLS ? multiply_few : multiply_panel)(&w);
         }
     }
@@ -450,9 +451,7 @@ static void multiply(const float_quant *q, const void *rows, size_t row_bytes, s
                                                           size_t apart) {                          \
         sum_rows(number, from, y, apart);                                                          \
     }                                                                                              \
-    void avx512_matmul_##stem(const void *rows, size_t row_bytes, size_t n_rows, const acts *a,    \
-                              size_t col0, size_t n_cols, float *y, size_t y_stride,               \
-                              void *scratch) {                                                     \
+    void avx512_matmul_##stem(const product *p) {                                                  \
         static const float_quant q = {                                                             \
             number,                                                                                \
             widen_##stem,                                                                          \
@@ -461,7 +460,7 @@ static void multiply(const float_quant *q, const void *rows, size_t row_bytes, s
             {dot_few_##stem##_1, dot_few_##stem##_2, dot_few_##stem##_3, dot_few_##stem##_4,       \
              dot_few_##stem##_5, dot_few_##stem##_6},                                              \
         };                                                                                         \
-        multiply(&q, rows, row_bytes, n_rows, a, col0, n_cols, y, y_stride, scratch);              \
+        multiply(&q, p);                                                                           \
     }
 
 /* clang-format on */

@@ -3,7 +3,7 @@
  * Lane for lane what the scalar functions do; a tail that does not fill a register is loaded and
  * stored under a mask, so it takes the same path.
  */
-#include "kernels/avx512/avx512_vector.h"
+#include "kernels/avx512/avx512_kernels.h"
 
 #include <math.h>
 #include <string.h>

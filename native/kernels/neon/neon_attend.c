@@ -13,7 +13,7 @@
 
 #include "base/exact.h"
 #include "kernels/neon/neon_exp.h"
-#include "kernels/neon/neon_vector.h"
+#include "kernels/neon/neon_kernels.h"
 
 enum {
     TILE_ROWS = 4,

@@ -4,7 +4,7 @@
  * and run enough chains of fmaf at once to hide their latency. A format is a function that takes
  * sixteen lanes one step further; the tiles and the walk are the same.
  */
-#include "kernels/neon/neon_matmul_float.h"
+#include "kernels/neon/neon_kernels.h"
 
 #include <arm_neon.h>
 #include <float.h>
@@ -147,38 +147,31 @@ EXP_INLINE void dot_rows(kind k, int n_rows, size_t n_cols, const uint8_t *rows,
     }
 }
 
-EXP_INLINE void matmul(kind k, const uint8_t *rows, size_t row_bytes, size_t n_rows, const acts *a,
-                       size_t col0, size_t n_cols, float *y, size_t y_stride) {
-    const size_t n = a->n, col_bytes = n * act_bytes(k);
-    const uint8_t *cols = (k == BF16 ? (const uint8_t *)a->bf16 : (const uint8_t *)a->f32);
-    cols += col0 * col_bytes;
+EXP_INLINE void matmul(kind k, const product *p) {
+    const size_t n = p->a->n, col_bytes = n * act_bytes(k);
+    const uint8_t *cols = k == BF16 ? (const uint8_t *)p->a->bf16 : (const uint8_t *)p->a->f32;
+    cols += p->col0 * col_bytes;
     size_t pass = COLS_BYTES / (n ? col_bytes : 1) / MANY_COLS * MANY_COLS;
     if (pass < MANY_COLS) pass = MANY_COLS;
-    for (size_t c = 0; c < n_cols; c += pass) {
-        const size_t n_pass = n_cols - c < pass ? n_cols - c : pass;
-        const uint8_t *at = cols + c * col_bytes;
-        float *to = y + c * y_stride;
+    for (size_t c = 0; c < p->n_cols; c += pass) {
+        const size_t n_pass = p->n_cols - c < pass ? p->n_cols - c : pass;
+        const uint8_t *at = cols + c * col_bytes, *row = p->rows;
+        float *to = p->y + c * p->y_stride;
         size_t r = 0;
-        for (; n_pass == 1 && r + ONE_COL_ROWS <= n_rows; r += ONE_COL_ROWS) {
-            dot_tile(k, ONE_COL_ROWS, 1, rows + r * row_bytes, row_bytes, at, n, to + r, y_stride);
+        for (; n_pass == 1 && r + ONE_COL_ROWS <= p->n_rows; r += ONE_COL_ROWS) {
+            dot_tile(k, ONE_COL_ROWS, 1, row, p->row_bytes, at, n, to + r, p->y_stride);
+            row += ONE_COL_ROWS * p->row_bytes;
         }
-        for (; r + MANY_ROWS <= n_rows; r += MANY_ROWS) {
-            dot_rows(k, MANY_ROWS, n_pass, rows + r * row_bytes, row_bytes, at, n, to + r,
-                     y_stride);
+        for (; r + MANY_ROWS <= p->n_rows; r += MANY_ROWS) {
+            dot_rows(k, MANY_ROWS, n_pass, row, p->row_bytes, at, n, to + r, p->y_stride);
+            row += MANY_ROWS * p->row_bytes;
         }
-        if (r < n_rows) {
-            dot_rows(k, 1, n_pass, rows + r * row_bytes, row_bytes, at, n, to + r, y_stride);
-        }
+        if (r < p->n_rows) dot_rows(k, 1, n_pass, row, p->row_bytes, at, n, to + r, p->y_stride);
     }
 }
 
 #define MATMUL(name, kind)                                                                         \
-    void neon_matmul_##name(const void *rows, size_t row_bytes, size_t n_rows, const acts *a,      \
-                            size_t col0, size_t n_cols, float *y, size_t y_stride,                 \
-                            void *scratch) {                                                       \
-        (void)scratch;                                                                             \
-        matmul(kind, rows, row_bytes, n_rows, a, col0, n_cols, y, y_stride);                       \
-    }
+    void neon_matmul_##name(const product *p) { matmul(kind, p); }
 
 MATMUL(f32, F32)
 MATMUL(f16, F16)

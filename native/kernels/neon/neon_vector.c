@@ -3,7 +3,7 @@
  * Lane for lane what the scalar functions do; a tail that does not fill a register goes through
  * the scalar function itself.
  */
-#include "kernels/neon/neon_vector.h"
+#include "kernels/neon/neon_kernels.h"
 
 #include <math.h>
 #include <string.h>
@@ -146,4 +146,10 @@ void neon_to_f16(const float *x, uint16_t *y, size_t n) {
         vst1_u16(y + i, vreinterpret_u16_f16(vcvt_f16_f32(vld1q_f32(x + i))));
     }
     for (; i < n; i++) y[i] = exact_f32_to_f16(x[i]);
+}
+
+float neon_largest(const float *x, size_t n) { return exact_largest(x, n); }
+
+uint64_t neon_sum_weights(const float *x, size_t n, float best, double scale) {
+    return exact_sum_weights(x, n, best, scale);
 }
