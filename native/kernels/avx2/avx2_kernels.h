@@ -17,7 +17,7 @@ QUANTS_32(X)
 QUANTS_256(X)
 #undef X
 
-    size_t avx2_float_scratch(size_t n_cols); /* what products of floats touch of scratch */
+size_t avx2_float_scratch(size_t n_cols); /* what products of floats touch of scratch */
 void avx2_peak_float(uint64_t n_turns);
 
 #endif
