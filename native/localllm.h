@@ -391,12 +391,10 @@ void ll_machine_get(ll_machine *out);
  * where there is no memory for it. */
 double ll_machine_read_rate(size_t n_bytes, uint32_t n_threads, double seconds);
 
-typedef enum ll_arithmetic { LL_INT8, LL_FLOAT, LL_N_ARITHMETICS } ll_arithmetic;
-
 /* Multiply-adds per second of `n_threads` threads at once that do nothing else, with the
- * instructions of these kernels; 0 where this processor does not have them. */
-double ll_machine_peak(const char *kernels, ll_arithmetic arithmetic, uint32_t n_threads,
-                       double seconds);
+ * instructions of these kernels for floats or for int8; 0 where this processor does not have
+ * them. */
+double ll_machine_peak(const char *kernels, bool is_float, uint32_t n_threads, double seconds);
 
 typedef struct ll_device_info {
     const char *name;

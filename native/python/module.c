@@ -82,8 +82,7 @@ static PyObject *peak(PyObject *self, PyObject *args) {
     unsigned n_threads;
     double seconds, rate;
     if (!PyArg_ParseTuple(args, "spId", &kernels, &is_float, &n_threads, &seconds)) return NULL;
-    ll_arithmetic arithmetic = is_float ? LL_FLOAT : LL_INT8;
-    Py_BEGIN_ALLOW_THREADS rate = ll_machine_peak(kernels, arithmetic, n_threads, seconds);
+    Py_BEGIN_ALLOW_THREADS rate = ll_machine_peak(kernels, is_float != 0, n_threads, seconds);
     Py_END_ALLOW_THREADS return PyFloat_FromDouble(rate);
 }
 
