@@ -393,7 +393,7 @@ def test_adapt_says_what_it_passed_over(
     """Many threads on a machine without room for their panels: only a smaller quant, which is not
     here, or fewer threads would do."""
     limits = [Limit("--budget", 420 * MIB, Counts.resident)]
-    monkeypatch.setattr(opening, "find_limits", lambda budget: limits)
+    monkeypatch.setattr(opening, "find_limits", lambda budget, **_: limits)
     monkeypatch.setattr(process, "measure", lambda: process.TYPICAL)
     asked = {"ctx": 512, "threads": 200}
     with pytest.raises(DoesNotFitError) as raised:
@@ -461,7 +461,7 @@ def test_stats_say_what_was_predicted_and_what_was_measured(call: Call, large: P
 def test_run_says_that_weights_will_page_and_answers(
     large: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(opening, "find_limits", lambda budget: [Limit("memory", 300 * MIB)])
+    monkeypatch.setattr(opening, "find_limits", lambda budget, **_: [Limit("memory", 300 * MIB)])
     monkeypatch.setattr(disk, "read_rate", lambda path: 50e6)
     asked = ["run", str(large), "hi", "--no-stdin", "-c", "1024", *RAW]
     assert app.main(asked) == 0
@@ -470,5 +470,5 @@ def test_run_says_that_weights_will_page_and_answers(
     assert f"about {50e6 / LARGE_WEIGHTS:.2g} tokens/s by what the disk reads" in said.err
     assert app.main([*asked, "-q"]) == 0
     assert capfd.readouterr().err == ""
-    monkeypatch.setattr(opening, "find_limits", lambda budget: [Limit("memory", 30 * MIB)])
+    monkeypatch.setattr(opening, "find_limits", lambda budget, **_: [Limit("memory", 30 * MIB)])
     assert app.main(asked) == 7

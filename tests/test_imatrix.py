@@ -136,7 +136,7 @@ def test_the_sums_are_checked_before_anything_is_computed(
     out = tmp_path / "out.gguf"
     asked = ["imatrix", str(path), "--text", str(tmp_path / "text"), "-o", str(out), "-c", "64"]
     for left, code in ((engine_needs + sums - 1, 7), (engine_needs + sums, 0)):
-        monkeypatch.setattr(texts, "find_limits", lambda left=left: [Limit("this test", left)])
+        monkeypatch.setattr(texts, "find_limits", lambda left=left, **_: [Limit("this test", left)])
         assert main(asked) == code
         said = capfd.readouterr()
         assert out.exists() == (code == 0) and "Traceback" not in said.err

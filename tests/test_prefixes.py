@@ -58,7 +58,7 @@ class Run:
         self.engine = self.file.open_engine(EngineOptions(n_ctx=1024, **options))
         self.notes: list[str] = []
         assert self.engine.blocks is not None
-        self.blocks = self.engine.blocks
+        self.blocks: Any = self.engine.blocks
         self.prefixes = Prefixes(self.file, self.blocks, self.notes.append)
         self.timeline = Timeline(self.engine, self.prefixes)
 
@@ -192,6 +192,21 @@ def test_models_do_not_share(open_run: Open, folder: Path) -> None:
     open_run("llama3").feed(IDS)
     assert open_run("qwen3").feed(IDS)[0] == 0
     assert len({path.parent for path in files_of(folder)}) == 2
+
+
+def test_devices_of_other_bits_do_not_share(open_run: Open, folder: Path) -> None:
+    """Another device's KV has the same length and would be taken without a word."""
+    first = open_run("qwen3")
+    assert first.blocks.identity[0] == "canonical-1"
+    key = prefixes.fingerprint(first.file, first.blocks)
+    assert first.feed(IDS)[0] == 0
+    other = open_run("qwen3")
+    other.blocks.identity = ("other-1", *other.blocks.identity[1:])
+    assert prefixes.fingerprint(other.file, other.blocks) != key
+    n_files = len(files_of(folder))
+    assert other.feed(IDS)[0] == 0 and len(files_of(folder)) == 2 * n_files
+    again = open_run("qwen3")
+    assert again.feed(IDS)[0] > 0
 
 
 def test_types_of_kv_do_not_share(open_run: Open, folder: Path) -> None:

@@ -130,7 +130,7 @@ class Model:
     def open_beside(self, n_ctx: int, n_batch: int, n_logits: int) -> Engine:
         """Another engine on the same weights, after the same look at memory."""
         asked = replace(self.options, n_ctx=n_ctx, n_batch=n_batch, n_logits=n_logits)
-        options, _ = choose_options(self.file, asked, find_limits())
+        options, _ = choose_options(self.file, asked, find_limits(device=asked.device))
         return self.file.open_engine(options)
 
     def save_prefixes(self, note: Callable[[str], None] = ignore) -> None:

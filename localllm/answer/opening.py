@@ -88,7 +88,7 @@ def open_path(
     before = before or process.measure()
     file = engines.open_model(path)
     try:
-        limits = find_limits(policy.budget)
+        limits = find_limits(policy.budget, device=asked.device)
         options, verdict = settle_options(file, asked, limits, before)
         if verdict.runs or policy.allow_oversubscribe:
             return Model(file, file.open_engine(options), options, verdict, before)

@@ -41,7 +41,7 @@ def command(
     would fit. Reads nothing but the model's header. The exit code is 7 where it does not fit."""
     options, policy = engine.options(ctx=ctx, threads=threads), Policy(budget)
     before = process.measure()
-    limits = find_limits(policy.budget)
+    limits = find_limits(policy.budget, device=options.device)
     with find(model, offline=offline, progress=console.progress(quiet)) as subject:
         found = report(subject, options, limits, before)
         speed = paging_speed(found)

@@ -34,6 +34,7 @@ class Plan:
     tables_bytes: int = 0
     tokenizer_bytes: int = 0  # there since the model was opened
     importance_bytes: int = 0  # once Measures.set_importance() is called, and not before
+    device_bytes: int = 0  # in the memory of a device that has its own; in none of the others
 
     @property
     def private_bytes(self) -> int:
@@ -154,7 +155,7 @@ class Blocks(Protocol):
     def kv_v(self) -> str: ...
     @property
     def identity(self) -> Sequence[int | str]:
-        """What the bytes depend on beside the model and the tokens."""
+        """What the bytes depend on beside the model and the tokens: the arithmetic among it."""
         ...
 
     def get(self, session: Session, i: int) -> bytes:

@@ -44,6 +44,7 @@ class EngineOptions:
     n_batch: int = 0  # rows of a step, at most
     n_logits: int = 1  # rows of a step that keep their logits, at most
     n_threads: int = 0
+    device: str | None = None  # what it runs on; None: the first there is
     kernels: str | None = None
     kv_k: str | None = None  # what keys are stored as: f16, q8_0 or q4_0
     kv_v: str | None = None  # values likewise

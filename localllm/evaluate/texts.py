@@ -66,7 +66,7 @@ def open_engine(
     """
     n_rows = min(LOGIT_ROWS, n_ctx)
     asked = replace(options or EngineOptions(), n_ctx=n_ctx, n_batch=n_rows, n_logits=n_rows)
-    chosen, _ = choose_options(file, asked, find_limits(), beside=beside)
+    chosen, _ = choose_options(file, asked, find_limits(device=asked.device), beside=beside)
     return file.open_engine(chosen)
 
 

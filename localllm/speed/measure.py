@@ -118,7 +118,7 @@ class Subject:
 def open_engine(file: ModelFile, variant: EngineOptions, n_ctx: int, n_sessions: int) -> Engine:
     """An engine with room for every case, once its plan is known to fit the machine."""
     options = replace(variant, n_ctx=n_ctx, n_sessions=n_sessions, n_logits=n_sessions)
-    verdict = judge(need_of(file, options), find_limits())
+    verdict = judge(need_of(file, options), find_limits(device=options.device))
     if not verdict.runs:
         raise DoesNotFitError(
             f"{n_sessions} sequences: {verdict.describe()}",
