@@ -1,7 +1,7 @@
 """The native engine as Python sees it. Only localllm/engines/native.py imports this module."""
 
 from collections.abc import Sequence
-from typing import Any, final
+from typing import Any, TypedDict, Unpack, final
 
 from _typeshed import ReadableBuffer
 
@@ -22,6 +22,19 @@ class MemoryError(Error): ...
 class ContextError(Error): ...
 class CancelledError(Error): ...
 class NumericError(Error): ...
+
+class Options(TypedDict, total=False):
+    """The fields of ll_engine_options, and of localllm.engines.options.EngineOptions."""
+
+    n_ctx: int
+    n_sessions: int
+    n_batch: int
+    n_logits: int
+    n_threads: int
+    device: str | None
+    kernels: str | None
+    kv_k: str | None
+    kv_v: str | None
 
 @final
 class Model:
@@ -46,19 +59,7 @@ class Model:
     def token_is_end(self, id: int) -> bool: ...
     def token_is_control(self, id: int) -> bool: ...
     def find_token(self, text: bytes) -> int: ...
-    def plan(
-        self,
-        *,
-        n_ctx: int = 0,
-        n_sessions: int = 1,
-        n_batch: int = 0,
-        n_logits: int = 1,
-        n_threads: int = 0,
-        device: str | None = None,
-        kernels: str | None = None,
-        kv_k: str | None = None,
-        kv_v: str | None = None,
-    ) -> dict[str, int]:
+    def plan(self, **options: Unpack[Options]) -> dict[str, int]:
         """What an engine would use, in bytes, before anything is allocated: weight_bytes, kv_bytes,
         of which block_bytes are one block, scratch_bytes, of which scratch_touched_bytes are used
         at most, logits_bytes, tables_bytes, tokenizer_bytes; importance_bytes, which come with
@@ -70,20 +71,7 @@ class Model:
 class Engine:
     """A model with threads and a KV pool. One caller at a time; cancel() from anywhere."""
 
-    def __init__(
-        self,
-        model: Model,
-        *,
-        n_ctx: int = 0,
-        n_sessions: int = 1,
-        n_batch: int = 0,
-        n_logits: int = 1,
-        n_threads: int = 0,
-        device: str | None = None,
-        kernels: str | None = None,
-        kv_k: str | None = None,
-        kv_v: str | None = None,
-    ) -> None: ...
+    def __init__(self, model: Model, **options: Unpack[Options]) -> None: ...
     device: str
     kernels: str
     arithmetic: str  # what bits it computes: blocks of another's are not this engine's
