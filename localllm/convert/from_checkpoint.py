@@ -19,6 +19,7 @@ from localllm.convert.gguf_out import Tensor, make_header, sketch_gguf, write_gg
 from localllm.convert.gguf_values import string, u32
 from localllm.convert.requantize import QUANTIZATION_VERSION
 from localllm.convert.rope_keys import rope_keys
+from localllm.convert.tensor_quants import Chooser
 from localllm.convert.tokenizer_files import read_tokenizer
 from localllm.convert.vocabulary import MAX_TOKENS
 from localllm.convert.weights import F8, READABLE, Weight, is_foreign, map_weights
@@ -52,7 +53,7 @@ class Source:
             n_kv_heads=n_kv_heads(self.config),
             is_tied=all(weight.name != "output.weight" for weight in self.weights),
         )
-        chooser = mixes.Chooser(mix, shape)
+        chooser = Chooser(mix, shape)
         file_type = {"general.file_type": u32(mixes.MIXES[mix].file_type)}
         return self.metadata | file_type, [
             Tensor(w.name, w.dims, chooser.choose(w.name, w.dims), w.source) for w in self.weights
