@@ -33,7 +33,14 @@ PUBLIC_HEADER = "localllm.h"
 # Folders and modules; a module that is not named belongs to its folder.
 PYTHON_FLOORS: list[set[str]] = [
     {"errors", "sampling", "units", "folders", "disk", "_native"},
-    {"engines.base", "memory.proc_files", "memory.process", "memory.kv_types", "models.quants"},
+    {
+        "engines.base",
+        "memory.proc_files",
+        "memory.process",
+        "memory.kv_types",
+        "models.quants",
+        "convert.mixes",
+    },
     {"engines", "models.sources"},
     {"convert"},
     {"models"},

@@ -16,6 +16,7 @@ from localllm.convert import mixes, requantize
 from localllm.convert.tensor_quants import FALLBACKS, Chooser
 from localllm.engines.quantizer import QUANTS
 from localllm.errors import UsageError
+from localllm.models.quants import BY_NAME, PREFERRED
 
 RECORDED: dict[str, Any] = json.loads((ROOT / "tests" / "golden" / "mixes.json").read_text())
 
@@ -75,6 +76,12 @@ def test_vectors_and_norms_stay_floats() -> None:
     assert chooser.choose("blk.0.attn_norm.weight", (256,)) == "F32"
     assert chooser.choose("blk.0.attn_q.bias", (256,)) == "F32"
     assert chooser.choose("blk.0.post_ffw_norm.weight", (256, 1)) == "F32"
+
+
+def test_what_can_be_made_has_a_rank_and_bits_among_the_published_quants() -> None:
+    assert set(mixes.MIXES) <= set(BY_NAME)
+    assert [quant for quant in BY_NAME if not mixes.can_make(quant)][:2] == ["Q8_K_XL", "Q6_K_XL"]
+    assert all(map(mixes.can_make, PREFERRED))
 
 
 def test_names_are_found_in_any_case_and_by_alias() -> None:

@@ -136,6 +136,11 @@ MIXES: dict[str, Mix] = {
 ALIASES = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
 
 
+def can_make(quant: str) -> bool:
+    """Whether a checkpoint, or a GGUF file, can become a file of that quant."""
+    return quant in MIXES
+
+
 def find_mix(name: str) -> str:
     """The mix of that name, whatever its case. Raises: UsageError."""
     upper = name.upper()
