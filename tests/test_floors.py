@@ -179,6 +179,17 @@ def test_only_engines_import_the_native_module(file: Path) -> None:
         assert module_name(file) in allowed
 
 
+@pytest.mark.parametrize("file", python_files(), ids=module_name)
+def test_only_converting_imports_gguf(file: Path) -> None:
+    """The package costs time and memory at the start, which whoever converts nothing saves."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.level == 0:
+            names = [node.module or ""]
+        if any(name.split(".")[0] == "gguf" for name in names):
+            assert room_of(module_name(file)) == "convert"
+
+
 def test_commands_do_not_import_each_other() -> None:
     frame = {"app", "console", "failures", "flags"}
     for file in (PACKAGE / "cli").glob("*.py"):

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import gguf
 import pytest
 from conftest import ROOT
 
@@ -61,6 +62,13 @@ def test_every_quant_of_the_engine_is_in_a_mix_or_a_fallback() -> None:
     superblocks = {quant for quant, info in QUANTS.items() if info.block_dim == 256}
     assert set(FALLBACKS) == superblocks
     assert all(QUANTS[quant].block_dim == 32 for quant in FALLBACKS.values())
+
+
+@pytest.mark.parametrize("mix", mixes.MIXES)
+def test_a_file_is_named_by_the_number_that_readers_know(mix: str) -> None:
+    names = {"F32": "ALL_F32", "MXFP4": "MOSTLY_MXFP4_MOE"}
+    known = gguf.LlamaFileType[names.get(mix, f"MOSTLY_{mix}")]
+    assert mixes.MIXES[mix].file_type == known
 
 
 @pytest.mark.parametrize("mix", mixes.MIXES)
