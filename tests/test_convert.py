@@ -1,7 +1,8 @@
 """`convert`: checkpoints of every family and every float, from folders as Hugging Face has them.
 
-The judges share no code with it: logits that transformers computed of the same weights, the gguf
-package for what a file holds. Tokenizers are in test_convert_tokenizer.py.
+The judges share no code with it: logits that transformers computed of the same weights, the tables
+of names that those were made with. The gguf package, from which the converter has its names, reads
+what a file holds. Tokenizers are in test_convert_tokenizer.py.
 """
 
 from __future__ import annotations
