@@ -1,6 +1,7 @@
 /* plan: emits the forward pass. Read `emit_layer` as the model's block, top to bottom. */
 #include "model/plan.h"
 
+#include <assert.h>
 #include <stdlib.h>
 
 static uint32_t find_weight(const plan *p, weight_role role, uint32_t layer) {
@@ -8,19 +9,29 @@ static uint32_t find_weight(const plan *p, weight_role role, uint32_t layer) {
     return p->model->weights[id].data != NULL ? id : NO_WEIGHT;
 }
 
-static step *emit(plan *p, step_kind kind, uint32_t layer, row_choice rows, buffer_id in,
-                  buffer_id out) {
+enum { STEPS_PER_LAYER = 5, OTHER_STEPS = 2 };
+
+static size_t most_steps(const model *m) {
+    return (size_t)m->n_layers * STEPS_PER_LAYER + OTHER_STEPS;
+}
+
+static step *emit(plan *p, step_kind kind, const char *name, uint32_t layer, row_choice rows,
+                  buffer_id in, buffer_id out) {
+    assert(p->n_steps < most_steps(p->model));
     step *s = &p->steps[p->n_steps++];
-    *s = (step){.kind = kind, .layer = layer, .rows = rows, .in = in, .out = out};
-    s->norm = s->post_norm = NO_WEIGHT;
-    for (int i = 0; i < 3; i++) s->w[i] = s->bias[i] = NO_WEIGHT;
+    *s = (step){.kind = kind, .name = name, .layer = layer, .rows = rows, .in = in, .out = out};
+    s->table = s->norm = s->post_norm = NO_WEIGHT;
+    for (int i = 0; i < 3; i++) {
+        s->w[i] = s->bias[i] = NO_WEIGHT;
+        s->w_rows[i] = rows;
+    }
     s->head_norm[0] = s->head_norm[1] = NO_WEIGHT;
     return s;
 }
 
-static void emit_project(plan *p, uint32_t layer, row_choice rows, buffer_id in, weight_role w,
-                         weight_role norm) {
-    step *s = emit(p, STEP_PROJECT, layer, rows, in, X_RESIDUAL);
+static void emit_project(plan *p, const char *name, uint32_t layer, row_choice rows, buffer_id in,
+                         weight_role w, weight_role norm) {
+    step *s = emit(p, STEP_PROJECT, name, layer, rows, in, X_RESIDUAL);
     s->w[0] = find_weight(p, w, layer);
     s->post_norm = find_weight(p, norm, layer);
     if (s->post_norm != NO_WEIGHT) p->buffer_dim[X_OUTPUT] = p->model->dim;
@@ -32,31 +43,33 @@ static void emit_layer(plan *p, uint32_t layer, uint32_t group, uint32_t group_l
     /* Of the last layer, later rows see keys and values alone; the rest only feeds the logits. */
     row_choice rows = layer + 1 == m->n_layers ? ROWS_KEPT : ROWS_ALL;
 
-    step *s = emit(p, STEP_QKV, layer, rows, X_RESIDUAL, X_QUERY);
+    step *s = emit(p, STEP_QKV, "qkv", layer, rows, X_RESIDUAL, X_QUERY);
     s->norm = find_weight(p, WEIGHT_ATTN_NORM, layer);
     for (uint32_t i = 0; i < 3; i++) {
         s->w[i] = find_weight(p, (weight_role)(WEIGHT_ATTN_Q + i), layer);
         s->bias[i] = find_weight(p, (weight_role)(WEIGHT_ATTN_Q_BIAS + i), layer);
     }
+    s->w_rows[1] = s->w_rows[2] = ROWS_ALL;
     s->head_norm[0] = find_weight(p, WEIGHT_ATTN_Q_NORM, layer);
     s->head_norm[1] = find_weight(p, WEIGHT_ATTN_K_NORM, layer);
     s->rope = windowed ? ROPE_WINDOWED : ROPE_FULL;
     s->group = group;
     s->group_layer = group_layer;
 
-    s = emit(p, STEP_ATTEND, layer, rows, X_QUERY, X_HEADS);
+    s = emit(p, STEP_ATTEND, "attend", layer, rows, X_QUERY, X_HEADS);
+    s->attends = true;
     s->window = windowed ? m->window : 0;
     s->group = group;
     s->group_layer = group_layer;
 
-    emit_project(p, layer, rows, X_HEADS, WEIGHT_ATTN_OUT, WEIGHT_POST_ATTN_NORM);
+    emit_project(p, "attn_out", layer, rows, X_HEADS, WEIGHT_ATTN_OUT, WEIGHT_POST_ATTN_NORM);
 
-    s = emit(p, STEP_GATE_UP, layer, rows, X_RESIDUAL, X_HIDDEN);
+    s = emit(p, STEP_GATE_UP, "gate_up", layer, rows, X_RESIDUAL, X_HIDDEN);
     s->norm = find_weight(p, WEIGHT_FFN_NORM, layer);
     s->w[0] = find_weight(p, WEIGHT_FFN_GATE, layer);
     s->w[1] = find_weight(p, WEIGHT_FFN_UP, layer);
 
-    emit_project(p, layer, rows, X_HIDDEN, WEIGHT_FFN_DOWN, WEIGHT_POST_FFN_NORM);
+    emit_project(p, "down", layer, rows, X_HIDDEN, WEIGHT_FFN_DOWN, WEIGHT_POST_FFN_NORM);
 }
 
 /* The group of a layer's window, made where it is the first of its kind. */
@@ -69,20 +82,19 @@ static uint32_t take_group(plan *p, uint32_t window) {
 
 bool plan_open(plan *p, const model *m, ll_error *err) {
     *p = (plan){.model = m};
-    enum { STEPS_PER_LAYER = 5, OTHER_STEPS = 2 };
-    p->steps = malloc(((size_t)m->n_layers * STEPS_PER_LAYER + OTHER_STEPS) * sizeof(step));
+    p->steps = malloc(most_steps(m) * sizeof(step));
     if (p->steps == NULL) return ll_fail(err, LL_ERR_MEMORY, "no memory for the plan");
     p->buffer_dim[X_RESIDUAL] = m->dim;
     p->buffer_dim[X_QUERY] = p->buffer_dim[X_HEADS] = m->n_heads * m->head_dim;
     p->buffer_dim[X_HIDDEN] = m->ffn_dim;
 
-    step *s = emit(p, STEP_EMBED, m->n_layers, ROWS_ALL, X_RESIDUAL, X_RESIDUAL);
-    s->w[0] = find_weight(p, WEIGHT_TOKEN_EMBD, 0);
+    step *s = emit(p, STEP_EMBED, "embed", m->n_layers, ROWS_ALL, X_RESIDUAL, X_RESIDUAL);
+    s->table = find_weight(p, WEIGHT_TOKEN_EMBD, 0);
     for (uint32_t layer = 0; layer < m->n_layers; layer++) {
         uint32_t g = take_group(p, m->is_windowed[layer] ? m->window : 0);
         emit_layer(p, layer, g, p->groups[g].n_layers++);
     }
-    s = emit(p, STEP_LOGITS, m->n_layers, ROWS_KEPT, X_RESIDUAL, X_RESIDUAL);
+    s = emit(p, STEP_LOGITS, "logits", m->n_layers, ROWS_KEPT, X_RESIDUAL, X_RESIDUAL);
     s->norm = find_weight(p, WEIGHT_OUTPUT_NORM, 0);
     s->w[0] = find_weight(p, WEIGHT_OUTPUT, 0);
     if (s->w[0] == NO_WEIGHT) s->w[0] = find_weight(p, WEIGHT_TOKEN_EMBD, 0); /* tied */

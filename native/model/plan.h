@@ -38,7 +38,7 @@ typedef enum buffer_id {
 } buffer_id;
 
 typedef enum step_kind {
-    STEP_EMBED,   /* residual = token_embd[id] * scale */
+    STEP_EMBED,   /* residual = table[id] * scale */
     STEP_QKV,     /* norm, q k v, bias, q/k-norm, RoPE; queries out, keys and values appended */
     STEP_ATTEND,  /* heads = attention(queries, KV) */
     STEP_PROJECT, /* residual += w[0] . in, through post_norm where the family has one */
@@ -48,19 +48,30 @@ typedef enum step_kind {
 
 typedef struct step {
     step_kind kind;
-    uint32_t layer;  /* n_layers for what belongs to none */
-    row_choice rows; /* QKV: of the queries; keys and values are appended for all rows */
+    const char *name; /* what a profile calls it: "qkv", "attn_out", "down" … */
+    uint32_t layer;   /* n_layers for what belongs to none */
+    row_choice rows;
     buffer_id in, out;
-    uint32_t norm; /* weight of the RMS norm of the input, or NO_WEIGHT */
-    uint32_t w[3]; /* matrices: q k v; gate up; one; NO_WEIGHT where unused */
+    uint32_t table; /* of which each row of the batch reads the row of its token, or NO_WEIGHT */
+    uint32_t norm;  /* weight of the RMS norm of the input, or NO_WEIGHT */
+    uint32_t w[3];  /* matrices: q k v; gate up; one; NO_WEIGHT where unused */
+    row_choice w_rows[3]; /* that each of them multiplies: keys and values are of all rows */
     uint32_t bias[3];
     uint32_t head_norm[2]; /* of q and k */
     uint32_t post_norm;    /* of the output, before it joins the residual */
     uint32_t rope;         /* index into model.ropes */
-    uint32_t window;       /* positions an ATTEND row sees, 0: all before it */
+    bool attends;          /* it reads KV */
+    uint32_t window;       /* positions a row that attends sees, 0: all before it */
     uint32_t group;        /* layer group of the KV pool */
     uint32_t group_layer;  /* which layer of that group */
 } step;
+
+/* The rows whose input a step reads: all that any of its matrices multiplies. */
+static inline row_choice step_input_rows(const step *s) {
+    for (int i = 0; i < 3; i++)
+        if (s->w_rows[i] == ROWS_ALL) return ROWS_ALL;
+    return ROWS_KEPT;
+}
 
 /* Layers whose KV has one shape and one window: they share block tables. */
 typedef struct layer_group {

@@ -1,9 +1,11 @@
 /* cpu_append: keys and values enter the blocks of their sessions, rounded to the type they are
  * stored in. A position is rounded alone, so nothing depends on what comes with it.
  */
+#include "device/cpu/cpu_append.h"
+
 #include <string.h>
 
-#include "device/cpu/cpu.h"
+#include "device/cpu/cpu_memory.h"
 
 /* Positions of one block that are appended together: x [n][head_dim] to slot, slot + 1 ... of the
  * chunk. */
