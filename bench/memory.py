@@ -33,7 +33,7 @@ sys.path.append(str(ROOT / "tests"))
 
 from hollow_models import SHAPES, random_text, write_hollow  # noqa: E402
 
-from localllm.kv_types import PAIRS, PLAIN, KvPair  # noqa: E402
+from localllm.memory.kv_types import PAIRS, PLAIN, KvPair  # noqa: E402
 
 MIB = 1 << 20
 PART, ABSOLUTE, ANONYMOUS_UNDER = 0.05, 16 * MIB, 0.03

@@ -17,7 +17,8 @@ import subprocess
 import sys
 import time
 
-from localllm import _native, store
+from localllm import _native
+from localllm.models.resolve import resolve
 
 N_TOKENS = 200
 
@@ -80,7 +81,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    path = options.model or str(store.resolve("smollm2:135m"))
+    path = options.model or str(resolve("smollm2:135m"))
     if options.worker:
         generate_on_request(path, options.threads)
         return

@@ -15,13 +15,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from localllm import errors
-    from localllm.model import Answer, Model, load
+    from localllm.answer.model import Answer, Model, load
     from localllm.sampling import Sampling
 
 __version__ = "0.1.0"
 __all__ = ["Answer", "Model", "Sampling", "errors", "load"]
 
-HOMES = {"Answer": "model", "Model": "model", "load": "model", "Sampling": "sampling"}
+HOMES = {
+    "Answer": "answer.model",
+    "Model": "answer.model",
+    "load": "answer.model",
+    "Sampling": "sampling",
+}
 
 
 def __getattr__(name: str) -> Any:

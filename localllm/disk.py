@@ -1,13 +1,31 @@
-"""How fast a file comes from its disk, measured on a few megabytes of it."""
+"""What a disk has room for, and how fast a file comes from it, measured on a few megabytes."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from pathlib import Path
 
+from localllm.errors import DoesNotFitError
+from localllm.units import format_bytes
+
+# What a disk should keep free for everybody else.
+SPARE_BYTES = 16 << 20
 PIECE_BYTES = 1 << 20
 N_PIECES = 8
+
+
+def require_space(folder: Path, n_bytes: int) -> None:
+    """Refuses before the first byte where the disk cannot hold them all."""
+    needed = max(n_bytes, 0) + SPARE_BYTES
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise DoesNotFitError(
+            f"{format_bytes(needed)} of disk are needed and {format_bytes(free)} are free "
+            f"in {str(folder)!r}",
+            "localllm list, then localllm rm a model you can spare",
+        )
 
 
 def read_rate(path: Path) -> float | None:

@@ -13,17 +13,6 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
 
-class ErrorStruct(ctypes.Structure):
-    """ll_error of native/localllm.h."""
-
-    _fields_ = (
-        ("code", ctypes.c_int),
-        ("offset", ctypes.c_uint64),
-        ("message", ctypes.c_char * 512),
-        ("system", ctypes.c_int),
-    )
-
-
 @pytest.fixture(scope="session", autouse=True)
 def own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Tests neither find the user's settings and kept prompts nor leave any there."""
@@ -54,8 +43,8 @@ def real_models() -> dict[str, Path]:
 
     $LOCALLLM_TEST_MODELS names another store; without a network the tests that ask for them skip.
     """
-    from localllm import store
     from localllm.errors import NetworkError
+    from localllm.models.resolve import resolve
 
     with pytest.MonkeyPatch.context() as patch:
         folder = os.environ.get("LOCALLLM_TEST_MODELS")
@@ -63,7 +52,7 @@ def real_models() -> dict[str, Path]:
             patch.setenv("XDG_DATA_HOME", folder)
         try:
             names = {"smollm2": "smollm2:135m", "gemma3": "gemma3:270m"}
-            return {short: store.resolve(name) for short, name in names.items()}
+            return {short: resolve(name) for short, name in names.items()}
         except NetworkError as error:
             pytest.skip(f"the real models cannot be pulled: {error}")
 

@@ -10,53 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import ErrorStruct
 from gguf_files import PACKING, ValueType
+from native_structs import Error, GgufTensor, Meta, String
 
 OK, ARGUMENT, IO, FORMAT, UNSUPPORTED = range(5)  # ll_error_code
-
-
-class StringStruct(ctypes.Structure):
-    """ll_string of native/localllm.h."""
-
-    _fields_ = (("data", ctypes.c_void_p), ("n_bytes", ctypes.c_size_t))
-
-    def value(self) -> bytes:
-        return ctypes.string_at(self.data, self.n_bytes)
-
-
-class MetaStruct(ctypes.Structure):
-    """ll_meta of native/localllm.h."""
-
-    _fields_ = (
-        ("key", StringStruct),
-        ("type", ctypes.c_int),
-        ("element_type", ctypes.c_int),
-        ("n_elements", ctypes.c_uint64),
-        ("data", ctypes.c_void_p),
-        ("n_bytes", ctypes.c_size_t),
-    )
-
-
-class QuantStruct(ctypes.Structure):
-    """The first fields of quant_traits of native/format/quant.h."""
-
-    _fields_ = (("name", ctypes.c_char_p), ("ggml_id", ctypes.c_uint32))
-
-
-class TensorStruct(ctypes.Structure):
-    """gguf_tensor of native/format/gguf.h."""
-
-    _fields_ = (
-        ("name", StringStruct),
-        ("quant", ctypes.POINTER(QuantStruct)),
-        ("ggml_id", ctypes.c_uint32),
-        ("n_dims", ctypes.c_uint32),
-        ("shape", ctypes.c_uint64 * 4),
-        ("offset", ctypes.c_uint64),
-        ("n_bytes", ctypes.c_uint64),
-        ("data", ctypes.c_void_p),
-    )
 
 
 @dataclass(frozen=True)
@@ -72,21 +29,21 @@ class File:
     def __init__(self, lib: ctypes.CDLL, handle: int) -> None:
         self.lib, self.handle = lib, handle
 
-    def metas(self) -> list[MetaStruct]:
+    def metas(self) -> list[Meta]:
         return [
             self.lib.gguf_meta(self.handle, i).contents
             for i in range(self.lib.gguf_n_meta(self.handle))
         ]
 
-    def tensors(self) -> list[TensorStruct]:
+    def tensors(self) -> list[GgufTensor]:
         first = self.lib.gguf_tensors(self.handle)
         return [first[i] for i in range(self.lib.gguf_n_tensors(self.handle))]
 
-    def find_key(self, key: str) -> MetaStruct | None:
+    def find_key(self, key: str) -> Meta | None:
         found = self.lib.gguf_find_key(self.handle, key.encode())
         return found.contents if found else None
 
-    def find_tensor(self, name: str) -> TensorStruct | None:
+    def find_tensor(self, name: str) -> GgufTensor | None:
         found = self.lib.gguf_find_tensor(self.handle, name.encode())
         return found.contents if found else None
 
@@ -95,7 +52,7 @@ class File:
         out = READ_TYPES[kind]()
         if default is not None:
             out.value = default
-        err = ErrorStruct()
+        err = Error()
         name = key.encode()
         if at is None:
             read = getattr(self.lib, f"gguf_read_{kind}")
@@ -106,7 +63,7 @@ class File:
         if not done:
             raise refused(err)
         assert err.code == OK
-        return out.value() if isinstance(out, StringStruct) else out.value
+        return out.value() if isinstance(out, String) else out.value
 
 
 READ_TYPES: dict[str, type] = {
@@ -114,11 +71,11 @@ READ_TYPES: dict[str, type] = {
     "i32": ctypes.c_int32,
     "f32": ctypes.c_float,
     "bool": ctypes.c_bool,
-    "string": StringStruct,
+    "string": String,
 }
 
 
-def refused(err: ErrorStruct) -> RefusedError:
+def refused(err: Error) -> RefusedError:
     return RefusedError(err.code, err.offset, err.message.decode())
 
 
@@ -127,8 +84,8 @@ class Reader:
 
     def __init__(self, lib: ctypes.CDLL) -> None:
         self.lib = lib
-        handle, err = ctypes.c_void_p, ctypes.POINTER(ErrorStruct)
-        meta, tensor = ctypes.POINTER(MetaStruct), ctypes.POINTER(TensorStruct)
+        handle, err = ctypes.c_void_p, ctypes.POINTER(Error)
+        meta, tensor = ctypes.POINTER(Meta), ctypes.POINTER(GgufTensor)
         u64_type = ctypes.c_uint64
         signatures: dict[str, tuple[object, list[object]]] = {
             "gguf_open": (handle, [ctypes.c_char_p, err]),
@@ -141,7 +98,7 @@ class Reader:
             "gguf_tensors": (tensor, [handle]),
             "gguf_find_key": (meta, [handle, ctypes.c_char_p]),
             "gguf_find_tensor": (tensor, [handle, ctypes.c_char_p]),
-            "gguf_next_string": (StringStruct, [ctypes.POINTER(ctypes.c_void_p)]),
+            "gguf_next_string": (String, [ctypes.POINTER(ctypes.c_void_p)]),
             "gguf_f32_at": (ctypes.c_float, [meta, u64_type]),
             "gguf_i32_at": (ctypes.c_int32, [meta, u64_type]),
         }
@@ -167,7 +124,7 @@ class Reader:
     ) -> Iterator[File]:
         """The first `given` bytes of data as the beginning of a file of `file_bytes`."""
         buffer = data[:given]
-        err = ErrorStruct()
+        err = Error()
         handle = self.lib.gguf_parse(
             buffer,
             len(buffer),
@@ -184,7 +141,7 @@ class Reader:
 
     @contextmanager
     def open(self, path: Path) -> Iterator[File]:
-        err = ErrorStruct()
+        err = Error()
         handle = self.lib.gguf_open(bytes(path), ctypes.byref(err))
         if not handle:
             raise refused(err)
@@ -198,7 +155,7 @@ class Reader:
             pass
         return caught.value
 
-    def values(self, meta: MetaStruct) -> list[object]:
+    def values(self, meta: Meta) -> list[object]:
         """Every value of an entry, decoded in Python, strings through the engine's own walk."""
         if meta.element_type == ValueType.STRING:
             cursor = ctypes.c_void_p(meta.data)

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 import test_kernels
-from test_kernels import QUANTS, Engine, Kernels
+from native_structs import QUANTS, Kernels
+from test_kernels import Engine
 from test_kernels import engine as real_engine  # noqa: F401
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 import test_kernels
-from test_kernels import Engine, Kernels
+from native_structs import Kernels
+from test_kernels import Engine
 from test_kernels import engine as real_engine  # noqa: F401
 
 ROOT = Path(__file__).resolve().parent.parent

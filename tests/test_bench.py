@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from golden.tiny_models import TINY_MODELS, TinyModel, token_ids, write_gguf
+from native_structs import PeakLoop
 
 from localllm import _native, engines
 from localllm.engines.base import PhaseTime, Work
@@ -63,12 +64,6 @@ def bench(tiny: dict[str, Path], tmp_path: Path) -> Any:
         )
 
     return called
-
-
-class PeakLoop(ctypes.Structure):
-    """peak_loop of native/machine/peak.h."""
-
-    _fields_ = (("run", ctypes.c_void_p), ("macs", ctypes.c_uint64))
 
 
 def report_of(ran: subprocess.CompletedProcess[bytes]) -> dict[str, Any]:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
-from localllm import catalog, units
+from localllm import units
 from localllm.errors import ModelNotFoundError, UsageError
-from localllm.sources import parse_name
-from localllm.sources.hub import Hub
-from localllm.sources.pypi import Pypi
-from localllm.sources.url import Url
+from localllm.models import catalog
+from localllm.models.sources import parse_name
+from localllm.models.sources.hub import Hub
+from localllm.models.sources.pypi import Pypi
+from localllm.models.sources.url import Url
 
 ENTRIES = list(catalog.read().values())
 
@@ -50,6 +53,96 @@ def test_the_two_models_of_a_package_index() -> None:
     assert [type(source) for source in smollm2.sources] == [Hub, Pypi]
     assert [type(source) for source in gemma3.sources] == [Pypi]
     assert smollm2.n_bytes == 98362432 and gemma3.n_bytes == 253113024
+
+
+def test_the_catalog_lies_at_the_top_of_a_checkout() -> None:
+    assert catalog.shipped_file() == ROOT / "models.toml"
+
+
+# ---- the user's own ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the user's catalog lies; nothing is there yet."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    (tmp_path / "localllm").mkdir()
+    return tmp_path / "localllm" / "models.toml"
+
+
+def test_the_users_entries_go_before_ours(own: Path) -> None:
+    assert catalog.own_file() is None and list(catalog.read()) == [e.name for e in ENTRIES]
+    own.write_text(
+        """
+        [[model]]
+        name = "work:7b"
+        sources = ["hf:org/work-GGUF:Q4_K_M", "https://host/work.gguf"]
+
+        [[model]]
+        name = "smollm2:135m"
+        about = "another one"
+        sources = [{ kind = "hub", repo = "me/mine", quant = "Q8_0" }]
+        """,
+        encoding="utf-8",
+    )
+    entries = catalog.read()
+    assert list(entries)[:2] == ["work:7b", "smollm2:135m"] and len(entries) == len(ENTRIES) + 1
+    mine = entries["work:7b"]
+    assert mine.sources == (Hub("org/work-GGUF", "Q4_K_M"), Url("https://host/work.gguf"))
+    assert (mine.file, mine.licence) == ("work-7b.gguf", None)
+    assert entries["smollm2:135m"].sources == (Hub("me/mine", "Q8_0"),)
+    assert entries["smollm2:135m"].sha256 is None, "ours is of other bytes"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[[model]", "is not TOML"),
+        ("x = " + "[" * 100_000, "nested too deeply"),
+        ("[other]", "may hold [[model]] tables"),
+        ("model = 5", "may hold [[model]] tables"),
+        ("[[model]]\nsources = ['hf:a/b']", "name of model 1"),
+        ("[[model]]\nname = 'hf:a/b'\nsources = ['hf:a/b']", "expected a name like family:size"),
+        ("[[model]]\nname = 'a:1'", "sources of model 1"),
+        ("[[model]]\nname = 'a:1'\nsources = []", "at least one"),
+        ("[[model]]\nname = 'a:1'\nsources = [5]", "a source of model 1"),
+        ("[[model]]\nname = 'a:1'\nsources = [{kind = 'ftp'}]", "hub, pypi, url"),
+        ("[[model]]\nname = 'a:1'\nsources = [{kind = ['hub']}]", "hub, pypi, url"),
+        ("[[model]]\nname = 'a:1'\nsources = [{kind = 'hub', repo = 5}]", "repo of a source"),
+        ("[[model]]\nname = 'a:1'\nfile = '../x.gguf'\nsources = ['hf:a/b']", "file of model 1"),
+        ("[[model]]\nname = 'a:1'\nn_bytes = true\nsources = ['hf:a/b']", "n_bytes of model 1"),
+        ("[[model]]\nname = 'a:1'\ncolour = 1\nsources = ['hf:a/b']", "'colour'"),
+        ("[[model]]\nname = 'a:1'\nsources = ['hf:a/b']\n" * 2, "'a:1' twice"),
+        ("\xff", "is not UTF-8"),
+    ],
+)
+def test_a_users_catalog_that_is_wrong_says_where(own: Path, text: str, said: str) -> None:
+    own.write_bytes(text.encode("latin-1"))
+    with pytest.raises(UsageError) as raised:
+        catalog.read()
+    assert said in str(raised.value) and str(own) in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "'smollm2:135m'",
+        "'hf:org'",
+        "{kind = 'hub'}",
+        "{kind = 'hub', repo = '../x'}",
+        "{kind = 'hub', repo = 'a/b', colour = 'red'}",
+        "{kind = 'url', url = 'file:///etc/passwd'}",
+        "{kind = 'url', url = 'http://host/x.gguf'}",
+        "{kind = 'pypi', packages = []}",
+        "{kind = 'pypi', packages = ['good', '--index-url=x']}",
+        "{kind = 'pypi', packages = ['a', 'b'], members = ['c']}",
+    ],
+)
+def test_a_source_that_is_none_is_refused_when_it_is_asked_for(own: Path, source: str) -> None:
+    own.write_text(f"[[model]]\nname = 'a:1'\nsources = [{source}]", encoding="utf-8")
+    entry = catalog.read()["a:1"]
+    with pytest.raises(UsageError):
+        _ = entry.sources
 
 
 NAMES = ["smollm2:135m", "smollm2:360m", "gemma3:270m", "gemma3:270m-it", "qwen3:4b"]

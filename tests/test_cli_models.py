@@ -76,7 +76,10 @@ def test_the_version_is_the_projects(environment: dict[str, str]) -> None:
     ("arguments", "heavy"),
     [
         (["--version"], {"typer", "rich", "localllm.cli", "argparse", "importlib.metadata"}),
-        (["--help"], {"typer", "rich", "localllm.store", "numpy", "jinja2", "huggingface_hub"}),
+        (
+            ["--help"],
+            {"typer", "rich", "localllm.models.store", "numpy", "jinja2", "huggingface_hub"},
+        ),
         (["ls"], {"rich", "numpy", "jinja2", "huggingface_hub", "httpx2", "pydantic"}),
     ],
 )
@@ -190,7 +193,7 @@ def test_a_folder_that_cannot_be_written_is_a_sentence(
 def test_a_defect_of_ours_shows_its_traceback_only_when_asked(environment: dict[str, str]) -> None:
     script = """
 import sys
-from localllm import store
+from localllm.models import store
 from localllm.cli import app
 def broken(): raise RuntimeError("a wheel came off")
 store.stored_models = broken

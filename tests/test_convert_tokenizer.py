@@ -29,11 +29,11 @@ from tokenizer_cases import (
 from tokenizers import Tokenizer
 
 from localllm import engines
+from localllm.answer.template import load_template
 from localllm.convert.from_checkpoint import convert_checkpoint
 from localllm.convert.pre_tokenizers import KNOWN
 from localllm.engines.base import ModelFile
 from localllm.errors import EngineError, IntegrityError
-from localllm.template import load_template
 
 QWEN = next(model for model in TINY_MODELS if model.name == "qwen3")
 N_STRINGS = 2000
@@ -530,7 +530,7 @@ def test_any_value_anywhere_is_an_error_or_a_model(name: str, tmp_path: Path) ->
         whole["post_processor"] = {"type": "TemplateProcessing", "single": single}
     if name == "config":
         whole["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [32, 32]}
-    n_made = 0
+    n_made = n_refused = 0
     for at in places(whole):
         for odd in ODD:
             write_json(path, replaced(whole, at, odd))
@@ -538,9 +538,10 @@ def test_any_value_anywhere_is_an_error_or_a_model(name: str, tmp_path: Path) ->
                 convert_checkpoint(folder, tmp_path / "made.gguf", "F16")
                 n_made += 1
             except (IntegrityError, EngineError):
+                n_refused += 1
                 continue
             engines.open_model(tmp_path / "made.gguf").close()
-    assert n_made > 0
+    assert n_made > 0 and n_refused > 0
 
 
 def test_a_changed_sentencepiece_file_is_an_error_or_a_vocabulary(tmp_path: Path) -> None:
@@ -549,11 +550,15 @@ def test_a_changed_sentencepiece_file_is_an_error_or_a_vocabulary(tmp_path: Path
     raw = checkpoints.spm_model(SPM, prefix=True)
     path = tmp_path / "tokenizer.model"
     chance = np.random.default_rng(4)
+    n_read = n_refused = 0
     for at in chance.integers(0, len(raw), 2000).tolist():
         cut = raw[:at] if at % 3 == 0 else raw[:at] + chance.bytes(1) + raw[at + 1 :]
         path.write_bytes(cut)
         try:
             vocabulary = read_tokenizer_model(path)
         except IntegrityError:
+            n_refused += 1
             continue
+        n_read += 1
         assert len(vocabulary.tokens) == len(vocabulary.types) == len(vocabulary.scores or [])
+    assert n_read > 0 and n_refused > 0

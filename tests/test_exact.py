@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from exact_fma import fma, tree16
+from native_structs import AttendChunk, AttendState, Kernels
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -20,65 +21,9 @@ Halves = npt.NDArray[np.float16]
 
 CHUNK = 64
 Q8_0, Q4_0 = 1, 2  # of enum kv_type
-N_QUANTS = 16
-
-
-class ChunkStruct(ctypes.Structure):
-    """attend_chunk of native/kernels/kernels.h."""
-
-    _fields_ = (
-        ("k", ctypes.c_void_p),
-        ("v", ctypes.c_void_p),
-        ("head_dim", ctypes.c_size_t),
-        ("k_type", ctypes.c_int),  # 0: F16
-        ("v_type", ctypes.c_int),
-        ("next_k", ctypes.c_void_p),
-        ("next_v", ctypes.c_void_p),
-    )
-
-
-class StateStruct(ctypes.Structure):
-    """attend_state of native/kernels/kernels.h."""
-
-    _fields_ = (("m", ctypes.c_float), ("l", ctypes.c_float), ("o", ctypes.c_void_p))
 
 
 POINTER, SIZE, FLOAT = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_float
-CHUNK_POINTER, STATE_POINTER = ctypes.POINTER(ChunkStruct), ctypes.POINTER(StateStruct)
-
-
-class KernelsStruct(ctypes.Structure):
-    """kernels of native/kernels/kernels.h."""
-
-    _fields_ = (
-        ("name", ctypes.c_char_p),
-        ("is_available", ctypes.CFUNCTYPE(ctypes.c_bool)),
-        ("matmul", POINTER * N_QUANTS),
-        ("quantize", POINTER),
-        ("rms_norm", ctypes.CFUNCTYPE(None, POINTER, POINTER, FLOAT, POINTER, SIZE)),
-        ("add", ctypes.CFUNCTYPE(None, POINTER, POINTER, SIZE)),
-        ("silu_mul", ctypes.CFUNCTYPE(None, POINTER, POINTER, POINTER, SIZE)),
-        ("gelu_mul", ctypes.CFUNCTYPE(None, POINTER, POINTER, POINTER, SIZE)),
-        ("to_f16", ctypes.CFUNCTYPE(None, POINTER, POINTER, SIZE)),
-        ("largest", POINTER),
-        ("sum_weights", POINTER),
-        (
-            "attend",
-            ctypes.CFUNCTYPE(
-                None,
-                CHUNK_POINTER,
-                POINTER,
-                SIZE,
-                SIZE,
-                FLOAT,
-                POINTER,
-                POINTER,
-                STATE_POINTER,
-                POINTER,
-            ),
-        ),
-        ("attend_merge", ctypes.CFUNCTYPE(None, STATE_POINTER, STATE_POINTER, SIZE)),
-    )
 
 
 @pytest.fixture(scope="module")
@@ -107,17 +52,17 @@ def lib(internals: ctypes.CDLL) -> ctypes.CDLL:
     internals.exact_rms_norm.argtypes = [POINTER, POINTER, FLOAT, POINTER, SIZE]
     internals.exact_rms_norm.restype = None
     internals.kernels_find.argtypes = [ctypes.c_char_p]
-    internals.kernels_find.restype = ctypes.POINTER(KernelsStruct)
-    internals.kernels_matmul.argtypes = [ctypes.POINTER(KernelsStruct), ctypes.c_int]
+    internals.kernels_find.restype = ctypes.POINTER(Kernels)
+    internals.kernels_matmul.argtypes = [ctypes.POINTER(Kernels), ctypes.c_int]
     internals.kernels_matmul.restype = ctypes.c_void_p
     return internals
 
 
 @pytest.fixture(scope="module")
-def scalar(lib: ctypes.CDLL) -> KernelsStruct:
+def scalar(lib: ctypes.CDLL) -> Kernels:
     found = lib.kernels_find(b"scalar")
     assert found
-    scalar: KernelsStruct = found.contents
+    scalar: Kernels = found.contents
     return scalar
 
 
@@ -132,10 +77,10 @@ def worst(got: Doubles, expected: Doubles) -> float:
 # ---- the list of kernels ----------------------------------------------------------------------
 
 
-def test_the_list_of_kernels(lib: ctypes.CDLL, scalar: KernelsStruct) -> None:
+def test_the_list_of_kernels(lib: ctypes.CDLL, scalar: Kernels) -> None:
     assert scalar.name == b"scalar"
     assert not lib.kernels_find(b"no such kernels")
-    listed = (ctypes.POINTER(KernelsStruct) * 8).in_dll(lib, "kernels_list")
+    listed = (ctypes.POINTER(Kernels) * 8).in_dll(lib, "kernels_list")
     names = []
     for entry in listed:
         if not entry:
@@ -148,11 +93,9 @@ def test_the_list_of_kernels(lib: ctypes.CDLL, scalar: KernelsStruct) -> None:
         assert bool(lib.kernels_find(k.name)) == (k.name in usable)
 
 
-def test_a_missing_matmul_falls_back_to_the_scalar_one(
-    lib: ctypes.CDLL, scalar: KernelsStruct
-) -> None:
+def test_a_missing_matmul_falls_back_to_the_scalar_one(lib: ctypes.CDLL, scalar: Kernels) -> None:
     assert all(scalar.matmul)
-    own = KernelsStruct.from_buffer_copy(scalar)
+    own = Kernels.from_buffer_copy(scalar)
     own.matmul[3] = None
     own.matmul[4] = scalar.matmul[5]
     assert lib.kernels_matmul(ctypes.byref(own), 3) == scalar.matmul[3]
@@ -182,7 +125,7 @@ def test_every_bf16_widens_by_its_bits(lib: ctypes.CDLL) -> None:
     np.testing.assert_array_equal(np.array(back, np.uint16), bits[~nan])
 
 
-def test_f32_narrows_to_f16_like_numpy(scalar: KernelsStruct) -> None:
+def test_f32_narrows_to_f16_like_numpy(scalar: Kernels) -> None:
     """Random bits, and around every f16 number and every midpoint between two of them."""
     rng = np.random.default_rng(1)
     halves = np.arange(0x7C01, dtype=np.uint16).view(np.float16).astype(np.float64)
@@ -347,7 +290,7 @@ def test_sum_of_squares_has_the_written_order(lib: ctypes.CDLL, n: int) -> None:
 
 
 @pytest.mark.parametrize("n", [1, 63, 64, 640])
-def test_rms_norm(lib: ctypes.CDLL, scalar: KernelsStruct, n: int) -> None:
+def test_rms_norm(lib: ctypes.CDLL, scalar: Kernels, n: int) -> None:
     rng = np.random.default_rng(n)
     x, weight = (rng.normal(size=n).astype(np.float32) for _ in range(2))
     eps = float(np.float32(1e-5))
@@ -360,7 +303,7 @@ def test_rms_norm(lib: ctypes.CDLL, scalar: KernelsStruct, n: int) -> None:
     np.testing.assert_array_equal(y, plain * weight)
 
 
-def test_elementwise_kernels(lib: ctypes.CDLL, scalar: KernelsStruct) -> None:
+def test_elementwise_kernels(lib: ctypes.CDLL, scalar: Kernels) -> None:
     rng = np.random.default_rng(9)
     gate, up = (rng.normal(size=77).astype(np.float32) for _ in range(2))
     y = up.copy()
@@ -452,17 +395,17 @@ class Chunk:
         self.v: Halves = rng.normal(size=(CHUNK, head_dim)).astype(np.float16)
 
     def attend(
-        self, scalar: KernelsStruct, q: Floats, spans: list[tuple[int, int]], scale: float
-    ) -> tuple[list[StateStruct], Floats]:
+        self, scalar: Kernels, q: Floats, spans: list[tuple[int, int]], scale: float
+    ) -> tuple[list[AttendState], Floats]:
         """Row r of q attends to the positions of spans[r]; o is [n_rows, head_dim]."""
         n_rows = len(spans)
         o = np.full((n_rows, self.head_dim), np.nan, np.float32)
-        states = (StateStruct * n_rows)()
+        states = (AttendState * n_rows)()
         for r in range(n_rows):
             states[r].o = o[r].ctypes.data
         first = np.array([a for a, _ in spans], np.uint8)
         last = np.array([b for _, b in spans], np.uint8)
-        chunk = ChunkStruct(self.k.ctypes.data, self.v.ctypes.data, self.head_dim)
+        chunk = AttendChunk(self.k.ctypes.data, self.v.ctypes.data, self.head_dim)
         scalar.attend(
             ctypes.byref(chunk),
             q.ctypes.data,
@@ -483,7 +426,7 @@ def softmax_average(scores: Doubles, v: Doubles) -> Doubles:
 
 
 @pytest.mark.parametrize("head_dim", [8, 64, 80, 256])
-def test_attend_is_softmax_attention(scalar: KernelsStruct, head_dim: int) -> None:
+def test_attend_is_softmax_attention(scalar: Kernels, head_dim: int) -> None:
     chunk = Chunk(head_dim, head_dim)
     spans = [(0, 1), (0, 64), (63, 64), (5, 37), (17, 18), (30, 64)]
     rng = np.random.default_rng(10)
@@ -498,7 +441,7 @@ def test_attend_is_softmax_attention(scalar: KernelsStruct, head_dim: int) -> No
         assert abs(o[r] / np.float64(states[r].l) - expected).max() < 2e-6 * abs(v).max()
 
 
-def test_attend_has_the_written_bits(lib: ctypes.CDLL, scalar: KernelsStruct) -> None:
+def test_attend_has_the_written_bits(lib: ctypes.CDLL, scalar: Kernels) -> None:
     chunk = Chunk(8, 11)
     q = np.random.default_rng(11).normal(size=(1, 8)).astype(np.float32)
     scale, (a, b) = np.float32(0.3), (3, 41)
@@ -521,7 +464,7 @@ def test_attend_has_the_written_bits(lib: ctypes.CDLL, scalar: KernelsStruct) ->
     np.testing.assert_array_equal(o[0], np.array(weighted))
 
 
-def test_merged_chunks_are_one_attention(scalar: KernelsStruct) -> None:
+def test_merged_chunks_are_one_attention(scalar: Kernels) -> None:
     head_dim, n_chunks, scale = 64, 4, 0.125
     chunks = [Chunk(head_dim, 20 + i) for i in range(n_chunks)]
     q = np.random.default_rng(12).normal(size=(1, head_dim)).astype(np.float32) * 4
@@ -538,7 +481,7 @@ def test_merged_chunks_are_one_attention(scalar: KernelsStruct) -> None:
     assert abs(o[0] / np.float64(into.l) - expected).max() < 2e-6 * float(abs(v).max())
 
 
-def test_merge_has_the_written_bits(lib: ctypes.CDLL, scalar: KernelsStruct) -> None:
+def test_merge_has_the_written_bits(lib: ctypes.CDLL, scalar: Kernels) -> None:
     rng = np.random.default_rng(13)
     maxima = rng.normal(size=(50, 2)).astype(np.float32)
     maxima[0], maxima[1] = (1, 1), (100, -100)
@@ -546,8 +489,8 @@ def test_merge_has_the_written_bits(lib: ctypes.CDLL, scalar: KernelsStruct) -> 
         l_into, l_from = rng.uniform(1, 64, 2).astype(np.float32)
         o_into, o_from = (rng.normal(size=8).astype(np.float32) for _ in range(2))
         before = o_into.copy()
-        into = StateStruct(m_into, l_into, o_into.ctypes.data)
-        source = StateStruct(m_from, l_from, o_from.ctypes.data)
+        into = AttendState(m_into, l_into, o_into.ctypes.data)
+        source = AttendState(m_from, l_from, o_from.ctypes.data)
         scalar.attend_merge(ctypes.byref(into), ctypes.byref(source), 8)
         m = max(m_into, m_from)
         a, b = (np.float32(lib.exact_exp(float(v - m))) for v in (m_into, m_from))

@@ -17,14 +17,17 @@ import pytest
 from conftest import ROOT
 from hollow_models import HUGE, Hollow, write_hollow
 
-from localllm import alternatives, catalog, disk, engines, fitting, model, paging, usage
+from localllm import disk, engines
+from localllm.answer import model
 from localllm.cli import app
 from localllm.engines.base import EngineOptions
 from localllm.errors import DoesNotFitError
-from localllm.memory import Counts, Limit
-from localllm.sources import Silent
+from localllm.memory import alternatives, fit, paging, process
+from localllm.memory.limits import Counts, Limit
+from localllm.memory.verdict import Fit, judge, settle_options
+from localllm.models import catalog
+from localllm.models.sources import Silent
 from localllm.units import format_bytes
-from localllm.verdict import Fit, judge, settle_options
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -207,9 +210,9 @@ def test_forty_gigabytes_are_judged_by_their_header(
 # ---- three verdicts ------------------------------------------------------------------------------
 
 
-def report_of(path: Path, limits: list[Limit], ctx: int = 0) -> fitting.Report:
-    with fitting.find(str(path), offline=True, progress=Silent()) as subject:
-        return fitting.report(subject, EngineOptions(n_ctx=ctx), limits, usage.TYPICAL)
+def report_of(path: Path, limits: list[Limit], ctx: int = 0) -> fit.Report:
+    with fit.find(str(path), offline=True, progress=Silent()) as subject:
+        return fit.report(subject, EngineOptions(n_ctx=ctx), limits, process.TYPICAL)
 
 
 def test_the_three_verdicts(large: Path) -> None:
@@ -391,7 +394,7 @@ def test_adapt_says_what_it_passed_over(
     here, or fewer threads would do."""
     limits = [Limit("--budget", 420 * MIB, Counts.resident)]
     monkeypatch.setattr(model, "find_limits", lambda budget: limits)
-    monkeypatch.setattr(usage, "measure", lambda: usage.TYPICAL)
+    monkeypatch.setattr(process, "measure", lambda: process.TYPICAL)
     asked = {"ctx": 512, "threads": 200}
     with pytest.raises(DoesNotFitError) as raised:
         model.load(large, **asked)

@@ -19,14 +19,16 @@ import pytest
 from hollow_models import Hollow, write_hollow
 from local_server import Server
 
-from localllm import catalog, engines, fitting, quants, usage
+from localllm import engines
 from localllm.cli import app, fit_tables
 from localllm.engines.base import EngineOptions
-from localllm.kv_types import KEYS_LIKE, PAIRS, PLAIN, VALUES_LIKE, KvPair
-from localllm.memory import Counts, Limit
-from localllm.need import Need
-from localllm.sources import Silent
-from localllm.verdict import Fit, Verdict
+from localllm.memory import fit, process
+from localllm.memory.kv_types import KEYS_LIKE, PAIRS, PLAIN, VALUES_LIKE, KvPair
+from localllm.memory.limits import Counts, Limit
+from localllm.memory.need import Need
+from localllm.memory.verdict import Fit, Verdict
+from localllm.models import catalog, quants
+from localllm.models.sources import Silent
 
 MIB = 1 << 20
 
@@ -60,10 +62,10 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     server.close()
 
 
-def judged(path: Path, left: int, asked: EngineOptions) -> fitting.Report:
+def judged(path: Path, left: int, asked: EngineOptions) -> fit.Report:
     limits = [Limit("--budget", left, Counts.resident)]
-    with fitting.find(str(path), offline=True, progress=Silent()) as subject:
-        return fitting.report(subject, asked, limits, usage.TYPICAL)
+    with fit.find(str(path), offline=True, progress=Silent()) as subject:
+        return fit.report(subject, asked, limits, process.TYPICAL)
 
 
 # ---- what is judged ------------------------------------------------------------------------------
@@ -152,7 +154,7 @@ def test_the_best_is_what_fits_and_loses_least(path: Path) -> None:
         fits = [c for c in found.shown if c.n_ctx == n_ctx and c.verdict.fits]
         assert (n_ctx in found.best) == bool(fits)
         assert not fits or found.best[n_ctx] in fits
-        assert all(fitting.loss(found.best[n_ctx]) <= fitting.loss(c) for c in fits)
+        assert all(fit.loss(found.best[n_ctx]) <= fit.loss(c) for c in fits)
     assert found.best[2048].variant.quant == found.best[8192].variant.quant == "F16"
     nothing = judged(path, MIB, EngineOptions(n_ctx=8192))
     assert nothing.best == {} and len(nothing.shown) == len(found.shown)
@@ -161,8 +163,8 @@ def test_the_best_is_what_fits_and_loses_least(path: Path) -> None:
 NOTHING = Verdict(Need((), n_ctx=1, n_threads=1), Fit.fits, None)
 
 
-def cell_of(quant: str, kv: KvPair = PLAIN, made_of: str | None = None) -> fitting.Cell:
-    return fitting.Cell(fitting.Variant(quant, 1, quant, made_of=made_of), kv, NOTHING, "")
+def cell_of(quant: str, kv: KvPair = PLAIN, made_of: str | None = None) -> fit.Cell:
+    return fit.Cell(fit.QuantChoice(quant, 1, quant, made_of=made_of), kv, NOTHING, "")
 
 
 def test_a_run_is_as_good_as_the_coarsest_of_its_parts() -> None:
@@ -172,16 +174,16 @@ def test_a_run_is_as_good_as_the_coarsest_of_its_parts() -> None:
         cell_of("Q6_K"), cell_of("F16", mixed), cell_of("Q5_K_M"), cell_of("Q5_K_M", mixed),
         cell_of("Q4_K_M"), cell_of("Q3_K_M"), cell_of("F16", four),
     ]  # fmt: skip
-    losses = [fitting.loss(cell) for cell in best_first]
+    losses = [fit.loss(cell) for cell in best_first]
     assert losses == sorted(losses)
 
 
 def test_what_is_made_of_a_file_is_no_better_than_the_file() -> None:
     own = cell_of("Q4_1")
     for quant in quants.BY_NAME:
-        assert fitting.loss(own) < fitting.loss(cell_of(quant, made_of="Q4_1"))
+        assert fit.loss(own) < fit.loss(cell_of(quant, made_of="Q4_1"))
     made = cell_of("Q8_0", made_of="F16")
-    assert fitting.loss(made) == fitting.loss(cell_of("Q8_0"))
+    assert fit.loss(made) == fit.loss(cell_of("Q8_0"))
 
 
 def test_every_type_is_like_a_quant_that_there_is() -> None:
@@ -245,7 +247,7 @@ def hold_against(text: str, said: dict[str, Any]) -> None:
 @pytest.fixture
 def steady(monkeypatch: pytest.MonkeyPatch) -> None:
     """This process takes the same in two calls."""
-    monkeypatch.setattr(usage, "measure", lambda: usage.TYPICAL)
+    monkeypatch.setattr(process, "measure", lambda: process.TYPICAL)
 
 
 def say_twice(capfd: pytest.CaptureFixture[str], *arguments: str) -> tuple[str, dict[str, Any]]:

@@ -13,8 +13,14 @@ import pytest
 import scripted_models
 
 import localllm
+from localllm.answer.generate import (
+    ReasoningSplitter,
+    StopStrings,
+    Timeline,
+    Utf8Joiner,
+    longest_tail,
+)
 from localllm.errors import ContextFullError, ModelNotFoundError, UsageError
-from localllm.generate import ReasoningSplitter, StopStrings, Timeline, Utf8Joiner, longest_tail
 from localllm.sampling import Sampling, seeded, settled
 
 QUESTION = [{"role": "user", "content": "q"}]

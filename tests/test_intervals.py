@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from localllm.intervals import Interval, paired_ratio, relative_spread, unpaired_ratio
+from localllm.speed.intervals import Interval, paired_ratio, relative_spread, unpaired_ratio
 
 
 def test_the_spread_is_the_median_distance_from_the_median() -> None:

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 import localllm
-from localllm import usage
 from localllm.engines.base import EngineOptions, Plan
 from localllm.errors import DoesNotFitError
-from localllm.memory import Counts, Limit, find_limits
-from localllm.need import (
+from localllm.memory import process
+from localllm.memory.limits import Counts, Limit, find_limits
+from localllm.memory.need import (
     GROWTH_ANONYMOUS_BYTES,
     GROWTH_FILE_BYTES,
     GROWTH_RESERVED_BYTES,
@@ -27,8 +27,8 @@ from localllm.need import (
     Need,
     need_of,
 )
-from localllm.usage import Usage
-from localllm.verdict import Fit, Verdict, choose_options, judge
+from localllm.memory.process import Usage
+from localllm.memory.verdict import Fit, Verdict, choose_options, judge
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -537,7 +537,7 @@ def test_where_no_limit_can_be_read_everything_fits() -> None:
 def test_a_budget_bounds_the_context_and_refuses_what_is_asked(
     scripts: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(usage, "measure", lambda: BEFORE)  # this process grows meanwhile
+    monkeypatch.setattr(process, "measure", lambda: BEFORE)  # this process grows meanwhile
     load: Callable[..., localllm.Model] = localllm.load
     with load(scripts["endless"], ctx=131072) as model:
         kv = next(part for part in model.need().components if part.name == "kv cache")
@@ -564,18 +564,18 @@ def test_a_budget_bounds_the_context_and_refuses_what_is_asked(
 
 
 def test_usage_of_this_process() -> None:
-    found = usage.measure()
+    found = process.measure()
     assert found is not None
     total = found.anonymous_bytes + found.file_bytes
     assert 4 * MIB < found.anonymous_bytes < total <= found.peak_bytes + MIB
-    assert usage.measure(Path("/nowhere")) is None
-    assert usage.mapped_bytes([Path("/nowhere")]) == 0
+    assert process.measure(Path("/nowhere")) is None
+    assert process.mapped_bytes([Path("/nowhere")]) == 0
 
 
 def test_the_resident_part_of_a_mapping(tmp_path: Path) -> None:
     path = tmp_path / "with a space"
     path.write_bytes(bytes(8 * MIB))
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-        assert usage.mapped_bytes([path]) == 0
+        assert process.mapped_bytes([path]) == 0
         assert sum(mapped[:: mmap.PAGESIZE]) == 0
-        assert usage.mapped_bytes([path]) == 8 * MIB
+        assert process.mapped_bytes([path]) == 8 * MIB

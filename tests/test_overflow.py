@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from localllm.answer.overflow import leave_out, window
+from localllm.answer.template import Message
 from localllm.cli import app
-from localllm.overflow import leave_out, window
-from localllm.template import Message
 
 
 def talk(n_turns: int, system: bool = True) -> list[Message]:

@@ -18,11 +18,12 @@ import pytest
 from conftest import ROOT
 from golden.tiny_models import N_VOCAB, TINY_MODELS, hash_words, write_gguf
 
-from localllm import _native, engines, prefixes
+from localllm import _native, engines
+from localllm.answer import prefixes
+from localllm.answer.generate import Timeline
+from localllm.answer.prefixes import BLOCK_TOKENS, HEADER, LEAST_TOKENS, Prefixes
 from localllm.cli import app
 from localllm.engines.base import EngineOptions
-from localllm.generate import Timeline
-from localllm.prefixes import BLOCK_TOKENS, HEADER, LEAST_TOKENS, Prefixes
 
 N_TOKENS = 700
 IDS = [int(word % np.uint64(N_VOCAB)) for word in hash_words(77, N_TOKENS)]

@@ -22,8 +22,9 @@ from golden.tiny_models import TINY_MODELS, TinyModel, write_gguf
 from hollow_models import Hollow, write_hollow
 from local_server import COMMIT, Fault, Server
 
-from localllm import acquire, budget, engines, fetch, need, store
+from localllm import engines
 from localllm.cli import app
+from localllm.cli.pull import command as pull_command
 from localllm.convert import from_checkpoint
 from localllm.engines.base import EngineOptions
 from localllm.errors import (
@@ -33,6 +34,10 @@ from localllm.errors import (
     NetworkError,
     UsageError,
 )
+from localllm.memory import choose_quant, need
+from localllm.models import download, pull, store
+from localllm.models.resolve import resolve
+from localllm.models.sources import Progress, Silent
 
 REPO = "org/tiny"
 PLAIN = {
@@ -68,7 +73,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         monkeypatch.delenv(name, raising=False)
     for name in ("DATA", "CACHE"):
         monkeypatch.setenv(f"XDG_{name}_HOME", str(tmp_path / name.lower()))
-    monkeypatch.setattr(fetch, "BACKOFF_SECONDS", 0.0)
+    monkeypatch.setattr(download, "BACKOFF_SECONDS", 0.0)
     server = Server()
     server.become_hub(monkeypatch)
     yield server
@@ -114,7 +119,7 @@ def test_a_split_model_is_one_model(hub: Server, tiny: dict[str, bytes]) -> None
     files = split_files(tiny)
     hub.add_repository(REPO, files | {"tiny-Q4_0.gguf": tiny["small"]})
     notebook = Notebook()
-    model = acquire.pull_model(f"hf:{REPO}", quant="q8_0", progress=notebook).model
+    model = pull.pull_model(f"hf:{REPO}", quant="q8_0", progress=notebook).model
     assert (model.name, model.verified, model.revision) == (f"hf:{REPO}:Q8_0", True, COMMIT)
     assert {path.name: path.read_bytes() for path in model.paths} == {
         name.split("/")[1]: data for name, data in files.items()
@@ -126,13 +131,13 @@ def test_a_split_model_is_one_model(hub: Server, tiny: dict[str, bytes]) -> None
     assert model.n_bytes == total and {start[0] for start in notebook.starts} == {total}
     assert [done for _, done in notebook.starts] == sorted({done for _, done in notebook.starts})
     assert store.stored_models() == {model.name: model}
-    assert store.resolve(f"hf:{REPO}", offline=True) == model.path
-    assert acquire.pull_model(f"hf:{REPO}:Q8_0").was_here
+    assert resolve(f"hf:{REPO}", offline=True) == model.path
+    assert pull.pull_model(f"hf:{REPO}:Q8_0").was_here
     engines.open_model(model.path).close()
 
     model.paths[1].unlink()
     assert store.stored_models() == {}
-    assert not acquire.pull_model(f"hf:{REPO}:Q8_0").was_here
+    assert not pull.pull_model(f"hf:{REPO}:Q8_0").was_here
     first = next(iter(files))
     assert len(hub.gets(f"/far/{REPO}/{first}")) == 1, "what was here is not sent again"
     store.remove_model(model)
@@ -143,11 +148,11 @@ def test_a_cut_split_pull_goes_on_where_it_stopped(hub: Server, tiny: dict[str, 
     files = split_files(tiny)
     hub.add_repository(REPO, files)
     first, second, *_ = files
-    hub.pages[f"/far/{REPO}/{second}"].faults = [Fault(cut_at=50)] * fetch.ATTEMPTS
+    hub.pages[f"/far/{REPO}/{second}"].faults = [Fault(cut_at=50)] * download.ATTEMPTS
     with pytest.raises(NetworkError):
-        acquire.pull_model(f"hf:{REPO}:Q8_0")
+        pull.pull_model(f"hf:{REPO}:Q8_0")
     assert store.stored_models() == {}
-    assert acquire.pull_model(f"hf:{REPO}:Q8_0").model.n_bytes == sum(map(len, files.values()))
+    assert pull.pull_model(f"hf:{REPO}:Q8_0").model.n_bytes == sum(map(len, files.values()))
     assert len(hub.gets(f"/far/{REPO}/{first}")) == 1
     assert file_bytes_sent(hub, pulls=2) == sum(map(len, files.values()))
     assert not [name for name in left() if name.startswith(".")]
@@ -159,10 +164,10 @@ def test_a_wrong_part_is_removed_and_fetched_again(hub: Server, tiny: dict[str, 
     far = hub.pages[f"/far/{REPO}/{list(files)[1]}"]
     right, far.data = far.data, bytes(len(far.data))
     with pytest.raises(IntegrityError, match="sha256"):
-        acquire.pull_model(f"hf:{REPO}:Q8_0")
+        pull.pull_model(f"hf:{REPO}:Q8_0")
     assert store.stored_models() == {}
     far.data = right
-    assert acquire.pull_model(f"hf:{REPO}:Q8_0").model.verified
+    assert pull.pull_model(f"hf:{REPO}:Q8_0").model.verified
 
 
 def test_parts_that_do_not_belong_together_are_not_kept(
@@ -172,7 +177,7 @@ def test_parts_that_do_not_belong_together_are_not_kept(
     files = split_files(tiny) | {names[1]: split_files(tiny)[names[2]]}
     hub.add_repository(REPO, files)
     with pytest.raises(IntegrityError, match=r"00002-of-.*split.no is 2, but 1 is expected"):
-        acquire.pull_model(f"hf:{REPO}:Q8_0")
+        pull.pull_model(f"hf:{REPO}:Q8_0")
     assert left() == []
 
 
@@ -183,7 +188,7 @@ def test_killed_while_the_files_get_their_names(
     """The process dies just before the manifest, or after some files: not here until all are."""
     script = f"""
 import os, pathlib, signal, sys
-from localllm import acquire, store
+from localllm.models import pull, store
 move, moved = pathlib.Path.replace, []
 def counting(path, target):
     if pathlib.Path(target).parent == store.models_folder() and str(target).endswith(".gguf"):
@@ -191,7 +196,7 @@ def counting(path, target):
         if len(moved) > {n_moved}: os.kill(os.getpid(), signal.SIGKILL)
     return move(path, target)
 pathlib.Path.replace = counting
-acquire.pull_model("hf:{REPO}:Q8_0")
+pull.pull_model("hf:{REPO}:Q8_0")
 os.kill(os.getpid(), signal.SIGKILL)
 """
     files = split_files(tiny)
@@ -201,7 +206,7 @@ os.kill(os.getpid(), signal.SIGKILL)
     ended = subprocess.run([sys.executable, "-c", script], env=environment, check=False, timeout=30)
     assert ended.returncode == -signal.SIGKILL
     assert bool(store.stored_models()) == (n_moved == 3)
-    pulled = acquire.pull_model(f"hf:{REPO}:Q8_0")
+    pulled = pull.pull_model(f"hf:{REPO}:Q8_0")
     assert pulled.was_here == (n_moved == 3)
     assert [path.read_bytes() for path in pulled.model.paths] == list(files.values())
     assert all(len(hub.gets(f"/far/{REPO}/{name}")) == 1 for name in files)
@@ -214,13 +219,13 @@ def test_a_repository_that_lacks_a_part(hub: Server, tiny: dict[str, bytes]) -> 
     del files[gone]
     hub.add_repository(REPO, files)
     with pytest.raises(IntegrityError, match=f"lacks 1 of the .* files of this model: {gone}"):
-        acquire.pull_model(f"hf:{REPO}:Q8_0")
+        pull.pull_model(f"hf:{REPO}:Q8_0")
 
 
 def test_two_repositories_with_one_split_name(hub: Server, tiny: dict[str, bytes]) -> None:
     for repo in (REPO, "other/tiny"):
         hub.add_repository(repo, split_files(tiny))
-        engines.open_model(acquire.pull_model(f"hf:{repo}").model.path).close()
+        engines.open_model(pull.pull_model(f"hf:{repo}").model.path).close()
     assert len(store.stored_models()) == 2
 
 
@@ -236,21 +241,28 @@ def test_split_files_that_somebody_put_here(hub: Server, tiny: dict[str, bytes])
     (model,) = store.stored_models().values()
     assert (model.name, model.n_bytes) == ("tiny-Q8_0", sum(map(len, files.values())))
     # Any file's path stands for the whole.
-    local = acquire.pull_model(str(folder / name)).model
+    local = pull.pull_model(str(folder / name)).model
     assert local.n_bytes == model.n_bytes
     store.remove_model(model)
     assert left() == []
 
 
-@pytest.mark.parametrize("file", ["../out.gguf", ".hidden.gguf", "a/b.gguf", 7, None])
+@pytest.mark.parametrize("file", ["../out.gguf", ".hidden.gguf", "a/b.gguf", "", 7, None])
 def test_a_manifest_never_leads_out_of_the_folder(hub: Server, file: object) -> None:
+    """The file that it names is there and has the right size: only its name speaks against it.
+
+    Such a manifest counts as none, so the model is the one file beside it.
+    """
     path = store.models_folder() / "m.gguf"
-    path.parent.mkdir(parents=True)
+    (path.parent / "a").mkdir(parents=True)
     path.write_bytes(b"GGUF")
-    fields = {"name": "m", "n_bytes": 4, "parts": [{"file": file, "n_bytes": 4}]}
+    named = path.parent / str(file)
+    if not named.is_dir():
+        named.write_bytes(b"GGUF")
+    fields = {"name": "other", "n_bytes": 4, "parts": [{"file": file, "n_bytes": 4}]}
     store.manifest_path(path).write_text(json.dumps(fields))
-    for model in store.stored_models().values():
-        assert all(p.parent == path.parent for p in model.paths)
+    assert store.stored_models()["m"].paths == [path]
+    assert "other" not in store.stored_models()
 
 
 # ---- a quant that nobody published ---------------------------------------------------------------
@@ -279,7 +291,7 @@ def test_a_checkpoint_becomes_the_quant_that_was_asked_for(
     folder = checkpoints.write_tiny(TINY_MODELS[0], tmp_path / "plain", "BF16", n_shards=2)
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
     hub.add_repository("org/Plain", files | {"pytorch_model.bin": b"pickle"})
-    model = acquire.pull_model("hf:org/Plain", quant=quant).model
+    model = pull.pull_model("hf:org/Plain", quant=quant).model
     from_checkpoint.convert_checkpoint(folder, tmp_path / "own.gguf", quant, name="Plain")
     assert model.path.read_bytes() == (tmp_path / "own.gguf").read_bytes()
     assert model.path.name == f"Plain-{quant}.gguf"
@@ -311,7 +323,7 @@ def test_a_quant_that_is_there_is_never_converted(
     hub: Server, tiny: dict[str, bytes], converter: list[dict[str, Any]]
 ) -> None:
     hub.add_repository(REPO, PLAIN | {"tiny-Q4_K_M.gguf": tiny["small"]})
-    assert acquire.pull_model(f"hf:{REPO}", quant="Q4_K_M").model.path.name == "tiny-Q4_K_M.gguf"
+    assert pull.pull_model(f"hf:{REPO}", quant="Q4_K_M").model.path.name == "tiny-Q4_K_M.gguf"
     assert converter == []
 
 
@@ -325,7 +337,7 @@ def test_a_quant_that_is_not_there_is_made(
 ) -> None:
     hub.add_repository(REPO, PLAIN | {"tiny-Q8_0.gguf": tiny["large"]})
     notebook = Notebook()
-    model = acquire.pull_model(name, quant=quant, progress=notebook).model
+    model = pull.pull_model(name, quant=quant, progress=notebook).model
     assert model.path.name == "tiny-Q4_K_M.gguf" and model.path.read_bytes() == tiny["small"]
     assert model.name == f"hf:{REPO}:Q4_K_M" and model.origin == f"hf:{REPO}, converted"
     assert model.sha256 == hashlib.sha256(tiny["small"]).hexdigest() and not model.verified
@@ -334,7 +346,7 @@ def test_a_quant_that_is_not_there_is_made(
     assert call["files"] == {n: d for n, d in PLAIN.items() if n != "pytorch_model.bin"}
     assert "no GGUF file of quant Q4_K_M: fetching its safetensors" in notebook.notes[0]
     assert not call["folder"].exists(), "the checkpoint is gone"
-    assert acquire.pull_model(f"hf:{REPO}:Q4_K_M").was_here
+    assert pull.pull_model(f"hf:{REPO}:Q4_K_M").was_here
 
 
 def test_a_cut_checkpoint_is_resumed_and_a_failed_conversion_keeps_it(
@@ -342,9 +354,9 @@ def test_a_cut_checkpoint_is_resumed_and_a_failed_conversion_keeps_it(
 ) -> None:
     hub.add_repository(REPO, PLAIN)
     page = hub.pages[f"/far/{REPO}/model.safetensors"]
-    page.faults = [Fault(cut_at=100)] * fetch.ATTEMPTS
+    page.faults = [Fault(cut_at=100)] * download.ATTEMPTS
     with pytest.raises(NetworkError):
-        acquire.pull_model(f"hf:{REPO}", quant="Q8_0")
+        pull.pull_model(f"hf:{REPO}", quant="Q8_0")
     works = from_checkpoint.convert_checkpoint
 
     def fails(*_: object, **__: object) -> None:
@@ -352,10 +364,10 @@ def test_a_cut_checkpoint_is_resumed_and_a_failed_conversion_keeps_it(
 
     monkeypatch.setattr(from_checkpoint, "convert_checkpoint", fails)
     with pytest.raises(IntegrityError, match="holds a NaN"):
-        acquire.pull_model(f"hf:{REPO}", quant="Q8_0")
+        pull.pull_model(f"hf:{REPO}", quant="Q8_0")
     assert left() == [] and converter == []
     monkeypatch.setattr(from_checkpoint, "convert_checkpoint", works)
-    acquire.pull_model(f"hf:{REPO}", quant="Q8_0")
+    pull.pull_model(f"hf:{REPO}", quant="Q8_0")
     assert file_bytes_sent(hub, pulls=3) == sum(
         len(d) for n, d in PLAIN.items() if n != "pytorch_model.bin"
     )
@@ -381,7 +393,7 @@ def test_what_is_there_is_said(
 ) -> None:
     hub.add_repository(REPO, files)
     with pytest.raises(ModelNotFoundError, match=said) as raised:
-        acquire.pull_model(f"hf:{REPO}", quant=quant)
+        pull.pull_model(f"hf:{REPO}", quant=quant)
     assert (hint or "") in (raised.value.hint or "") and (hint is None) == (not raised.value.hint)
 
 
@@ -396,18 +408,24 @@ def test_what_is_there_is_said(
 )
 def test_a_quant_that_cannot_be_meant(hub: Server, name: str, quant: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):
-        acquire.pull_model(name, quant=quant)
+        pull.pull_model(name, quant=quant)
     assert hub.asked == []
 
 
 def test_offline_asks_nobody(hub: Server) -> None:
     for settings in ({"quant": "Q8_0"}, {"budget": 1 << 30}):
         with pytest.raises(NetworkError, match="--offline"):
-            acquire.pull_model(f"hf:{REPO}", offline=True, **settings)  # type: ignore[arg-type]
+            pull_command(f"hf:{REPO}", offline=True, **settings)  # type: ignore[arg-type]
     assert hub.asked == []
 
 
 # ---- a budget ------------------------------------------------------------------------------------
+
+
+def pull_within(name: str, budget: int, progress: Progress | None = None) -> pull.Pulled:
+    """As `localllm pull --budget` does it."""
+    progress = progress or Silent()
+    return pull.pull_model(choose_quant.within_budget(name, budget, progress), progress=progress)
 
 
 def need_of(data: bytes, folder: Path) -> int:
@@ -425,7 +443,7 @@ def need_of_split(files: dict[str, bytes], folder: Path) -> int:
 
 def need_of_file(path: Path) -> int:
     file = engines.open_model(path)
-    n_ctx = min(budget.CONTEXT, file.info["n_ctx_train"])
+    n_ctx = min(choose_quant.CONTEXT, file.info["n_ctx_train"])
     n_bytes = need.need_of(file, EngineOptions(n_ctx=n_ctx)).touched()
     file.close()
     return n_bytes
@@ -449,7 +467,7 @@ def test_the_best_quant_that_fits_is_taken(
     assert small < large
     for amount, quant in ((large, "F16"), (large - 1, "Q8_0"), (small, "Q8_0")):
         notebook = Notebook()
-        model = acquire.pull_model(f"hf:{REPO}", budget=amount, progress=notebook).model
+        model = pull_within(f"hf:{REPO}", amount, notebook).model
         assert model.name == f"hf:{REPO}:{quant}"
         (why,) = [note for note in notebook.notes if note.startswith("chose")]
         assert why.startswith(f"chose {quant} needs") and "the budget is" in why
@@ -460,7 +478,7 @@ def test_a_budget_too_small_for_any(hub: Server, tiny: dict[str, bytes], tmp_pat
     hub.add_repository(REPO, offered(tiny))
     small = need_of(tiny["small"], tmp_path)
     with pytest.raises(DoesNotFitError, match=f"no quant of hf:{REPO} fits: the smallest"):
-        acquire.pull_model(f"hf:{REPO}", budget=small - 1)
+        pull_within(f"hf:{REPO}", small - 1)
     assert left() == []
 
 
@@ -470,7 +488,7 @@ def test_a_quant_that_this_engine_does_not_run_is_passed_over(
     odd = tiny["large"].replace(b"general.architecture", b"general.architecturf")
     hub.add_repository(REPO, {"tiny-F16.gguf": odd, "tiny-Q4_0.gguf": tiny["small"]})
     notebook = Notebook()
-    model = acquire.pull_model(f"hf:{REPO}", budget=1 << 40, progress=notebook).model
+    model = pull_within(f"hf:{REPO}", 1 << 40, notebook).model
     assert model.name == f"hf:{REPO}:Q4_0"
     assert notebook.notes[0].startswith("passing over F16: ")
 
@@ -478,10 +496,10 @@ def test_a_quant_that_this_engine_does_not_run_is_passed_over(
 def test_a_large_file_is_judged_by_its_header(
     hub: Server, tiny: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(budget, "FIRST_HEAD_BYTES", 512)
+    monkeypatch.setattr(choose_quant, "FIRST_HEAD_BYTES", 512)
     hub.add_repository(REPO, {"tiny-F16.gguf": tiny["large"]})
     with pytest.raises(DoesNotFitError, match="the smallest, F16 needs"):
-        acquire.pull_model(f"hf:{REPO}", budget=need_of(tiny["large"], tmp_path) - 1)
+        pull_within(f"hf:{REPO}", need_of(tiny["large"], tmp_path) - 1)
     ranges = [g.headers.get("range") for g in hub.gets(f"/far/{REPO}/tiny-F16.gguf")]
     assert ranges[:2] == [None, "bytes=512-"]
 
@@ -489,7 +507,7 @@ def test_a_large_file_is_judged_by_its_header(
 def test_a_budget_that_leaves_no_choice_is_said(hub: Server, tiny: dict[str, bytes]) -> None:
     hub.add_repository(REPO, {"t-Q8_0.gguf": tiny["small"]})
     notebook = Notebook()
-    acquire.pull_model(f"hf:{REPO}:Q8_0", budget=1, progress=notebook)
+    pull_within(f"hf:{REPO}:Q8_0", 1, notebook)
     assert notebook.notes[0].startswith("a budget chooses nothing here")
 
 
@@ -507,17 +525,17 @@ def test_a_budget_chooses_what_a_checkpoint_becomes(
     assert made["BF16"] > made["Q8_0"] > made["Q2_K"]
     for amount, quant in ((made["BF16"], "BF16"), (made["Q8_0"], "Q8_0")):
         notebook = Notebook()
-        model = acquire.pull_model("hf:org/plain", budget=amount, progress=notebook).model
+        model = pull_within("hf:org/plain", amount, notebook).model
         assert model.name == f"hf:org/plain:{quant}"
         assert f"chose {quant} needs" in "".join(notebook.notes)
     with pytest.raises(DoesNotFitError, match="no quant of hf:org/plain fits: the smallest"):
-        acquire.pull_model("hf:org/plain", budget=made["Q2_K"] // 2)
+        pull_within("hf:org/plain", made["Q2_K"] // 2)
 
 
 def test_a_budget_with_nothing_to_choose_from(hub: Server) -> None:
     hub.add_repository("org/pickled", {"config.json": b"{}", "pytorch_model.bin": b""})
     with pytest.raises(ModelNotFoundError, match="holds no checkpoint"):
-        acquire.pull_model("hf:org/pickled", budget=1 << 30)
+        pull_within("hf:org/pickled", 1 << 30)
 
 
 # ---- the command ---------------------------------------------------------------------------------

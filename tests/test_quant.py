@@ -8,48 +8,18 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 import gguf
+import native_structs
 import numpy as np
 import numpy.typing as npt
 import pytest
 from exact_fma import fma, tree16
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+from native_structs import QuantTraits
 
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
 
 ACTS_F32, ACTS_BF16, ACTS_Q8_32, ACTS_Q8_256 = range(4)
-
-
-class ActsStruct(ctypes.Structure):
-    """acts of native/format/acts.h; `values` stands for its union."""
-
-    _fields_ = (
-        ("kind", ctypes.c_int),
-        ("n", ctypes.c_size_t),
-        ("n_cols", ctypes.c_size_t),
-        ("values", ctypes.c_void_p),
-        ("d", ctypes.c_void_p),
-        ("sum", ctypes.c_void_p),
-        ("sums", ctypes.c_void_p),
-    )
-
-
-DEQUANTIZE = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
-DOT = ctypes.CFUNCTYPE(ctypes.c_float, ctypes.c_void_p, ctypes.POINTER(ActsStruct), ctypes.c_size_t)
-
-
-class TraitsStruct(ctypes.Structure):
-    """quant_traits of native/format/quant.h."""
-
-    _fields_ = (
-        ("name", ctypes.c_char_p),
-        ("ggml_id", ctypes.c_uint32),
-        ("block_dim", ctypes.c_uint32),
-        ("block_bytes", ctypes.c_uint32),
-        ("acts", ctypes.c_int),
-        ("dequantize", DEQUANTIZE),
-        ("dot", DOT),
-    )
 
 
 @dataclass(frozen=True)
@@ -88,7 +58,7 @@ EXTREME_F16 = np.array([0x7BFF, 0xFBFF, 0x0001, 0x8001, 0x03FF, 0x0400, 0x0000, 
 class Acts:
     """An acts struct and the memory behind it, as numpy arrays."""
 
-    struct: ActsStruct
+    struct: native_structs.Acts
     memory: Bytes
     kind: int
     n: int
@@ -112,12 +82,12 @@ class Acts:
     def numbers(self) -> npt.NDArray[np.float64]:
         """What the activations stand for, [n_cols, n]."""
         if self.kind == ACTS_F32:
-            return self.array("values", np.float32, 1).astype(np.float64)
+            return self.array("f32", np.float32, 1).astype(np.float64)
         if self.kind == ACTS_BF16:
-            return from_bf16(self.array("values", np.uint16, 1)).astype(np.float64)
+            return from_bf16(self.array("bf16", np.uint16, 1)).astype(np.float64)
         block = self.block_dim
         d = self.array("d", np.float32, block).astype(np.float64)
-        q = self.array("values", np.int8, 1).astype(np.float64)
+        q = self.array("q", np.int8, 1).astype(np.float64)
         return q * np.repeat(d, block, axis=1)
 
 
@@ -128,10 +98,10 @@ def from_bf16(bits: npt.NDArray[np.generic]) -> Floats:
 @pytest.fixture(scope="module")
 def lib(internals: ctypes.CDLL) -> ctypes.CDLL:
     internals.quant_find.argtypes = [ctypes.c_uint32]
-    internals.quant_find.restype = ctypes.POINTER(TraitsStruct)
+    internals.quant_find.restype = ctypes.POINTER(QuantTraits)
     internals.acts_bytes.argtypes = [ctypes.c_int, ctypes.c_size_t, ctypes.c_size_t]
     internals.acts_bytes.restype = ctypes.c_size_t
-    acts_pointer = ctypes.POINTER(ActsStruct)
+    acts_pointer = ctypes.POINTER(native_structs.Acts)
     internals.acts_place.argtypes = [
         acts_pointer,
         ctypes.c_int,
@@ -146,12 +116,12 @@ def lib(internals: ctypes.CDLL) -> ctypes.CDLL:
 
 
 @pytest.fixture(params=list(LAYOUTS))
-def traits(request: pytest.FixtureRequest, lib: ctypes.CDLL) -> TraitsStruct:
-    table = (TraitsStruct * len(LAYOUTS)).in_dll(lib, "quant_table")
+def traits(request: pytest.FixtureRequest, lib: ctypes.CDLL) -> QuantTraits:
+    table = (QuantTraits * len(LAYOUTS)).in_dll(lib, "quant_table")
     return table[list(LAYOUTS).index(request.param)]
 
 
-def name_of(traits: TraitsStruct) -> str:
+def name_of(traits: QuantTraits) -> str:
     return str(traits.name.decode())
 
 
@@ -162,7 +132,7 @@ def quantized(lib: ctypes.CDLL, kind: int, x: Floats) -> Acts:
     room = np.full(n_bytes + 128, 0xA5, np.uint8)
     start = -room.ctypes.data % 64
     memory = room[start : start + n_bytes]
-    acts = Acts(ActsStruct(), memory, kind, n, n_cols)
+    acts = Acts(native_structs.Acts(), memory, kind, n, n_cols)
     lib.acts_place(ctypes.byref(acts.struct), kind, n, n_cols, memory.ctypes.data)
     for col in range(n_cols):
         row = np.ascontiguousarray(x[col])
@@ -195,7 +165,7 @@ def random_blocks(name: str, n_blocks: int, rng: np.random.Generator) -> Bytes:
     return blocks
 
 
-def dequantized(traits: TraitsStruct, blocks: Bytes) -> Floats:
+def dequantized(traits: QuantTraits, blocks: Bytes) -> Floats:
     blocks = np.ascontiguousarray(blocks)
     out = np.empty(len(blocks) * traits.block_dim, np.float32)
     traits.dequantize(blocks.ctypes.data, out.ctypes.data, out.size)
@@ -209,7 +179,7 @@ def gguf_dequantized(name: str, blocks: Bytes) -> Floats:
     return np.ascontiguousarray(values, np.float32).reshape(-1)
 
 
-def test_the_table_agrees_with_ggml(lib: ctypes.CDLL, traits: TraitsStruct) -> None:
+def test_the_table_agrees_with_ggml(lib: ctypes.CDLL, traits: QuantTraits) -> None:
     name = name_of(traits)
     ggml = GGMLQuantizationType[name]
     assert traits.ggml_id == ggml.value
@@ -218,20 +188,20 @@ def test_the_table_agrees_with_ggml(lib: ctypes.CDLL, traits: TraitsStruct) -> N
 
 
 def test_the_table_has_the_rows_the_tests_walk(lib: ctypes.CDLL) -> None:
-    table = (TraitsStruct * len(LAYOUTS)).in_dll(lib, "quant_table")
+    table = (QuantTraits * len(LAYOUTS)).in_dll(lib, "quant_table")
     assert [name_of(row) for row in table] == list(LAYOUTS)
     known = [i for i in range(300) if lib.quant_find(i)]
     assert known == sorted(row.ggml_id for row in table)
 
 
-def test_dequantize_equals_gguf(traits: TraitsStruct) -> None:
+def test_dequantize_equals_gguf(traits: QuantTraits) -> None:
     name = name_of(traits)
     blocks = random_blocks(name, 4096 if traits.block_dim == 1 else 257, np.random.default_rng(1))
     ours, theirs = dequantized(traits, blocks), gguf_dequantized(name, blocks)
     np.testing.assert_array_equal(ours.view(np.uint32), theirs.view(np.uint32))
 
 
-def test_dequantize_equals_gguf_at_extreme_scales(traits: TraitsStruct) -> None:
+def test_dequantize_equals_gguf_at_extreme_scales(traits: QuantTraits) -> None:
     name, rng = name_of(traits), np.random.default_rng(2)
     layout = LAYOUTS[name]
     if layout.d is None:
@@ -253,7 +223,7 @@ def test_dequantize_equals_gguf_at_extreme_scales(traits: TraitsStruct) -> None:
 
 
 def test_dot_is_the_product_of_what_both_sides_stand_for(
-    lib: ctypes.CDLL, traits: TraitsStruct
+    lib: ctypes.CDLL, traits: QuantTraits
 ) -> None:
     name, rng = name_of(traits), np.random.default_rng(3)
     n, n_rows, n_cols = 1024, 8, 3
@@ -299,7 +269,7 @@ def written_block_dot(name: str, blocks: Bytes, acts: Acts) -> np.float32:
     """The canonical arithmetic of column 0, with integer sums and exact fmaf."""
     dim = GGML_QUANT_SIZES[GGMLQuantizationType[name]][0]
     codes, minimums = (v.astype(np.int64) for v in integer_weights(name, blocks))
-    q = acts.array("values", np.int8, 1)[0].astype(np.int64)
+    q = acts.array("q", np.int8, 1)[0].astype(np.int64)
     d_a = acts.array("d", np.float32, dim)[0]
     acc = np.float32(0)
     for b, (d, m) in enumerate(block_scales(name, blocks)):
@@ -314,17 +284,17 @@ def written_block_dot(name: str, blocks: Bytes, acts: Acts) -> np.float32:
 def written_float_dot(name: str, blocks: Bytes, acts: Acts) -> np.float32:
     w, lanes = gguf_dequantized(name, blocks), [np.float32(0)] * 16
     if name == "BF16":
-        x = from_bf16(acts.array("values", np.uint16, 1)[0])
+        x = from_bf16(acts.array("bf16", np.uint16, 1)[0])
         for i in sorted(range(len(w)), key=lambda i: (i // 2, -i)):
             lanes[i // 2 % 16] = fma(w[i], x[i], lanes[i // 2 % 16])
     else:
-        x = np.asarray(acts.array("values", np.float32, 1)[0], np.float32)
+        x = np.asarray(acts.array("f32", np.float32, 1)[0], np.float32)
         for i in range(len(w)):
             lanes[i % 16] = fma(w[i], x[i], lanes[i % 16])
     return tree16(lanes)
 
 
-def test_dot_has_the_written_bits(lib: ctypes.CDLL, traits: TraitsStruct) -> None:
+def test_dot_has_the_written_bits(lib: ctypes.CDLL, traits: QuantTraits) -> None:
     name, rng = name_of(traits), np.random.default_rng(4)
     for n_blocks in (1, 2, 7, 1, 3, 11, 13):
         count = n_blocks * 37 if traits.block_dim == 1 else n_blocks
@@ -339,7 +309,7 @@ def test_dot_has_the_written_bits(lib: ctypes.CDLL, traits: TraitsStruct) -> Non
         assert got.view(np.uint32) == written(name, blocks, acts).view(np.uint32)
 
 
-def test_dot_holds_the_largest_integers(lib: ctypes.CDLL, traits: TraitsStruct) -> None:
+def test_dot_holds_the_largest_integers(lib: ctypes.CDLL, traits: QuantTraits) -> None:
     """All codes at one end and all activations at 127: integer sums must not wrap."""
     if traits.block_dim == 1:
         x = np.full((1, 64), 3.0, np.float32)
@@ -398,7 +368,7 @@ def test_acts_quantize(lib: ctypes.CDLL, kind: int, block: int) -> None:
     acts = quantized(lib, kind, x)
     d, q = quantize_like_the_contract(x, block)
     got_d = acts.array("d", np.float32, block)
-    np.testing.assert_array_equal(acts.array("values", np.int8, 1), q)
+    np.testing.assert_array_equal(acts.array("q", np.int8, 1), q)
     np.testing.assert_array_equal(got_d.view(np.uint32), d.reshape(got_d.shape).view(np.uint32))
     assert abs(q.astype(int)).max() == 127
     if kind == ACTS_Q8_32:
@@ -419,17 +389,17 @@ def test_a_value_that_is_not_finite_shows(
     d = np.asarray(acts.array("d", np.float32, block)[0], np.float32)
     assert d[0] == np.float32(1) / np.float32(127)
     assert np.isnan(d[1])
-    assert not acts.array("values", np.int8, 1)[0, block:].any()
+    assert not acts.array("q", np.int8, 1)[0, block:].any()
 
 
 @pytest.mark.parametrize("kind", [ACTS_F32, ACTS_BF16, ACTS_Q8_32, ACTS_Q8_256])
 def test_the_arrays_are_aligned_and_apart(lib: ctypes.CDLL, kind: int) -> None:
     n, n_cols = 768, 3
     sizes = {
-        ACTS_F32: {"values": 4 * n},
-        ACTS_BF16: {"values": 2 * n},
-        ACTS_Q8_32: {"values": n, "d": 4 * (n // 32), "sum": 4 * (n // 32)},
-        ACTS_Q8_256: {"values": n, "d": 4 * (n // 256), "sums": 2 * (n // 16)},
+        ACTS_F32: {"f32": 4 * n},
+        ACTS_BF16: {"bf16": 2 * n},
+        ACTS_Q8_32: {"q": n, "d": 4 * (n // 32), "sum": 4 * (n // 32)},
+        ACTS_Q8_256: {"q": n, "d": 4 * (n // 256), "sums": 2 * (n // 16)},
     }[kind]
     acts = quantized(lib, kind, np.ones((n_cols, n), np.float32))
     spans = sorted(
@@ -447,7 +417,7 @@ def test_bf16_activations_round_to_even(lib: ctypes.CDLL) -> None:
     bits[: 1 << 16] = (np.arange(1 << 16, dtype=np.uint32) << 16) | 0x8000  # every tie
     x = bits.view(np.float32)
     acts = quantized(lib, ACTS_BF16, x[None, :])
-    got = np.asarray(acts.array("values", np.uint16, 1)[0], np.uint16)
+    got = np.asarray(acts.array("bf16", np.uint16, 1)[0], np.uint16)
     nan = np.isnan(x)
     rounded = ((bits.astype(np.uint64) + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
     np.testing.assert_array_equal(got[~nan], rounded[~nan])

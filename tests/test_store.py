@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 from local_server import Fault, Server, tiny_gguf, wait_until
 
-from localllm import acquire, catalog, fetch, store
 from localllm.errors import ModelNotFoundError, NetworkError
-from localllm.sources import Silent
+from localllm.models import catalog, download, pull, store
+from localllm.models.resolve import resolve
+from localllm.models.sources import Silent
 
 MODEL = tiny_gguf(400_000)
 
@@ -95,13 +96,13 @@ def test_a_file_that_somebody_put_here_is_adopted(folder: Path) -> None:
 @pytest.mark.parametrize("typed", ["smollm2:360m", "smollm2:3", "smollm2", "SMOLLM2", "s"])
 def test_a_beginning_finds_what_is_here_before_the_catalog(folder: Path, typed: str) -> None:
     path = put(folder, catalog.read()["smollm2:360m"].file)
-    assert store.resolve(typed, offline=True) == path
+    assert resolve(typed, offline=True) == path
 
 
 def test_an_exact_name_is_never_taken_for_a_beginning(folder: Path) -> None:
     put(folder, catalog.read()["gemma3:270m-it"].file)
     with pytest.raises(ModelNotFoundError, match=r"gemma3:270m is not on this machine") as raised:
-        store.resolve("gemma3:270m", pull=False)
+        resolve("gemma3:270m", pull=False)
     assert raised.value.hint == "localllm pull gemma3:270m"
 
 
@@ -111,8 +112,8 @@ def test_a_path_is_used_where_it_lies(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     for typed in (str(path), "model.bin", "./model.bin", "~/model.bin"):
-        assert store.resolve(typed, offline=True).samefile(path)
-        assert acquire.pull_model(typed, offline=True).model.path.samefile(path)
+        assert resolve(typed, offline=True).samefile(path)
+        assert pull.pull_model(typed, offline=True).model.path.samefile(path)
     assert store.stored_models() == {}
 
 
@@ -122,13 +123,13 @@ def test_a_folder_called_like_a_model_is_not_meant(
     (tmp_path / "qwen3:4b").mkdir()
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ModelNotFoundError, match="not on this machine"):
-        store.resolve("qwen3:4b", pull=False)
+        resolve("qwen3:4b", pull=False)
 
 
 @pytest.mark.parametrize("typed", ["x" * 5000, "a\0b", "", "~nobody-of-this-name/m.gguf", "\udcff"])
 def test_any_text_may_be_asked_for(typed: str) -> None:
     with pytest.raises(ModelNotFoundError):
-        store.resolve(typed)
+        resolve(typed)
 
 
 def test_what_is_no_file(tmp_path: Path) -> None:
@@ -136,57 +137,59 @@ def test_what_is_no_file(tmp_path: Path) -> None:
     os.mkfifo(pipe)
     for typed in (str(pipe), str(tmp_path), "./missing.gguf", "/missing.gguf"):
         with pytest.raises(ModelNotFoundError, match=r"no file|not a regular file"):
-            store.resolve(typed)
+            resolve(typed)
 
 
 def test_an_unknown_name_suggests_what_is_here_too(folder: Path) -> None:
     put(folder, "my-model.gguf")
     with pytest.raises(ModelNotFoundError, match="my-model"):
-        store.resolve("my-modle")
+        resolve("my-modle")
     with pytest.raises(ModelNotFoundError, match=r"may mean .*smollm2:135m.*smollm2:360m"):
-        store.resolve("smollm2:")
+        resolve("smollm2:")
 
 
 def test_offline_makes_no_call(server: Server) -> None:
     url = server.add("/m.gguf", MODEL)
     with pytest.raises(NetworkError, match="--offline"):
-        acquire.pull_model(url, offline=True)
+        pull.pull_model(url, offline=True)
     with pytest.raises(ModelNotFoundError):
-        store.resolve(url, offline=True)
+        resolve(url, offline=True)
     with pytest.raises(ModelNotFoundError):
-        store.resolve(url, pull=False)
+        resolve(url, pull=False)
     assert server.asked == []
 
 
 def test_resolve_pulls_what_is_not_here(server: Server) -> None:
-    path = store.resolve(server.add("/m.gguf", MODEL))
+    path = resolve(server.add("/m.gguf", MODEL))
     assert path.read_bytes() == MODEL
 
 
 def test_a_damaged_model_is_fetched_again(server: Server) -> None:
     url = server.add("/m.gguf", MODEL)
-    path = store.resolve(url)
+    path = resolve(url)
     os.truncate(path, 1000)
-    assert acquire.pull_model(url) == acquire.Pulled(store.stored_models()[url], was_here=False)
+    assert pull.pull_model(url) == pull.Pulled(store.stored_models()[url], was_here=False)
     assert path.read_bytes() == MODEL
 
 
 def test_a_file_of_somebody_else_is_never_overwritten(folder: Path, server: Server) -> None:
     mine = put(folder, "m.gguf", data=b"GGUF, but mine")
-    pulled = acquire.pull_model(server.add("/m.gguf", MODEL)).model
+    pulled = pull.pull_model(server.add("/m.gguf", MODEL)).model
     assert pulled.path != mine and mine.read_bytes() == b"GGUF, but mine"
     assert set(store.stored_models()) == {"m", pulled.name}
 
 
 def test_removing_leaves_nothing(folder: Path, server: Server) -> None:
-    model = acquire.pull_model(server.add("/m.gguf", MODEL)).model
+    model = pull.pull_model(server.add("/m.gguf", MODEL)).model
     store.remove_model(model)
     assert [path.suffix for path in folder.iterdir()] == [".lock"]
 
 
 # ---- killed and concurrent -----------------------------------------------------------------------
 
-PULL = "import sys; from localllm import acquire; print(acquire.pull_model(sys.argv[1]).model.path)"
+PULL = (
+    "import sys; from localllm.models import pull; print(pull.pull_model(sys.argv[1]).model.path)"
+)
 
 
 def start_pull(url: str) -> subprocess.Popen[str]:
@@ -213,10 +216,10 @@ def test_a_killed_pull_leaves_nothing_under_a_final_name_and_is_resumed(
     kept = part.stat().st_size
 
     # What the next pull of another model finds of this one stays as it is.
-    acquire.pull_model(server.add("/other.gguf", MODEL))
+    pull.pull_model(server.add("/other.gguf", MODEL))
     assert part.exists()
 
-    assert acquire.pull_model(url).model.path.read_bytes() == MODEL
+    assert pull.pull_model(url).model.path.read_bytes() == MODEL
     assert server.gets("/m.gguf")[-1].headers["range"] == f"bytes={kept}-"
     assert parts_of(folder) == []
 
@@ -227,23 +230,23 @@ def test_killed_at_every_step_of_the_end(folder: Path, server: Server, moment: s
     or just after: the model is whole or it is not here, and the next pull brings it."""
     steps = {
         "sync": "import os; os.fsync = die",
-        "manifest": "acquire.write_manifest = die",
+        "manifest": "pull.write_manifest = die",
         "rename": "import pathlib; r = pathlib.Path.replace; pathlib.Path.replace = "
         "lambda a, b: die() if str(b).endswith('.gguf') else r(a, b)",
-        "after": "from localllm import fetch; fetch.sync_folder = die",
+        "after": "from localllm.models import download; download.sync_folder = die",
     }
     script = f"""
 import os, signal, sys
-from localllm import acquire
+from localllm.models import pull
 def die(*_): os.kill(os.getpid(), signal.SIGKILL)
 {steps[moment]}
-acquire.pull_model(sys.argv[1])
+pull.pull_model(sys.argv[1])
 """
     url = server.add("/m.gguf", MODEL)
     ended = subprocess.run([sys.executable, "-c", script, url], check=False)
     assert ended.returncode == -signal.SIGKILL
     assert list(store.stored_models()) == ([url] if moment == "after" else [])
-    pulled = acquire.pull_model(url)
+    pulled = pull.pull_model(url)
     assert pulled.was_here == (moment == "after")
     assert pulled.model.path.read_bytes() == MODEL and parts_of(folder) == []
     if moment != "sync":
@@ -263,7 +266,7 @@ def test_two_pulls_of_one_model_make_one_transfer(server: Server) -> None:
             heard.append(text)
             hold.set()
 
-    third = acquire.pull_model(url, progress=Listener())
+    third = pull.pull_model(url, progress=Listener())
     outputs = [process.communicate(timeout=20)[0].strip() for process in (first, second)]
     assert outputs == [str(third.model.path)] * 2 and third.was_here
     assert heard == [f"another process is fetching {url}; waiting for it"]
@@ -280,7 +283,7 @@ def test_the_next_pull_clears_what_the_dead_left(folder: Path, server: Server) -
     stale.write_bytes(b"x")
     theirs.write_bytes(b"x")
     work.mkdir()
-    acquire.pull_model(server.add("/m.gguf", MODEL))
+    pull.pull_model(server.add("/m.gguf", MODEL))
     assert not stale.exists() and not work.exists() and theirs.exists()
 
 
@@ -288,16 +291,16 @@ def test_the_lock_is_not_what_keeps_bytes_right(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where locks do nothing, three pulls at once still end with one right file."""
-    monkeypatch.setattr(acquire, "try_lock", lambda descriptor: True)
+    monkeypatch.setattr(pull, "try_lock", lambda descriptor: True)
     hold = threading.Event()
     url = server.add("/m.gguf", MODEL, Fault(hold=hold), Fault(hold=hold))
-    script = "from localllm import acquire; acquire.try_lock = lambda d: True\n" + PULL
+    script = "from localllm.models import pull; pull.try_lock = lambda d: True\n" + PULL
     others = [
         subprocess.Popen([sys.executable, "-c", script, url], stdout=subprocess.DEVNULL)
         for _ in range(2)
     ]
     wait_until(lambda: len(server.gets("/m.gguf")) == 2)
-    path = acquire.pull_model(url).model.path
+    path = pull.pull_model(url).model.path
     assert path.read_bytes() == MODEL
     hold.set()
     assert [process.wait(20) for process in others] == [0, 0]
@@ -307,6 +310,6 @@ def test_the_lock_is_not_what_keeps_bytes_right(
 
 def test_a_part_that_cannot_be_the_beginning_is_dropped(folder: Path, server: Server) -> None:
     url = server.add("/m.gguf", MODEL)
-    part = fetch.claim_part(folder / "m.gguf", f'{url} "one"')
+    part = download.claim_part(folder / "m.gguf", f'{url} "one"')
     part.write_bytes(b"x" * (len(MODEL) + 1))
-    assert acquire.pull_model(url).model.path.read_bytes() == MODEL
+    assert pull.pull_model(url).model.path.read_bytes() == MODEL

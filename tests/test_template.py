@@ -12,18 +12,18 @@ import jinja2
 import pytest
 
 from localllm import engines
-from localllm.errors import TemplateError, UsageError
-from localllm.template import (
+from localllm.answer.template import (
     ChatEncoder,
     ChatTemplate,
     ControlTokens,
-    Generation,
+    GenerationTag,
     load_template,
     mark_text,
     raise_exception,
     strftime_now,
     tojson,
 )
+from localllm.errors import TemplateError, UsageError
 
 SPELLED = ControlTokens({"<|im_start|>": 1, "<|im_end|>": 2, "[INST]": 3, "[/INST]": 4, "<s>": 5})
 
@@ -48,7 +48,7 @@ CONVERSATIONS: dict[str, list[dict[str, Any]]] = {
 def render_plainly(source: str, messages: list[dict[str, Any]]) -> str:
     """Jinja as it comes, which is the judge."""
     environment = jinja2.Environment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", Generation]
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", GenerationTag]
     )
     environment.filters["tojson"] = tojson
     environment.globals.update(raise_exception=raise_exception, strftime_now=strftime_now)

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from conftest import ErrorStruct
+from native_structs import Error
 from tokenizer_cases import (
     CONTROL,
     FAMILIES,
@@ -39,7 +39,7 @@ FORMAT, UNSUPPORTED = 3, 4  # ll_error_code
 
 
 class TokenizerError(Exception):
-    def __init__(self, error: ErrorStruct) -> None:
+    def __init__(self, error: Error) -> None:
         super().__init__(error.message.decode(errors="replace"))
         self.code = error.code
 
@@ -50,7 +50,7 @@ class Text:
     def __init__(self, library: ctypes.CDLL, source: Path | bytes) -> None:
         self.library = library
         self.gguf = self.tokenizer = None
-        error = ErrorStruct()
+        error = Error()
         self.data = source
         if isinstance(source, bytes):
             self.gguf = library.gguf_parse(source, len(source), len(source), error)
@@ -66,7 +66,7 @@ class Text:
         self, text: str | bytes, *, control: bool = False, add_special: bool = False
     ) -> list[int]:
         raw = text.encode() if isinstance(text, str) else text
-        ids, n_ids, error = (ctypes.c_int32 * (len(raw) + 16))(), ctypes.c_size_t(), ErrorStruct()
+        ids, n_ids, error = (ctypes.c_int32 * (len(raw) + 16))(), ctypes.c_size_t(), Error()
         ok = self.library.tokenizer_encode(
             self.tokenizer, raw, len(raw), control, add_special, ids, len(ids), n_ids, error
         )
@@ -105,7 +105,7 @@ class Text:
 
 def declare(library: ctypes.CDLL) -> None:
     pointer, size, flag, int32 = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_bool, ctypes.c_int32
-    error = ctypes.POINTER(ErrorStruct)
+    error = ctypes.POINTER(Error)
     text = [ctypes.c_char_p, size]
     ids = [ctypes.POINTER(int32), size, ctypes.POINTER(size)]
     signatures = {
@@ -472,11 +472,11 @@ def test_the_whole_length_is_told_where_the_room_is_short(open_text: Open) -> No
     text = open_text(byte_level_vocabulary("gpt-2").gguf())
     ids, n_ids = (ctypes.c_int32 * 4)(-1, -1, -1, -1), ctypes.c_size_t()
     arguments = (text.tokenizer, b"Hello, Hello", 12, 0, False)
-    assert text.library.tokenizer_encode(*arguments, ids, 2, n_ids, ErrorStruct())
+    assert text.library.tokenizer_encode(*arguments, ids, 2, n_ids, Error())
     whole = text.encode("Hello, Hello")
     assert n_ids.value == len(whole) > 2
     assert list(ids) == [*whole[:2], -1, -1]
-    assert text.library.tokenizer_encode(*arguments, None, 0, n_ids, ErrorStruct())
+    assert text.library.tokenizer_encode(*arguments, None, 0, n_ids, Error())
     assert n_ids.value == len(whole)
 
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 import sys
 import time
 
+from localllm.answer.generate import Finish, Piece, Result
+from localllm.answer.model import Answer
 from localllm.cli import console
-from localllm.generate import Finish, Piece, Result
-from localllm.model import Answer
 
 STATUS_AFTER_SECONDS = 0.5
 STATUS_EVERY_SECONDS = 0.1

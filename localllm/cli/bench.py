@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from localllm import __version__, engines, store
+from localllm import __version__, engines
 from localllm.cli import bench_tables, console
 from localllm.cli.flags import (
     COUNT,
@@ -27,13 +27,14 @@ from localllm.cli.flags import (
     option,
 )
 from localllm.errors import UsageError
-from localllm.intervals import ENOUGH
+from localllm.models.resolve import resolve
 from localllm.speed import cases, limits, measure, record, roofline
+from localllm.speed.intervals import ENOUGH
 from localllm.units import parse_count
 
 REDRAW_SECONDS = 0.1
 # What --against may set, and the variant's name of it.
-SETTINGS = {
+BENCH_SETTINGS = {
     "kernels": "kernels",
     "threads": "n_threads",
     "cache-type-k": "kv_k",
@@ -94,7 +95,7 @@ def command(
     check_flags(asked, n_repeat, compare, against)
     check_outputs(save, plot)
 
-    file = engines.open_model(store.resolve(name, offline=offline))
+    file = engines.open_model(resolve(name, offline=offline))
     saved = None if compare is None else record.read(compare, file)
     chosen = read_cases(asked) if saved is None else saved.cases
     cases.check_context(chosen, file.info["n_ctx_train"])
@@ -178,10 +179,10 @@ def read_variant(text: str, own: measure.Variant) -> measure.Variant:
     settings: dict[str, Any] = {}
     for part in text.split(","):
         key, equals, value = part.partition("=")
-        field = SETTINGS.get(key)
+        field = BENCH_SETTINGS.get(key)
         if not (equals and value) or field is None or field in settings:
             raise UsageError(
-                f"--against {text!r} is not settings of {', '.join(SETTINGS)}",
+                f"--against {text!r} is not settings of {', '.join(BENCH_SETTINGS)}",
                 "--against kernels=avx2,threads=1",
             )
         settings[field] = parse_count(value) if key == "threads" else value

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from localllm import prefixes
+from localllm.answer import prefixes
 from localllm.cli import console
 from localllm.cli.flags import Json, Quiet
 from localllm.units import format_bytes

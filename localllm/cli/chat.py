@@ -21,13 +21,13 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from localllm import footprint
+from localllm.answer import footprint
+from localllm.answer.overflow import window
 from localllm.cli import console, stats
 from localllm.cli.answer import HOW_IT_ENDED, AnswerStream, PrefillMeter, describe
 from localllm.cli.request import has_template, shift
 from localllm.errors import InterruptedByUserError, LocalLLMError, UsageError
 from localllm.folders import state_folder
-from localllm.overflow import window
 from localllm.sampling import RANGES, Sampling
 
 if TYPE_CHECKING:
@@ -35,14 +35,14 @@ if TYPE_CHECKING:
     from prompt_toolkit.completion import CompleteEvent, Completion
     from prompt_toolkit.document import Document
 
+    from localllm.answer.generate import Result
+    from localllm.answer.model import Answer, Model
     from localllm.cli.request import Request
-    from localllm.generate import Result
-    from localllm.model import Answer, Model
 
 QUOTE = '"""'
 SECOND_INTERRUPT_SECONDS = 2.0
 KV_SUFFIX = ".kv"
-SETTINGS = {"temp": "temperature"} | {
+CHAT_SETTINGS = {"temp": "temperature"} | {
     field.name.replace("_", "-"): field.name
     for field in fields(Sampling)
     if field.name not in ("temperature", "biases")
@@ -293,8 +293,8 @@ def change_setting(conversation: Conversation, argument: str) -> None:
     request = conversation.request
     if name == "think" and text in ("on", "off"):
         conversation.request = replace(request, think=text == "on")
-    elif name in SETTINGS:
-        field = SETTINGS[name]
+    elif name in CHAT_SETTINGS:
+        field = CHAT_SETTINGS[name]
         given = request.given | {field: parse_setting(name, text)}
         conversation.model.settle(**given)
         conversation.request = replace(request, given=given)
@@ -305,7 +305,7 @@ def change_setting(conversation: Conversation, argument: str) -> None:
 
 
 def parse_setting(name: str, text: str) -> float | int:
-    whole = isinstance(RANGES[SETTINGS[name]][1], int)
+    whole = isinstance(RANGES[CHAT_SETTINGS[name]][1], int)
     try:
         return int(text) if whole else float(text)
     except ValueError:
@@ -315,7 +315,7 @@ def parse_setting(name: str, text: str) -> float | int:
 def show_settings(conversation: Conversation, argument: str) -> None:
     sampling = conversation.model.settle(**conversation.request.given)
     console.note(f"  model          {conversation.model.file.path}")
-    for name, field in SETTINGS.items():
+    for name, field in CHAT_SETTINGS.items():
         value = getattr(sampling, field)
         console.note(f"  {name:<18} {'random' if value is None else value}")
     if conversation.messages and conversation.messages[0]["role"] == "system":
@@ -413,7 +413,7 @@ def leave(conversation: Conversation, argument: str) -> None:
     raise Leave
 
 
-SETTINGS_SHOWN = (*SETTINGS, "think")
+SETTINGS_SHOWN = (*CHAT_SETTINGS, "think")
 
 COMMANDS = {
     "/help": SlashCommand(show_help, "", "this list"),

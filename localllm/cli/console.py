@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bar
     from rich.progress import TaskID
 
-    from localllm.sources import Progress
+    from localllm.models.sources import Progress
 
 SCHEMA_VERSION = 1
 REDRAWS_PER_SECOND = 10

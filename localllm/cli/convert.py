@@ -13,7 +13,7 @@ from localllm.cli import console
 from localllm.cli.destination import check_destination
 from localllm.cli.flags import Force, Json, Offline, Quiet, Threads, option
 from localllm.errors import ModelNotFoundError, NetworkError, UsageError
-from localllm.sources import Progress
+from localllm.models.sources import Progress
 from localllm.units import format_bytes
 
 HUB = "hf:"
@@ -80,8 +80,8 @@ def command(
 def open_source(source: str, mix: str | None, progress: Progress) -> Iterator[tuple[Path, str]]:
     """The folder of the checkpoint, and what the model is called."""
     if source.startswith(HUB):
-        from localllm.acquire import checkpoint_of
-        from localllm.sources.hub import Hub
+        from localllm.models.pull import checkpoint_of
+        from localllm.models.sources.hub import Hub
 
         hub = Hub.parse(source)
         if hub.quant:

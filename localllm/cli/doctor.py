@@ -11,10 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from localllm import __version__, memory, store
+from localllm import __version__
 from localllm.cli import console
 from localllm.cli.flags import Json
 from localllm.folders import state_folder
+from localllm.memory import limits
+from localllm.models import store
 from localllm.speed.limits import processor_name
 from localllm.units import format_bytes
 
@@ -57,10 +59,10 @@ def describe_machine() -> dict[str, Any]:
 
 
 def describe_memory() -> dict[str, Any]:
-    limits = memory.find_limits()
-    tightest = min(limits, key=lambda limit: limit.left_bytes, default=None)
+    found = limits.find_limits()
+    tightest = min(found, key=lambda limit: limit.left_bytes, default=None)
     return {
-        "limits": [{"name": limit.name, "left_bytes": limit.left_bytes} for limit in limits],
+        "limits": [{"name": limit.name, "left_bytes": limit.left_bytes} for limit in found],
         "binds": tightest.name if tightest else None,
         "left_bytes": tightest.left_bytes if tightest else None,
     }

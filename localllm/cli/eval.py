@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from localllm import store
 from localllm.cli import console
 from localllm.cli.flags import (
     CHUNK_TOKENS,
@@ -26,6 +25,7 @@ from localllm.cli.flags import (
 )
 from localllm.cli.watching import CountLine, check_file, read_text
 from localllm.errors import UsageError
+from localllm.models.resolve import resolve
 
 if TYPE_CHECKING:
     from localllm.engines.base import Engine, ModelFile
@@ -89,7 +89,7 @@ def command(
         measure = perplexities_of(text, n_ctx, n_chunks, open_engine)
     else:
         measure = divergences_of(reference or "", text, n_ctx, n_chunks, open_engine, offline)
-    paths = {name: store.resolve(name, offline=offline) for name in names}
+    paths = {name: resolve(name, offline=offline) for name in names}
     rows = [row_of(name, path, measure) for name, path in paths.items()]
     if plot is not None:
         draw(plot, reference or "", rows)
@@ -186,7 +186,7 @@ def divergences_of(
         return measure_stored
 
     words, _ = read_text(text)
-    judge = engines.open_model(store.resolve(reference, offline=offline))
+    judge = engines.open_model(resolve(reference, offline=offline))
 
     def measure_beside(file: ModelFile) -> tuple[Engine, int, Row]:
         cut = texts.cut(judge, words, n_ctx, n_chunks)
@@ -232,7 +232,7 @@ def save(
         raise UsageError("--save-reference stores the predictions of one model")
     check_file("--save-reference", target)
     words, _ = read_text(text)
-    file = engines.open_model(store.resolve(names[0], offline=offline))
+    file = engines.open_model(resolve(names[0], offline=offline))
     cut = texts.cut(file, words, n_ctx, n_chunks)
     engine = open_engine(file, n_ctx)
     with CountLine("chunk") as line:

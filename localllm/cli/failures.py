@@ -67,7 +67,7 @@ def is_for_want_of_memory(error: Exception) -> bool:
     if not isinstance(error, SystemError):
         return False
     # Where an allocation inside of it fails, the interpreter may lose its own MemoryError.
-    from localllm.memory import read_rlimits
+    from localllm.memory.limits import read_rlimits
 
     return any(read_rlimits())
 

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from localllm import usage
+from localllm.answer.model import check_options
 from localllm.cli import console, fit_tables
 from localllm.cli.flags import Budget, CacheTypeK, CacheTypeV, Ctx, Json, Offline, Quiet, Threads
 from localllm.cli.needs import limit_json, verdict_json
-from localllm.fitting import Report, find, report
-from localllm.kv_types import PLAIN
-from localllm.memory import find_limits
-from localllm.model import check_options
-from localllm.paging import tokens_per_second
+from localllm.memory import process
+from localllm.memory.fit import Report, find, report
+from localllm.memory.kv_types import PLAIN
+from localllm.memory.limits import find_limits
+from localllm.memory.paging import tokens_per_second
+from localllm.memory.verdict import Fit, Verdict
 from localllm.units import format_bytes
-from localllm.verdict import Fit, Verdict
 
 if TYPE_CHECKING:
     from localllm.cli.origins import Origins
@@ -40,7 +40,7 @@ def command(
     """Say whether a model fits this machine, what it needs, and which quant with which context
     would fit. Reads nothing but the model's header. The exit code is 7 where it does not fit."""
     options = check_options(ctx, threads, budget, None, cache_type_k, cache_type_v)
-    before = usage.measure()
+    before = process.measure()
     limits = find_limits(budget)
     with find(model, offline=offline, progress=console.progress(quiet)) as subject:
         found = report(subject, options, limits, before)

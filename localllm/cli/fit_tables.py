@@ -9,11 +9,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 
-from localllm.fitting import Cell, Report
-from localllm.kv_types import PAIRS, KvPair
-from localllm.need import Need
+from localllm.memory.fit import Cell, Report
+from localllm.memory.kv_types import PAIRS, KvPair
+from localllm.memory.need import Need
+from localllm.memory.verdict import Fit
 from localllm.units import format_bytes
-from localllm.verdict import Fit
 
 MIB = 1 << 20
 LARGE_MIB = 100_000  # above this a table counts in GiB

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from localllm import store
 from localllm.cli import console
 from localllm.cli.flags import CHUNK_TOKENS, Chunks, ChunkTokens, Json, Offline, option
 from localllm.cli.watching import CountLine, check_file, read_text
 from localllm.errors import UsageError
+from localllm.models.resolve import resolve
 
 
 def command(
@@ -50,7 +50,7 @@ def command(
         raise UsageError("--ctx must be at least 2")
     words, dataset = read_text(text)
     others = [imatrix_file.load(path) for path in merge or []]
-    path = store.resolve(name, offline=offline)
+    path = resolve(name, offline=offline)
     target = out or Path(path.name.removesuffix(".gguf") + ".imatrix.gguf")
     check_file("-o", target)
     file = engines.open_model(path)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from localllm import catalog, store
 from localllm.cli import console
 from localllm.cli.flags import Json, option
+from localllm.models import catalog, store
 from localllm.units import format_bytes
 
 
@@ -42,7 +42,7 @@ def command(
         )
         for model in here.values()
     ]
-    rows += [(entry.name, "not here", entry.licence, entry.about) for entry in known]
+    rows += [(entry.name, "not here", entry.licence or "?", entry.about) for entry in known]
     if rows:
         console.out_table(("NAME", "SIZE", "LICENCE", "ABOUT" if all_ else "FILE"), rows)
     else:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from localllm.memory import Limit
-    from localllm.need import Component, Need
-    from localllm.verdict import Verdict
+    from localllm.memory.limits import Limit
+    from localllm.memory.need import Component, Need
+    from localllm.memory.verdict import Verdict
 
 
 def component_json(component: Component) -> dict[str, Any]:

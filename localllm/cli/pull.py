@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from localllm.acquire import pull_model
 from localllm.cli import console
 from localllm.cli.flags import BYTES, Json, Offline, Quiet, Source, option
+from localllm.models.pull import pull_model, with_quant
 from localllm.units import format_bytes
 
 
@@ -36,14 +36,14 @@ def command(
     quiet: Quiet = False,
 ) -> None:
     """Fetch a model unless it is here, check it, and print the path of its file."""
-    pulled = pull_model(
-        model,
-        source=source,
-        quant=quant,
-        budget=budget,
-        offline=offline,
-        progress=console.progress(quiet),
-    )
+    progress = console.progress(quiet)
+    if quant is not None:
+        model = with_quant(model, quant)
+    if budget is not None and not offline:
+        from localllm.memory.choose_quant import within_budget
+
+        model = within_budget(model, budget, progress)
+    pulled = pull_model(model, source=source, offline=offline, progress=progress)
     stored = pulled.model
     if not quiet:
         what = "is here already" if pulled.was_here else f"came from {stored.origin}"

@@ -13,7 +13,7 @@ from localllm.cli import console
 from localllm.cli.destination import check_destination
 from localllm.cli.flags import Force, Json, Quiet, Threads, option
 from localllm.errors import UsageError
-from localllm.sources.split import model_files
+from localllm.models.sources.split import model_files
 from localllm.units import format_bytes
 
 if TYPE_CHECKING:

@@ -12,13 +12,13 @@ from localllm.cli import console
 from localllm.errors import UsageError
 
 if TYPE_CHECKING:
-    from localllm.model import Model
-    from localllm.template import Message
+    from localllm.answer.model import Model
+    from localllm.answer.template import Message
 
 ANSWER_SHARE = 8  # of the context is kept for an answer whose length nobody limits
 
 
-class Part(enum.StrEnum):
+class Truncate(enum.StrEnum):
     """The part of a text that is left out where the text is too long."""
 
     head = "head"
@@ -44,7 +44,7 @@ class Request:
     stop: Sequence[str]
     raw: bool
     think: bool | None
-    truncate: Part | None
+    truncate: Truncate | None
     strict: bool
     json: bool
     quiet: bool
@@ -64,7 +64,7 @@ def shift(
     model: Model, request: Request, messages: Sequence[dict[str, str]], n_left_out: int = 0
 ) -> int:
     """How many of the oldest messages to leave out, which is said where it grows."""
-    from localllm.overflow import leave_out
+    from localllm.answer.overflow import leave_out
 
     encoder = model.find_encoder()
     if request.overflow is not Overflow.shift or encoder is None:

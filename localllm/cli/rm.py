@@ -6,10 +6,11 @@ from typing import Annotated
 
 import typer
 
-from localllm import store
 from localllm.cli import console
 from localllm.cli.flags import Quiet, option
 from localllm.errors import ModelNotFoundError
+from localllm.models import store
+from localllm.models.names import find_stored
 from localllm.units import format_bytes
 
 
@@ -29,7 +30,7 @@ def command(
 
 
 def find(name: str) -> store.Stored:
-    model = store.find_stored(name)
+    model = find_stored(name)
     if model is None:
         raise ModelNotFoundError(f"{name} is not in {str(store.models_folder())!r}")
     return model

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from localllm import store, usage
+from localllm.answer.overflow import window
 from localllm.cli import console, prompting
 from localllm.cli.flags import (
     COUNT,
@@ -36,17 +36,18 @@ from localllm.cli.flags import (
     Threads,
     option,
 )
-from localllm.cli.request import Overflow, Part, Request, has_template, note, shift
+from localllm.cli.request import Overflow, Request, Truncate, has_template, note, shift
 from localllm.errors import ContextFullError, DeadlineError, UsageError
-from localllm.memory import read_rlimits
-from localllm.overflow import window
+from localllm.memory import process
+from localllm.memory.limits import read_rlimits
+from localllm.models.resolve import resolve
 from localllm.sampling import settled
 
 if TYPE_CHECKING:
+    from localllm.answer.generate import PrefillProgress
+    from localllm.answer.model import Answer, Model
     from localllm.cli.origins import Origins
     from localllm.cli.prompting import Ask
-    from localllm.generate import PrefillProgress
-    from localllm.model import Answer, Model
 
 
 class Switch(enum.StrEnum):
@@ -102,7 +103,7 @@ def command(
         Switch | None, option("--think", help="Let the model reason first, or not.")
     ] = None,
     truncate: Annotated[
-        Part | None,
+        Truncate | None,
         option("--truncate", help="Leave out this part of a text that is too long."),
     ] = None,
     overflow: Annotated[
@@ -177,12 +178,12 @@ def command(
         check_conversation(request)
     ask = None if conversation else prompting.compose(arguments, files, no_stdin, quiet)
     started = time.perf_counter()
-    path = store.resolve(name, pull=not no_pull, offline=offline, progress=console.progress(quiet))
-    from localllm.model import ignore, open_path
+    path = resolve(name, pull=not no_pull, offline=offline, progress=console.progress(quiet))
+    from localllm.answer.model import ignore, open_path
 
-    before = usage.measure()
+    before = process.measure()
     if not raw:
-        import_beside("localllm.template")
+        import_beside("localllm.answer.template")
     with open_path(
         path,
         name=name,
@@ -266,13 +267,13 @@ def note_fit(model: Model, asked: int | None, request: Request, origins: Origins
         said = origins.named(verdict.describe())
         console.note(f"{said}; --allow-oversubscribe runs it all the same")
     elif not verdict.fits and not request.quiet:
-        from localllm import paging
+        from localllm.memory import paging
 
         console.note(origins.named(paging.describe(verdict, model.file)))
 
 
 def respond(model: Model, request: Request, ask: Ask, load_seconds: float) -> None:
-    from localllm import footprint
+    from localllm.answer import footprint
     from localllm.cli import stats
     from localllm.cli.answer import HOW_IT_ENDED, PrefillMeter, describe, stream
 
@@ -351,11 +352,11 @@ def count(model: Model, request: Request, prompt: str) -> int:
     return len(encoder.encode(messages_for(request, prompt), request.think).ids)
 
 
-def cut(model: Model, ids: list[int], n_kept: int, part: Part) -> str:
+def cut(model: Model, ids: list[int], n_kept: int, part: Truncate) -> str:
     n_dropped = len(ids) - n_kept
-    if part is Part.head:
+    if part is Truncate.head:
         kept = [ids[n_dropped:]]
-    elif part is Part.tail:
+    elif part is Truncate.tail:
         kept = [ids[:n_kept]]
     else:
         kept = [ids[: n_kept - n_kept // 2], ids[len(ids) - n_kept // 2 :]]
@@ -368,7 +369,7 @@ def cut(model: Model, ids: list[int], n_kept: int, part: Part) -> str:
 def report(
     model: Model, request: Request, answer: Answer, text: str, load_seconds: float
 ) -> dict[str, Any]:
-    from localllm import footprint
+    from localllm.answer import footprint
     from localllm.cli import stats
     from localllm.cli.needs import limit_json
 

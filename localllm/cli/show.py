@@ -7,12 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
-from localllm import engines, store
+from localllm import engines
 from localllm.cli import console
 from localllm.cli.flags import Json, option
 from localllm.engines.base import ModelFile
-from localllm.sources import Local
-from localllm.sources.split import model_files
+from localllm.models import store
+from localllm.models.names import find_stored
+from localllm.models.resolve import resolve
+from localllm.models.sources import Local
+from localllm.models.sources.split import model_files
 from localllm.units import format_bytes
 
 SHAPE_KEYS = ("n_layers", "n_heads", "n_kv_heads", "head_dim", "dim", "ffn_dim", "n_vocab")
@@ -56,10 +59,10 @@ def command(
 
 def find(name: str) -> store.Stored:
     if Local.parse(name) is None:
-        stored = store.find_stored(name)
+        stored = find_stored(name)
         if stored is not None:
             return stored
-    path = store.resolve(name, pull=False)
+    path = resolve(name, pull=False)
     n_bytes = sum(file.stat().st_size for file in model_files(path) if file.is_file())
     return store.Stored(path.stem, path, n_bytes)
 

@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
-from localllm import store
 from localllm.cli import console
 from localllm.cli.flags import Budget, Ctx, Json, Offline, Quiet, Threads, option
 from localllm.errors import UsageError
+from localllm.models.resolve import resolve
 
 
 def command(
@@ -37,12 +37,12 @@ def command(
     quiet: Quiet = False,
 ) -> None:
     """Compute what conversations with a system message begin with, and keep it in a file."""
-    from localllm.model import open_path
+    from localllm.answer.model import open_path
 
     text = read_system(system)
     if not out.absolute().parent.is_dir():
         raise UsageError(f"there is no folder {str(out.parent)!r}")
-    path = store.resolve(name, offline=offline, progress=console.progress(quiet))
+    path = resolve(name, offline=offline, progress=console.progress(quiet))
     with open_path(path, ctx=ctx, threads=threads, budget=budget) as model:
         n_fed = model.feed_system(text)
         n_kept = model.save(out, [{"role": "system", "content": text}])

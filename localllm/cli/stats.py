@@ -10,8 +10,8 @@ from localllm.cli.needs import component_json
 from localllm.units import format_bytes
 
 if TYPE_CHECKING:
-    from localllm.footprint import Footprint
-    from localllm.generate import Result
+    from localllm.answer.footprint import Footprint
+    from localllm.answer.generate import Result
 
 COLUMN = 11
 

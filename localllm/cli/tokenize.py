@@ -6,11 +6,12 @@ from typing import Annotated, Any
 
 import typer
 
-from localllm import engines, store
+from localllm import engines
 from localllm.cli import console
 from localllm.cli.flags import Json, Offline, option
 from localllm.cli.prompting import read_stdin, stdin_is_terminal
 from localllm.errors import UsageError
+from localllm.models.resolve import resolve
 
 
 def command(
@@ -27,7 +28,7 @@ def command(
     """Prints the token ids of a text, separated by spaces. No BOS is added."""
     if text is None and stdin_is_terminal():
         raise UsageError("there is no text, neither as an argument nor on stdin")
-    file = engines.open_model(store.resolve(name, offline=offline))
+    file = engines.open_model(resolve(name, offline=offline))
     ids = file.tokenize(read_stdin() if text is None else text, control=special)
     if json:
         report: dict[str, Any] = {"model": name, "n_tokens": len(ids)}

@@ -12,7 +12,7 @@ from typing import Any
 from localllm.convert.json_file import kind_of, read_json
 from localllm.convert.safetensors_file import Stored, read_header
 from localllm.errors import IntegrityError, ModelNotFoundError
-from localllm.sources.repository import WEIGHTS, find_checkpoint
+from localllm.models.sources.repository import WEIGHTS, find_checkpoint
 
 MAX_COUNT = 1 << 24  # above any size of a model, and small enough to count up to
 

@@ -23,7 +23,7 @@ from localllm.convert.tokenizer_files import read_tokenizer
 from localllm.convert.vocabulary import MAX_TOKENS
 from localllm.convert.weights import F8, READABLE, Weight, is_foreign, map_weights
 from localllm.errors import IntegrityError
-from localllm.sources.remote import Progress, Silent
+from localllm.models.sources.remote import Progress, Silent
 
 
 @dataclass(frozen=True)

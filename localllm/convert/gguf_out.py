@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from localllm.convert.gguf_values import text
+from localllm.disk import require_space
 from localllm.engines.quantizer import QUANTS, Loss, TensorSource, TensorWriter
 from localllm.errors import UsageError
-from localllm.fetch import require_space
 
 if TYPE_CHECKING:
     from localllm.engines.quantizer import Floats

@@ -16,7 +16,7 @@ from localllm.convert.gguf_out import Progress, Tensor, write_gguf
 from localllm.convert.gguf_values import u32
 from localllm.engines.quantizer import QUANTS, Loss, TensorSource
 from localllm.errors import UsageError
-from localllm.sources.split import model_files, parse_split
+from localllm.models.sources.split import model_files, parse_split
 
 if TYPE_CHECKING:
     from localllm.engines.base import ModelFile, TensorInfo

@@ -13,7 +13,7 @@ import numpy as np
 from localllm.engines.base import EngineOptions
 from localllm.evaluate.imatrix_file import Importance, Sums
 from localllm.evaluate.texts import Progress
-from localllm.need import Component, Kind
+from localllm.memory.need import Component, Kind
 
 if TYPE_CHECKING:
     from localllm.engines.base import Engine, ModelFile

@@ -13,14 +13,14 @@ import numpy as np
 
 from localllm.engines.base import EngineOptions
 from localllm.errors import UsageError
-from localllm.memory import find_limits
-from localllm.verdict import choose_options
+from localllm.memory.limits import find_limits
+from localllm.memory.verdict import choose_options
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from localllm.engines.base import Engine, ModelFile
-    from localllm.need import Component
+    from localllm.memory.need import Component
 
 Progress = Callable[[int, int], None]  # chunks done, chunks in all
 

@@ -10,7 +10,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from localllm.errors import EngineError
-from localllm.proc_files import read_text
+from localllm.memory.proc_files import read_text
 
 if TYPE_CHECKING:
     from localllm.engines.base import Work

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 
 from localllm.engines.base import EngineOptions, PhaseTime, Work
 from localllm.errors import DoesNotFitError, UsageError
-from localllm.memory import find_limits
-from localllm.need import need_of
+from localllm.memory.limits import find_limits
+from localllm.memory.need import need_of
+from localllm.memory.verdict import judge
 from localllm.speed.cases import PROMPT, Case
 from localllm.speed.limits import Limits, measure_limits
-from localllm.verdict import judge
 
 if TYPE_CHECKING:
     from localllm.engines.base import Engine, ModelFile, Session

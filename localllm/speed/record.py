@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from localllm.engines.base import Work
 from localllm.errors import IntegrityError, UsageError
-from localllm.intervals import ENOUGH, Interval, paired_ratio, unpaired_ratio
 from localllm.speed.cases import GENERATE, PROMPT, Case
+from localllm.speed.intervals import ENOUGH, Interval, paired_ratio, unpaired_ratio
 from localllm.speed.limits import Limits, middle
 from localllm.speed.measure import Measured, Subject
 from localllm.speed.results import Result

@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 from localllm.engines.base import Work
-from localllm.intervals import relative_spread
+from localllm.speed.intervals import relative_spread
 from localllm.speed.limits import Limits, middle
 from localllm.speed.measure import Measured
 

@@ -1,0 +1,1 @@
+"""Answers: a prompt becomes tokens, and tokens become text."""

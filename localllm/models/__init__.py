@@ -1,0 +1,1 @@
+"""Models: their names, where they come from, and their files on this machine."""
