@@ -38,16 +38,16 @@ void work_add_weights(const plan *p, const step *s, uint32_t n_rows, uint32_t n_
 
 void work_add_attention(const plan *p, const step *s, const ll_span *rows, kv_type kv_k,
                         kv_type kv_v, ll_work *w) {
-    uint64_t n_rows = count_rows(s->rows, rows->n_rows, rows->n_logits);
+    uint32_t n_rows = count_rows(s->rows, rows->n_rows, rows->n_logits);
     if (!s->attends || n_rows == 0) return;
-    const model *m = p->model;
-    uint64_t end = (uint64_t)rows->first_position + rows->n_rows, first = end - n_rows;
-    uint64_t n_pairs = 0, window = s->window != 0 ? s->window : UINT32_MAX;
-    for (uint64_t position = first; position < end; position++)
-        n_pairs += position + 1 < window ? position + 1 : window;
+    const layer_group *g = &p->groups[s->group];
+    uint32_t end = rows->first_position + rows->n_rows, first = end - n_rows;
+    uint64_t n_pairs = 0;
+    for (uint32_t position = first; position < end; position++)
+        n_pairs += position + 1 - group_first_seen(g, position);
     /* Together they see from what the first of them sees to their own last. */
-    uint64_t first_seen = first + 1 > window ? first + 1 - window : 0;
-    size_t head_bytes = kv_position_bytes(kv_k, m->head_dim) + kv_position_bytes(kv_v, m->head_dim);
-    w->kv_bytes += (end - first_seen) * m->n_kv_heads * head_bytes;
-    w->float_macs += 2 * n_pairs * m->n_heads * m->head_dim;
+    uint64_t n_seen = end - group_first_seen(g, first);
+    w->kv_bytes += n_seen * g->n_kv_heads *
+                   (kv_position_bytes(kv_k, g->k_dim) + kv_position_bytes(kv_v, g->v_dim));
+    w->float_macs += n_pairs * p->model->n_heads * (g->k_dim + g->v_dim);
 }

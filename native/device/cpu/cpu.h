@@ -86,7 +86,7 @@ struct cpu {
     float *buffers[N_BUFFERS];          /* [n_batch, buffer_dim] */
     void *acts_memory[ACTS_KIND_COUNT]; /* the inputs of the running matmuls */
     float *rope[N_ROPES];               /* [n_batch, n_rot]: cosine and sine of each pair */
-    float *states;                      /* split attention: [rows, heads, chunks, head_dim + 2] */
+    float *states;                      /* split attention: [rows, heads, chunks, v_dim + 2] */
     uint32_t n_split_rows;              /* rows `states` has room for */
     uint32_t *every_row;                /* [n_batch] 0, 1, 2 ... */
     char *thread_memory;                /* [n_threads] of thread_bytes */
@@ -119,6 +119,11 @@ struct cpu {
 };
 
 static inline const row_set *cpu_rows_of(const cpu *d, const step *s) { return &d->sets[s->rows]; }
+
+/* The layers whose KV a step appends to or reads. */
+static inline const layer_group *cpu_group_of(const cpu *d, const step *s) {
+    return &d->plan->groups[s->group];
+}
 
 static inline const row_set *cpu_input_rows_of(const cpu *d, const step *s) {
     return &d->sets[step_input_rows(s)];

@@ -152,12 +152,14 @@ static void multiply(const cpu *d, const step *s, uint32_t id, range r, float *y
 /* ---- queries, keys and values: a task is a head ---------------------------------------------- */
 
 scratch_need cpu_need_heads(const cpu *d, const step *s) {
-    size_t n_columns = d->options.n_batch, head_dim = d->model->head_dim;
-    scratch_need need = {.panel_bytes = cpu_append_scratch(d),
-                         .n_floats = head_dim * n_columns, /* of keys or values */
-                         .n_floats_reserved = head_dim * n_columns};
+    const layer_group *g = cpu_group_of(d, s);
+    const size_t n_columns = d->options.n_batch, rows[] = {g->k_dim, g->k_dim, g->v_dim};
+    size_t n_floats = larger(g->k_dim, g->v_dim) * n_columns; /* of keys or values */
+    scratch_need need = {.panel_bytes = cpu_append_scratch(d, s),
+                         .n_floats = n_floats,
+                         .n_floats_reserved = n_floats};
     for (int j = 0; j < 3; j++) {
-        size_t n_bytes = scratch_bytes(d, &d->model->weights[s->w[j]], head_dim, n_columns);
+        size_t n_bytes = scratch_bytes(d, &d->model->weights[s->w[j]], rows[j], n_columns);
         need.panel_bytes = larger(need.panel_bytes, n_bytes);
     }
     return need;
@@ -166,7 +168,7 @@ scratch_need cpu_need_heads(const cpu *d, const step *s) {
 /* Keys and values first: they are wanted of all rows, queries perhaps of none. */
 task_cut cpu_cut_heads(const cpu *d, const phase *p) {
     uint32_t n_query_heads = cpu_rows_of(d, p->step)->n > 0 ? d->model->n_heads : 0;
-    return (task_cut){.n_tasks = 2 * d->model->n_kv_heads + n_query_heads};
+    return (task_cut){.n_tasks = 2 * cpu_group_of(d, p->step)->n_kv_heads + n_query_heads};
 }
 
 /* Turns the pairs (x[i], x[i + n_pairs]) by angles whose cosines and sines are given. */
@@ -190,11 +192,11 @@ static void rotate_neighbours(float *restrict x, const float *restrict cosines,
     }
 }
 
-/* Bias, q/k-norm and RoPE of one head of each row; which: 0 queries, 1 keys, 2 values. */
+/* Bias, q/k-norm and RoPE of one head, n channels of each row; which: 0 queries, 1 keys, 2 values.
+ */
 static void finish_head(const cpu *d, const step *s, const row_set *set, int which, uint32_t head,
-                        float *y, size_t y_stride) {
+                        size_t n, float *y, size_t y_stride) {
     const model *m = d->model;
-    size_t n = m->head_dim;
     const weight *w = m->weights;
     void (*rotate)(float *, const float *, const float *, size_t) =
         m->family->pairing == ROPE_HALVES ? rotate_halves : rotate_neighbours;
@@ -222,26 +224,32 @@ static void multiply_queries(const cpu *d, const step *s, range r, float *y, siz
     }
 }
 
-void cpu_run_heads(cpu *d, const phase *p, uint32_t task, uint32_t thread) {
-    const step *s = p->step;
-    const model *m = d->model;
+static void run_query_head(const cpu *d, const step *s, uint32_t head, uint32_t thread) {
+    uint32_t dim = cpu_group_of(d, s)->k_dim;
+    size_t stride = d->plan->buffer_dim[s->out];
+    float *y = d->buffers[s->out] + (size_t)head * dim;
+    multiply_queries(d, s, (range){head * dim, dim}, y, stride, thread);
+    finish_head(d, s, cpu_rows_of(d, s), 0, head, dim, y, stride);
+}
+
+/* which: 1 keys, 2 values. */
+static void run_kv_head(cpu *d, const step *s, int which, uint32_t kv_head, uint32_t thread) {
+    const layer_group *g = cpu_group_of(d, s);
     const row_set *every = cpu_input_rows_of(d, s);
-    uint32_t head_dim = m->head_dim;
-    if (task >= 2 * m->n_kv_heads) {
-        uint32_t head = task - 2 * m->n_kv_heads;
-        size_t stride = d->plan->buffer_dim[s->out];
-        float *y = d->buffers[s->out] + (size_t)head * head_dim;
-        multiply_queries(d, s, (range){head * head_dim, head_dim}, y, stride, thread);
-        finish_head(d, s, cpu_rows_of(d, s), 0, head, y, stride);
-        return;
-    }
-    uint32_t kv_head = task % m->n_kv_heads;
-    int which = task < m->n_kv_heads ? 1 : 2;
-    float *y = cpu_thread_floats(d, thread); /* [n_rows, head_dim] */
-    range rows = {kv_head * head_dim, head_dim};
-    multiply_columns(d, s->w[which], rows, every->n, (range){0, every->n}, y, head_dim, thread);
-    finish_head(d, s, every, which, kv_head, y, head_dim);
+    uint32_t dim = which == 1 ? g->k_dim : g->v_dim;
+    float *y = cpu_thread_floats(d, thread); /* [n_rows, dim] */
+    range rows = {kv_head * dim, dim};
+    multiply_columns(d, s->w[which], rows, every->n, (range){0, every->n}, y, dim, thread);
+    finish_head(d, s, every, which, kv_head, dim, y, dim);
     (which == 1 ? cpu_append_keys : cpu_append_values)(d, s, kv_head, y, thread);
+}
+
+void cpu_run_heads(cpu *d, const phase *p, uint32_t task, uint32_t thread) {
+    uint32_t n_kv_heads = cpu_group_of(d, p->step)->n_kv_heads;
+    if (task >= 2 * n_kv_heads)
+        run_query_head(d, p->step, task - 2 * n_kv_heads, thread);
+    else
+        run_kv_head(d, p->step, task < n_kv_heads ? 1 : 2, task % n_kv_heads, thread);
 }
 
 /* ---- the others: a task is a range of weight rows -------------------------------------------- */

@@ -29,7 +29,7 @@ enum {
 typedef struct attend_scratch {
     float p[BLOCK_ROWS][KERNELS_CHUNK]; /* scores, then their exponentials */
     float v[KERNELS_CHUNK][SLAB];
-    float k[][SLAB]; /* [head_dim] */
+    float k[][SLAB]; /* [k_dim] */
 } attend_scratch;
 
 /* What a tile finds keys or values as: converted, or one of the stored types. */
@@ -111,13 +111,13 @@ static source keys_at(const attend_chunk *chunk, size_t key) {
     const size_t at = key * (chunk->k_type == KV_F16 ? sizeof(uint16_t) : sizeof(uint8_t));
     return (source){.at = bytes_from(chunk->k, at),
                     .stride = KERNELS_CHUNK,
-                    .scales = kv_scales(chunk->k_type, chunk->k, chunk->head_dim) + key,
+                    .scales = kv_scales(chunk->k_type, chunk->k, chunk->k_dim) + key,
                     .scale_stride = KERNELS_CHUNK,
                     .next = bytes_from(chunk->next_k, at)};
 }
 
 static source values_at(const attend_chunk *chunk, size_t j, size_t d) {
-    const size_t n = chunk->head_dim, n_blocks = kv_n_blocks(n), i = j * n + d;
+    const size_t n = chunk->v_dim, n_blocks = kv_n_blocks(n), i = j * n + d;
     const size_t at = chunk->v_type == KV_F16    ? i * sizeof(uint16_t)
                       : chunk->v_type == KV_Q8_0 ? i
                                                  : i / 2;
@@ -130,8 +130,8 @@ static source values_at(const attend_chunk *chunk, size_t j, size_t d) {
 }
 
 /* A slab of keys, channel by channel. */
-EXP_INLINE void convert_keys(form as, source k, size_t head_dim, float (*to)[SLAB]) {
-    for (size_t d = 0; d < head_dim; d++) {
+EXP_INLINE void convert_keys(form as, source k, size_t k_dim, float (*to)[SLAB]) {
+    for (size_t d = 0; d < k_dim; d++) {
         fetch(as, &k, d * k.stride);
         for (size_t j = 0; j < SLAB; j += 8) {
             __m256 x = load_keys(as, &k, d, j);
@@ -154,7 +154,7 @@ EXP_INLINE void convert_values(form as, source v, size_t n, size_t n_dims, float
 }
 
 /* p[r][8 v ...] = scale * q[r] . keys, for n_rows rows and 8 * n_vectors keys at k. */
-EXP_INLINE void score_tile(form as, int n_rows, int n_vectors, source k, size_t head_dim,
+EXP_INLINE void score_tile(form as, int n_rows, int n_vectors, source k, size_t k_dim,
                            const float *q, size_t q_stride, float scale, float (*p)[KERNELS_CHUNK],
                            size_t key) {
     __m256 sums[TILE_ROWS][CHAINS];
@@ -163,14 +163,14 @@ EXP_INLINE void score_tile(form as, int n_rows, int n_vectors, source k, size_t 
 #pragma GCC unroll 8
         for (int v = 0; v < n_vectors; v++) sums[r][v] = _mm256_setzero_ps();
     }
-    const size_t span = has_scales(as) ? KV_BLOCK_DIM : head_dim; /* channels of one scale */
-    for (size_t start = 0; start < head_dim; start += span) {
+    const size_t span = has_scales(as) ? KV_BLOCK_DIM : k_dim; /* channels of one scale */
+    for (size_t start = 0; start < k_dim; start += span) {
         __m256 scales[CHAINS];
 #pragma GCC unroll 8
         for (int v = 0; v < n_vectors; v++) {
             if (has_scales(as)) scales[v] = key_scales(&k, start, 8 * (size_t)v);
         }
-        const size_t end = start + span < head_dim ? start + span : head_dim;
+        const size_t end = start + span < k_dim ? start + span : k_dim;
         for (size_t d = start; d < end; d++) {
             fetch(as, &k, d * k.stride);
             __m256 keys[CHAINS];
@@ -199,20 +199,20 @@ EXP_INLINE void score_tile(form as, int n_rows, int n_vectors, source k, size_t 
     }
 }
 
-EXP_INLINE void score_rows(form as, size_t n_rows, source k, size_t head_dim, const float *q,
+EXP_INLINE void score_rows(form as, size_t n_rows, source k, size_t k_dim, const float *q,
                            size_t q_stride, float scale, float (*p)[KERNELS_CHUNK], size_t key) {
     switch (n_rows) {
     case 1:
-        score_tile(as, 1, 2, k, head_dim, q, q_stride, scale, p, key);
+        score_tile(as, 1, 2, k, k_dim, q, q_stride, scale, p, key);
         break;
     case 2:
-        score_tile(as, 2, 2, k, head_dim, q, q_stride, scale, p, key);
+        score_tile(as, 2, 2, k, k_dim, q, q_stride, scale, p, key);
         break;
     case 3:
-        score_tile(as, 3, 2, k, head_dim, q, q_stride, scale, p, key);
+        score_tile(as, 3, 2, k, k_dim, q, q_stride, scale, p, key);
         break;
     default:
-        score_tile(as, 4, 2, k, head_dim, q, q_stride, scale, p, key);
+        score_tile(as, 4, 2, k, k_dim, q, q_stride, scale, p, key);
         break;
     }
 }
@@ -340,18 +340,18 @@ EXP_INLINE void value_ranges(form as, size_t n_rows, size_t n_dims, source v, co
 static void attend_few(const attend_chunk *chunk, const float *q, size_t q_stride, size_t n_rows,
                        float scale, const uint8_t *first, const uint8_t *last, size_t key0,
                        size_t key1, attend_state *state, attend_scratch *s) {
-    const size_t head_dim = chunk->head_dim;
+    const size_t k_dim = chunk->k_dim, v_dim = chunk->v_dim;
     const form k_form = form_of[chunk->k_type], v_form = form_of[chunk->v_type];
     for (size_t key = key0; key < key1; key += SLAB) {
         source k = keys_at(chunk, key);
 #define X(form)                                                                                    \
-    if (k_form == form) score_rows(form, n_rows, k, head_dim, q, q_stride, scale, s->p, key);
+    if (k_form == form) score_rows(form, n_rows, k, k_dim, q, q_stride, scale, s->p, key);
         STORED(X)
 #undef X
     }
     for (size_t r = 0; r < n_rows; r++) softmax(s->p[r], first[r], last[r], &state[r]);
-    for (size_t d = 0; d < head_dim; d += SLAB) {
-        size_t n_dims = head_dim - d < SLAB ? head_dim - d : SLAB;
+    for (size_t d = 0; d < v_dim; d += SLAB) {
+        size_t n_dims = v_dim - d < SLAB ? v_dim - d : SLAB;
         source v = values_at(chunk, 0, d);
 #define X(form)                                                                                    \
     if (v_form == form) value_ranges(form, n_rows, n_dims, v, s->p[0], first, last, state, d);
@@ -372,23 +372,23 @@ static bool sees(const uint8_t *first, const uint8_t *last, size_t n_rows, size_
 static void attend_many(const attend_chunk *chunk, const float *q, size_t q_stride, size_t n_rows,
                         float scale, const uint8_t *first, const uint8_t *last, size_t key0,
                         size_t key1, attend_state *state, attend_scratch *s) {
-    const size_t head_dim = chunk->head_dim;
+    const size_t k_dim = chunk->k_dim, v_dim = chunk->v_dim;
     const form k_form = form_of[chunk->k_type], v_form = form_of[chunk->v_type];
     const source k = {.at = s->k, .stride = SLAB}, v = {.at = s->v, .stride = SLAB};
     for (size_t key = key0; key < key1; key += SLAB) {
 #define X(form)                                                                                    \
-    if (k_form == form) convert_keys(form, keys_at(chunk, key), head_dim, s->k);
+    if (k_form == form) convert_keys(form, keys_at(chunk, key), k_dim, s->k);
         STORED(X)
 #undef X
         for (size_t r = 0; r < n_rows; r += TILE_ROWS) {
             size_t n = n_rows - r < TILE_ROWS ? n_rows - r : TILE_ROWS;
             if (!sees(first + r, last + r, n, key)) continue;
-            score_rows(F32, n, k, head_dim, q + r * q_stride, q_stride, scale, s->p + r, key);
+            score_rows(F32, n, k, k_dim, q + r * q_stride, q_stride, scale, s->p + r, key);
         }
     }
     for (size_t r = 0; r < n_rows; r++) softmax(s->p[r], first[r], last[r], &state[r]);
-    for (size_t d = 0; d < head_dim; d += SLAB) {
-        size_t n_dims = head_dim - d < SLAB ? head_dim - d : SLAB;
+    for (size_t d = 0; d < v_dim; d += SLAB) {
+        size_t n_dims = v_dim - d < SLAB ? v_dim - d : SLAB;
 #define X(form)                                                                                    \
     if (v_form == form)                                                                            \
         convert_values(form, values_at(chunk, key0, d), key1 - key0, n_dims, s->v + key0);
@@ -401,23 +401,24 @@ static void attend_many(const attend_chunk *chunk, const float *q, size_t q_stri
     }
 }
 
-size_t avx2_attend_scratch(size_t head_dim, size_t n_rows) {
+size_t avx2_attend_scratch(size_t k_dim, size_t v_dim, size_t n_rows) {
+    (void)v_dim; /* values are converted SLAB channels at a time */
     if (n_rows <= TILE_ROWS) return sizeof(attend_scratch); /* only p */
-    return sizeof(attend_scratch) + head_dim * SLAB * sizeof(float);
+    return sizeof(attend_scratch) + k_dim * SLAB * sizeof(float);
 }
 
 void avx2_attend(const attend_chunk *chunk, const float *q, size_t q_stride, size_t n_rows,
                  float scale, const uint8_t *first, const uint8_t *last, attend_state *state,
                  void *scratch) {
     attend_scratch *s = scratch;
-    assert(avx2_attend_scratch(chunk->head_dim, n_rows) <= KERNELS_SCRATCH_BYTES);
+    assert(avx2_attend_scratch(chunk->k_dim, chunk->v_dim, n_rows) <= KERNELS_SCRATCH_BYTES);
     for (size_t r0 = 0; r0 < n_rows; r0 += BLOCK_ROWS) {
         size_t n = n_rows - r0 < BLOCK_ROWS ? n_rows - r0 : BLOCK_ROWS;
         size_t key0 = KERNELS_CHUNK, key1 = 0; /* what any row sees, in whole slabs */
         for (size_t r = r0; r < r0 + n; r++) {
             key0 = first[r] < key0 ? first[r] : key0;
             key1 = last[r] > key1 ? last[r] : key1;
-            memset(state[r].o, 0, chunk->head_dim * sizeof(float));
+            memset(state[r].o, 0, chunk->v_dim * sizeof(float));
         }
         key0 = key0 / SLAB * SLAB;
         key1 = (key1 + SLAB - 1) / SLAB * SLAB;
@@ -427,14 +428,14 @@ void avx2_attend(const attend_chunk *chunk, const float *q, size_t q_stride, siz
     }
 }
 
-void avx2_attend_merge(attend_state *into, const attend_state *from, size_t head_dim) {
+void avx2_attend_merge(attend_state *into, const attend_state *from, size_t v_dim) {
     const float m = from->m > into->m ? from->m : into->m;
     const __m256 scale_into = exp_256(_mm256_set1_ps(into->m - m));
     const __m256 scale_from = exp_256(_mm256_set1_ps(from->m - m));
     const float a = _mm256_cvtss_f32(scale_into), b = _mm256_cvtss_f32(scale_from);
     into->m = m;
     into->l = fmaf(from->l, b, into->l * a);
-    for (size_t d = 0; d < head_dim; d += 8) {
+    for (size_t d = 0; d < v_dim; d += 8) {
         __m256 o = _mm256_mul_ps(_mm256_loadu_ps(into->o + d), scale_into);
         o = _mm256_fmadd_ps(_mm256_loadu_ps(from->o + d), scale_from, o);
         _mm256_storeu_ps(into->o + d, o);

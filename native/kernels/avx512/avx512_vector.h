@@ -16,13 +16,13 @@ uint64_t avx512_sum_weights(const float *x, size_t n, float best, double scale);
 void avx512_attend(const attend_chunk *chunk, const float *q, size_t q_stride, size_t n_rows,
                    float scale, const uint8_t *first, const uint8_t *last, attend_state *state,
                    void *scratch);
-size_t avx512_attend_scratch(size_t head_dim, size_t n_rows);
+size_t avx512_attend_scratch(size_t k_dim, size_t v_dim, size_t n_rows);
 /* The same with up to so many rows meeting keys, or values, of a type as they are stored, and more
  * meeting them converted: what a conversion costs beside the multiplications is the processor's. */
 void avx512_attend_direct(const size_t most_direct[KV_TYPE_COUNT], const attend_chunk *chunk,
                           const float *q, size_t q_stride, size_t n_rows, float scale,
                           const uint8_t *first, const uint8_t *last, attend_state *state,
                           void *scratch);
-void avx512_attend_merge(attend_state *into, const attend_state *from, size_t head_dim);
+void avx512_attend_merge(attend_state *into, const attend_state *from, size_t v_dim);
 
 #endif

@@ -15,7 +15,7 @@ void neon_to_f16(const float *x, uint16_t *y, size_t n);
 void neon_attend(const attend_chunk *chunk, const float *q, size_t q_stride, size_t n_rows,
                  float scale, const uint8_t *first, const uint8_t *last, attend_state *state,
                  void *scratch);
-size_t neon_attend_scratch(size_t head_dim, size_t n_rows);
-void neon_attend_merge(attend_state *into, const attend_state *from, size_t head_dim);
+size_t neon_attend_scratch(size_t k_dim, size_t v_dim, size_t n_rows);
+void neon_attend_merge(attend_state *into, const attend_state *from, size_t v_dim);
 
 #endif
