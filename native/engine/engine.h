@@ -11,6 +11,7 @@ struct ll_engine {
     device_options options;
     const device_kind *kind;
     device *device;
+    char arithmetic[40];              /* see ll_engine_arithmetic */
     kv_pool pools[MAX_GROUPS];        /* one for each layer group of the plan */
     uint32_t blocks_most[MAX_GROUPS]; /* that a session holds of a group */
     kv_index index;

@@ -105,29 +105,44 @@ static uint32_t take_block(ll_engine *e, uint32_t g) {
     return block;
 }
 
-/* Gives the session a block of its own where the next token would go into one that others hold or
- * may find. */
-static void own_last_block(ll_session *s) {
-    ll_engine *e = s->engine;
-    uint32_t i = s->n_tokens / BLOCK_POSITIONS;
-    if (s->n_tokens % BLOCK_POSITIONS == 0 || s->n_pending > 0) return;
-    for (uint32_t g = 0; g < e->plan.n_groups; g++) {
-        uint32_t *mine = &s->tables[g].blocks[i], old = *mine;
-        if (!kv_pool_is_shared(&e->pools[g], old)) {
-            kv_index_forget(&e->index, g, old);
-            continue;
-        }
-        *mine = take_block(e, g);
-        e->kind->copy_block(e->device, g, old, *mine);
-        kv_pool_drop(&e->pools[g], old);
-    }
+/* Gives back blocks [MAX_GROUPS] that no session holds yet; NO_KV_BLOCK is none. */
+static void drop_fresh(ll_engine *e, const uint32_t *fresh) {
+    for (uint32_t g = 0; g < e->plan.n_groups; g++)
+        if (fresh[g] != NO_KV_BLOCK) kv_pool_drop(&e->pools[g], fresh[g]);
 }
 
-static void add_block(ll_session *s, uint32_t g) {
+/* Gives the session a block of its own where the next token would go into one that others hold or
+ * may find. All copies are made before any of them takes its place. */
+static bool own_last_block(ll_session *s, ll_error *err) {
     ll_engine *e = s->engine;
+    uint32_t i = s->n_tokens / BLOCK_POSITIONS, fresh[MAX_GROUPS];
+    if (s->n_tokens % BLOCK_POSITIONS == 0 || s->n_pending > 0) return true;
+    for (uint32_t g = 0; g < MAX_GROUPS; g++) fresh[g] = NO_KV_BLOCK;
+    for (uint32_t g = 0; g < e->plan.n_groups; g++) {
+        uint32_t old = s->tables[g].blocks[i];
+        if (!kv_pool_is_shared(&e->pools[g], old)) continue;
+        fresh[g] = take_block(e, g);
+        if (e->kind->copy_block(e->device, g, old, fresh[g], err)) continue;
+        drop_fresh(e, fresh);
+        return false;
+    }
+    for (uint32_t g = 0; g < e->plan.n_groups; g++) {
+        uint32_t *mine = &s->tables[g].blocks[i];
+        if (fresh[g] == NO_KV_BLOCK) {
+            kv_index_forget(&e->index, g, *mine);
+            continue;
+        }
+        kv_pool_drop(&e->pools[g], *mine);
+        *mine = fresh[g];
+    }
+    return true;
+}
+
+/* A block of a group for what follows the session's last one. */
+static uint32_t next_block(ll_session *s, uint32_t g) {
     kv_table *t = &s->tables[g];
-    if (s->n_blocks - t->first == e->blocks_most[g]) give_back(s, g, t->first + 1);
-    t->blocks[s->n_blocks] = take_block(e, g);
+    if (s->n_blocks - t->first == s->engine->blocks_most[g]) give_back(s, g, t->first + 1);
+    return take_block(s->engine, g);
 }
 
 bool session_reserve(ll_session *s, uint32_t n_tokens, ll_error *err) {
@@ -137,9 +152,10 @@ bool session_reserve(ll_session *s, uint32_t n_tokens, ll_error *err) {
                        e->options.n_ctx);
     if (!holds_window(s, s->n_tokens))
         return ll_fail(err, LL_ERR_ARGUMENT, "the session lacks what token %u sees", s->n_tokens);
-    own_last_block(s);
+    if (!own_last_block(s, err)) return false;
     for (; s->n_blocks < session_blocks_for(n_tokens); s->n_blocks++)
-        for (uint32_t g = 0; g < e->plan.n_groups; g++) add_block(s, g);
+        for (uint32_t g = 0; g < e->plan.n_groups; g++)
+            s->tables[g].blocks[s->n_blocks] = next_block(s, g);
     return true;
 }
 
@@ -270,7 +286,7 @@ bool ll_session_get_block(const ll_session *s, uint32_t i, void *out, ll_error *
     bool whole = has_whole(s, i);
     for (uint32_t g = 0; g < e->plan.n_groups; g++) {
         if (!is_part(e, g, whole)) continue;
-        e->kind->get_block(e->device, g, s->tables[g].blocks[i], at);
+        if (!e->kind->get_block(e->device, g, s->tables[g].blocks[i], at, err)) return false;
         at += e->kind->block_bytes(e->device, g);
     }
     return true;
@@ -294,20 +310,35 @@ static bool check_put(const ll_session *s, const int32_t *ids, size_t n_bytes, l
     return true;
 }
 
+/* Copies each group's part of a block into a fresh one, [MAX_GROUPS], which the session does not
+ * hold yet; NO_KV_BLOCK where there is no such part. */
+static bool put_parts(ll_session *s, const char *kv, bool whole, uint32_t *fresh, ll_error *err) {
+    ll_engine *e = s->engine;
+    for (uint32_t g = 0; g < MAX_GROUPS; g++) fresh[g] = NO_KV_BLOCK;
+    for (uint32_t g = 0; g < e->plan.n_groups; g++) {
+        if (!is_part(e, g, whole)) continue;
+        fresh[g] = next_block(s, g);
+        if (!e->kind->put_block(e->device, g, fresh[g], kv, err)) {
+            drop_fresh(e, fresh);
+            return false;
+        }
+        kv += e->kind->block_bytes(e->device, g);
+    }
+    return true;
+}
+
 bool ll_session_put_block(ll_session *s, const int32_t *ids, const void *kv, size_t n_bytes,
                           ll_error *err) {
     ll_engine *e = s->engine;
-    if (!check_put(s, ids, n_bytes, err)) return false;
-    const char *at = kv;
-    uint32_t i = s->n_blocks;
+    uint32_t fresh[MAX_GROUPS], i = s->n_blocks;
+    if (!check_put(s, ids, n_bytes, err) ||
+        !put_parts(s, kv, n_bytes == part_bytes(e, true), fresh, err))
+        return false;
     for (uint32_t g = 0; g < e->plan.n_groups; g++) {
-        if (!is_part(e, g, n_bytes == part_bytes(e, true))) {
+        if (fresh[g] == NO_KV_BLOCK)
             give_back(s, g, i + 1); /* what lies before it is of no use without it */
-            continue;
-        }
-        add_block(s, g);
-        e->kind->put_block(e->device, g, s->tables[g].blocks[i], at);
-        at += e->kind->block_bytes(e->device, g);
+        else
+            s->tables[g].blocks[i] = fresh[g];
     }
     s->n_blocks++;
     memcpy(s->ids + s->n_tokens, ids, BLOCK_POSITIONS * sizeof *ids);

@@ -49,7 +49,8 @@ void model_release(model_object *m);
 
 /* The fields of ll_engine_options as keyword arguments, in the order of "IIIIIzzz". */
 #define OPTION_NAMES                                                                               \
-    "n_ctx", "n_sessions", "n_batch", "n_logits", "n_threads", "kernels", "kv_k", "kv_v", NULL
+    "n_ctx", "n_sessions", "n_batch", "n_logits", "n_threads", "device", "kernels", "kv_k",        \
+        "kv_v", NULL
 
 extern PyType_Spec model_spec, engine_spec, session_spec, quantizer_spec;
 

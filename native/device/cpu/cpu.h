@@ -13,6 +13,7 @@
 
 #include "base/threads.h"
 #include "device/device.h"
+#include "kernels/kernels.h"
 
 extern const device_kind device_cpu;
 

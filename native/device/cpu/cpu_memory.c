@@ -223,19 +223,27 @@ size_t cpu_block_bytes(const device *opaque, uint32_t group) {
     return ((const cpu *)(const void *)opaque)->block_bytes[group];
 }
 
-void cpu_get_block(const device *opaque, uint32_t group, uint32_t block, void *out) {
+static char *block_at(const cpu *d, uint32_t group, uint32_t block) {
+    return d->kv[group] + d->block_bytes[group] * block;
+}
+
+bool cpu_get_block(const device *opaque, uint32_t group, uint32_t block, void *out, ll_error *err) {
     const cpu *d = (const cpu *)(const void *)opaque;
-    memcpy(out, d->kv[group] + d->block_bytes[group] * block, d->block_bytes[group]);
+    (void)err;
+    memcpy(out, block_at(d, group, block), d->block_bytes[group]);
+    return true;
 }
 
-void cpu_put_block(device *opaque, uint32_t group, uint32_t block, const void *kv) {
-    cpu *d = (cpu *)(void *)opaque;
-    memcpy(d->kv[group] + d->block_bytes[group] * block, kv, d->block_bytes[group]);
+bool cpu_put_block(device *opaque, uint32_t group, uint32_t block, const void *kv, ll_error *err) {
+    const cpu *d = (const cpu *)(const void *)opaque;
+    (void)err;
+    memcpy(block_at(d, group, block), kv, d->block_bytes[group]);
+    return true;
 }
 
-void cpu_copy_block(device *opaque, uint32_t group, uint32_t from, uint32_t to) {
-    cpu *d = (cpu *)(void *)opaque;
-    cpu_put_block(opaque, group, to, d->kv[group] + d->block_bytes[group] * from);
+bool cpu_copy_block(device *opaque, uint32_t group, uint32_t from, uint32_t to, ll_error *err) {
+    const cpu *d = (const cpu *)(const void *)opaque;
+    return cpu_put_block(opaque, group, to, block_at(d, group, from), err);
 }
 
 /* A block is [layers of the group][K, then V][kv head], each a chunk of format/kv.h. */

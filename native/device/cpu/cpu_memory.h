@@ -15,9 +15,9 @@ void cpu_release(cpu *d);
 
 /* See device_kind. */
 size_t cpu_block_bytes(const device *d, uint32_t group);
-void cpu_get_block(const device *d, uint32_t group, uint32_t block, void *out);
-void cpu_put_block(device *d, uint32_t group, uint32_t block, const void *kv);
-void cpu_copy_block(device *d, uint32_t group, uint32_t from, uint32_t to);
+bool cpu_get_block(const device *d, uint32_t group, uint32_t block, void *out, ll_error *err);
+bool cpu_put_block(device *d, uint32_t group, uint32_t block, const void *kv, ll_error *err);
+bool cpu_copy_block(device *d, uint32_t group, uint32_t from, uint32_t to, ll_error *err);
 
 /* Row i of a step's buffer; the residual alone is indexed by the row of the batch. */
 float *cpu_buffer_row(const cpu *d, buffer_id buffer, const row_set *set, uint32_t i);
