@@ -34,7 +34,7 @@ static void fill_info(ll_model *m) {
         .n_layers = of->n_layers,
         .n_heads = of->n_heads,
         .n_kv_heads = of->n_kv_heads,
-        .head_dim = of->head_dim,
+        .head_dim = of->k_dim,
         .dim = of->dim,
         .ffn_dim = of->ffn_dim,
         .n_vocab = of->n_vocab,

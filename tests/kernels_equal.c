@@ -293,12 +293,12 @@ typedef struct attended {
 static void attend(const kernels *k, const attend_chunk *chunk, const float *q, size_t n_rows,
                    const uint8_t *first, const uint8_t *last, attended *to) {
     attend_state states[MAX_ROWS];
-    const float scale = 1 / sqrtf((float)chunk->head_dim);
+    const float scale = 1 / sqrtf((float)chunk->k_dim);
     memset(to, 0, sizeof *to);
     for (size_t r = 0; r < n_rows; r++) states[r] = (attend_state){0, 0, to->o[r]};
     fill_scratch();
     k->attend(chunk, q, Q_STRIDE, n_rows, scale, first, last, states, scratch);
-    expect_untouched(k, "attention", k->attend_scratch(chunk->head_dim, n_rows));
+    expect_untouched(k, "attention", k->attend_scratch(chunk->k_dim, chunk->v_dim, n_rows));
     for (size_t r = 0; r < n_rows; r++) {
         to->m[r] = states[r].m;
         to->l[r] = states[r].l;
@@ -313,20 +313,18 @@ static uint16_t draw_number(bool is_seen, float scale) {
 
 static void draw_chunk(attend_chunk *chunk, const bool *is_seen, float scale, uint8_t *keys,
                        uint8_t *values) {
-    const size_t n = chunk->head_dim, n_blocks = kv_n_blocks(n);
+    const size_t n[2] = {chunk->k_dim, chunk->v_dim};
     uint16_t *numbers[2] = {(uint16_t *)(void *)keys, (uint16_t *)(void *)values};
     bool is_half[2] = {chunk->k_type == KV_F16, chunk->v_type == KV_F16};
-    if (!is_half[0]) numbers[0] = kv_scales(chunk->k_type, keys, n);
-    if (!is_half[1]) numbers[1] = kv_scales(chunk->v_type, values, n);
-    for (size_t i = 0; i < n * KERNELS_CHUNK; i++) {
-        keys[i] = (uint8_t)draw_below(256);
-        values[i] = (uint8_t)draw_below(256);
-    }
+    if (!is_half[0]) numbers[0] = kv_scales(chunk->k_type, keys, n[0]);
+    if (!is_half[1]) numbers[1] = kv_scales(chunk->v_type, values, n[1]);
+    for (size_t i = 0; i < n[0] * KERNELS_CHUNK; i++) keys[i] = (uint8_t)draw_below(256);
+    for (size_t i = 0; i < n[1] * KERNELS_CHUNK; i++) values[i] = (uint8_t)draw_below(256);
     for (size_t j = 0; j < KERNELS_CHUNK; j++) {
-        for (size_t d = 0; d < (is_half[0] ? n : n_blocks); d++)
+        for (size_t d = 0; d < (is_half[0] ? n[0] : kv_n_blocks(n[0])); d++)
             numbers[0][d * KERNELS_CHUNK + j] =
                 draw_number(is_seen[j], is_half[0] ? scale : scale / 127);
-        size_t width = is_half[1] ? n : n_blocks;
+        size_t width = is_half[1] ? n[1] : kv_n_blocks(n[1]);
         for (size_t d = 0; d < width; d++)
             numbers[1][j * width + d] = draw_number(is_seen[j], is_half[1] ? 1 : 1.0f / 127);
     }
@@ -334,8 +332,8 @@ static void draw_chunk(attend_chunk *chunk, const bool *is_seen, float scale, ui
     chunk->v = values;
 }
 
-static void check_attend_case(const kernels *k, sight how, size_t n_rows, size_t head_dim,
-                              kv_type k_type, kv_type v_type) {
+static void check_attend_case(const kernels *k, sight how, size_t n_rows, size_t k_dim,
+                              size_t v_dim, kv_type k_type, kv_type v_type) {
     enum { CHUNK_BYTES = MAX_HEAD * KERNELS_CHUNK * 2 }; /* of F16, the widest type */
     static _Alignas(64) uint8_t keys[CHUNK_BYTES], values[CHUNK_BYTES];
     static float q[MAX_ROWS * Q_STRIDE];
@@ -352,7 +350,7 @@ static void check_attend_case(const kernels *k, sight how, size_t n_rows, size_t
         if (n_rows == 5 && row % 2) q[i] = 0;              /* scores of zero */
         if (n_rows == 2) q[i] = row ? 1e-44f : -1e-44f;    /* that underflow to either zero */
     }
-    attend_chunk chunk = {.head_dim = head_dim, .k_type = k_type, .v_type = v_type};
+    attend_chunk chunk = {.k_dim = k_dim, .v_dim = v_dim, .k_type = k_type, .v_type = v_type};
     draw_chunk(&chunk, is_seen, n_rows == 2 ? 0x1p-23f : 2, keys, values);
     if (n_rows % 2) { /* what is fetched meanwhile changes nothing */
         chunk.next_k = keys;
@@ -361,19 +359,29 @@ static void check_attend_case(const kernels *k, sight how, size_t n_rows, size_t
     attend(&kernels_scalar, &chunk, q, n_rows, first, last, &expected);
     attend(k, &chunk, q, n_rows, first, last, &got);
     char what[96];
-    snprintf(what, sizeof what, "attend, %s, %zu rows, heads of %zu, %s and %s", sight_names[how],
-             n_rows, head_dim, kv_names[k_type], kv_names[v_type]);
+    snprintf(what, sizeof what, "attend, %s, %zu rows, keys of %zu %s, values of %zu %s",
+             sight_names[how], n_rows, k_dim, kv_names[k_type], v_dim, kv_names[v_type]);
     expect_equal(k, what, &expected, &got, sizeof got);
 }
 
 static void check_attend_types(const kernels *k, kv_type k_type, kv_type v_type) {
     static const size_t n_rows[] = {1, 2, 3, 4, 5, 8, 9, 31, 70};
-    static const size_t head_dims[] = {8, 24, 64, 72, MAX_HEAD};
+    static const struct {
+        size_t k, v;
+    } dims[] = {
+        {8,        8       },
+        {24,       24      },
+        {64,       64      },
+        {72,       72      },
+        {MAX_HEAD, MAX_HEAD},
+        {24,       72      },
+        {96,       40      },
+    };
     for (sight how = 0; how < SIGHTS; how++) {
         for (size_t r = 0; r < sizeof n_rows / sizeof *n_rows; r++) {
-            for (size_t h = 0; h < sizeof head_dims / sizeof *head_dims; h++) {
-                if (n_rows[r] > 9 && head_dims[h] > 128) continue;
-                check_attend_case(k, how, n_rows[r], head_dims[h], k_type, v_type);
+            for (size_t h = 0; h < sizeof dims / sizeof *dims; h++) {
+                if (n_rows[r] > 9 && dims[h].k > 128) continue;
+                check_attend_case(k, how, n_rows[r], dims[h].k, dims[h].v, k_type, v_type);
             }
         }
     }

@@ -131,7 +131,8 @@ class AttendChunk(ctypes.Structure):
     _fields_ = (
         ("k", ptr),
         ("v", ptr),
-        ("head_dim", c_size_t),
+        ("k_dim", c_size_t),
+        ("v_dim", c_size_t),
         ("k_type", c_int),
         ("v_type", c_int),
         ("next_k", ptr),
@@ -187,9 +188,34 @@ class Kernels(ctypes.Structure):
         ),
         ("attend_merge", CFUNCTYPE(None, POINTER(AttendState), POINTER(AttendState), c_size_t)),
         ("matmul_scratch", CFUNCTYPE(c_size_t, c_int, c_size_t, c_size_t, c_size_t)),
-        ("attend_scratch", CFUNCTYPE(c_size_t, c_size_t, c_size_t)),
+        ("attend_scratch", CFUNCTYPE(c_size_t, c_size_t, c_size_t, c_size_t)),
         ("task_macs", c_size_t),
         ("peaks", PeakLoop * 2),  # int8, float
+    )
+
+
+# ---- model/ ------------------------------------------------------------------------------------
+
+
+class LayerGroup(ctypes.Structure):
+    _fields_ = (
+        ("kind", c_int),
+        ("window", c_uint32),
+        ("n_kv_heads", c_uint32),
+        ("k_dim", c_uint32),
+        ("v_dim", c_uint32),
+        ("n_layers", c_uint32),
+    )
+
+
+class Plan(ctypes.Structure):
+    _fields_ = (
+        ("model", ptr),
+        ("steps", ptr),
+        ("n_steps", c_size_t),
+        ("buffer_dim", c_uint32 * 5),
+        ("groups", LayerGroup * 8),
+        ("n_groups", c_uint32),
     )
 
 
@@ -207,5 +233,7 @@ STRUCTS = {
     "attend_state": AttendState,
     "product": Product,
     "kernels": Kernels,
+    "layer_group": LayerGroup,
+    "plan": Plan,
     "peak_loop": PeakLoop,
 }

@@ -96,14 +96,15 @@ def expected_work(model: TinyModel, path: Path, spans: list[tuple[int, int, int]
         n_columns = n_kept if for_kept else n_rows
         weight_bytes += n_bytes if n_columns else 0
         macs += shape[0] * shape[1] * n_columns if len(shape) == 2 else 0
+    both = model.head_dim + model.v_dim  # channels of a key and its value
     for layer in range(model.n_layers):
         window = model.window if model.is_local(layer) else 1 << 30
         for first, n, n_logits in spans:
             if layer == model.n_layers - 1:
                 first, n = first + n - n_logits, n_logits
             seen = [set(range(max(0, p - window + 1), p + 1)) for p in range(first, first + n)]
-            macs += sum(map(len, seen)) * 2 * model.n_heads * model.head_dim
-            kv_bytes += len(set().union(*seen)) * 2 * model.n_kv_heads * model.head_dim * 2
+            macs += sum(map(len, seen)) * model.n_heads * both
+            kv_bytes += len(set().union(*seen)) * model.n_kv_heads * both * 2
     return Work(weight_bytes, kv_bytes, 0, macs)
 
 

@@ -22,7 +22,7 @@ from checkpoints import Floats, write_json
 from conftest import ROOT
 from golden import tiny_models
 from golden.compact_reference import CompactReference, compact_divergence, load_compact
-from golden.tiny_models import TINY_MODELS, TinyModel
+from golden.tiny_models import PLAIN_MODELS, TINY_MODELS, TinyModel
 
 import localllm
 from localllm import engines
@@ -72,7 +72,7 @@ def read_keys(path: Path) -> dict[str, Any]:
 # ---- families ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("tiny", TINY_MODELS, ids=lambda tiny: tiny.name)
+@pytest.mark.parametrize("tiny", PLAIN_MODELS, ids=lambda tiny: tiny.name)
 @pytest.mark.parametrize("n_shards", [1, 3])
 def test_a_converted_model_computes_what_transformers_does(
     tiny: TinyModel, n_shards: int, tmp_path: Path

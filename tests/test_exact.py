@@ -388,24 +388,24 @@ def test_rounding_to_four_bits(lib: ctypes.CDLL) -> None:
 class Chunk:
     """Random keys and values of one chunk and the result of attending to them."""
 
-    def __init__(self, head_dim: int, seed: int) -> None:
+    def __init__(self, k_dim: int, v_dim: int, seed: int) -> None:
         rng = np.random.default_rng(seed)
-        self.head_dim = head_dim
-        self.k: Halves = rng.normal(size=(head_dim, CHUNK)).astype(np.float16)
-        self.v: Halves = rng.normal(size=(CHUNK, head_dim)).astype(np.float16)
+        self.k_dim, self.v_dim = k_dim, v_dim
+        self.k: Halves = rng.normal(size=(k_dim, CHUNK)).astype(np.float16)
+        self.v: Halves = rng.normal(size=(CHUNK, v_dim)).astype(np.float16)
 
     def attend(
         self, scalar: Kernels, q: Floats, spans: list[tuple[int, int]], scale: float
     ) -> tuple[list[AttendState], Floats]:
-        """Row r of q attends to the positions of spans[r]; o is [n_rows, head_dim]."""
+        """Row r of q attends to the positions of spans[r]; o is [n_rows, v_dim]."""
         n_rows = len(spans)
-        o = np.full((n_rows, self.head_dim), np.nan, np.float32)
+        o = np.full((n_rows, self.v_dim), np.nan, np.float32)
         states = (AttendState * n_rows)()
         for r in range(n_rows):
             states[r].o = o[r].ctypes.data
         first = np.array([a for a, _ in spans], np.uint8)
         last = np.array([b for _, b in spans], np.uint8)
-        chunk = AttendChunk(self.k.ctypes.data, self.v.ctypes.data, self.head_dim)
+        chunk = AttendChunk(self.k.ctypes.data, self.v.ctypes.data, self.k_dim, self.v_dim)
         scalar.attend(
             ctypes.byref(chunk),
             q.ctypes.data,
@@ -425,16 +425,18 @@ def softmax_average(scores: Doubles, v: Doubles) -> Doubles:
     return np.asarray((p @ v) / p.sum(), np.float64)
 
 
-@pytest.mark.parametrize("head_dim", [8, 64, 80, 256])
-def test_attend_is_softmax_attention(scalar: Kernels, head_dim: int) -> None:
-    chunk = Chunk(head_dim, head_dim)
+@pytest.mark.parametrize(
+    ("k_dim", "v_dim"), [(8, 8), (64, 64), (80, 80), (256, 256), (24, 72), (96, 40)]
+)
+def test_attend_is_softmax_attention(scalar: Kernels, k_dim: int, v_dim: int) -> None:
+    chunk = Chunk(k_dim, v_dim, k_dim)
     spans = [(0, 1), (0, 64), (63, 64), (5, 37), (17, 18), (30, 64)]
     rng = np.random.default_rng(10)
-    q = rng.normal(size=(len(spans), head_dim + 24)).astype(np.float32)  # rows lie apart
-    scale = float(np.float32(head_dim**-0.5))
+    q = rng.normal(size=(len(spans), k_dim + 24)).astype(np.float32)  # rows lie apart
+    scale = float(np.float32(k_dim**-0.5))
     states, o = chunk.attend(scalar, q, spans, scale)
     for r, (a, b) in enumerate(spans):
-        scores = q[r, :head_dim].astype(np.float64) @ chunk.k[:, a:b].astype(np.float64) * scale
+        scores = q[r, :k_dim].astype(np.float64) @ chunk.k[:, a:b].astype(np.float64) * scale
         v = chunk.v[a:b].astype(np.float64)
         assert abs(states[r].m - scores.max()) < 1e-5
         expected = softmax_average(scores, v)
@@ -442,7 +444,7 @@ def test_attend_is_softmax_attention(scalar: Kernels, head_dim: int) -> None:
 
 
 def test_attend_has_the_written_bits(lib: ctypes.CDLL, scalar: Kernels) -> None:
-    chunk = Chunk(8, 11)
+    chunk = Chunk(8, 8, 11)
     q = np.random.default_rng(11).normal(size=(1, 8)).astype(np.float32)
     scale, (a, b) = np.float32(0.3), (3, 41)
     (state,), o = chunk.attend(scalar, q, [(a, b)], float(scale))
@@ -466,7 +468,7 @@ def test_attend_has_the_written_bits(lib: ctypes.CDLL, scalar: Kernels) -> None:
 
 def test_merged_chunks_are_one_attention(scalar: Kernels) -> None:
     head_dim, n_chunks, scale = 64, 4, 0.125
-    chunks = [Chunk(head_dim, 20 + i) for i in range(n_chunks)]
+    chunks = [Chunk(head_dim, head_dim, 20 + i) for i in range(n_chunks)]
     q = np.random.default_rng(12).normal(size=(1, head_dim)).astype(np.float32) * 4
     spans = [(9, 64), (0, 64), (0, 64), (0, 13)]
     parts = [c.attend(scalar, q, [s], scale) for c, s in zip(chunks, spans, strict=True)]

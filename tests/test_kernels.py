@@ -424,8 +424,9 @@ class Attention(NamedTuple):
     v: np.ndarray
     k_type: int
     v_type: int
-    head_dim: int
-    q: np.ndarray  # [n_rows, head_dim + 3] f32, of which head_dim are read
+    k_dim: int
+    v_dim: int
+    q: np.ndarray  # [n_rows, k_dim + 3] f32, of which k_dim are read
     first: np.ndarray
     last: np.ndarray
     scale: float
@@ -450,13 +451,13 @@ def draw_side(
 
 
 def run_attend(kernels: Kernels, t: Attention) -> tuple[bytes, list[AttendState], np.ndarray]:
-    n_rows, head_dim = len(t.q), t.head_dim
-    o = np.full((n_rows, head_dim), GUARD, np.float32)
+    n_rows = len(t.q)
+    o = np.full((n_rows, t.v_dim), GUARD, np.float32)
     states = (AttendState * n_rows)()
     for r in range(n_rows):
         states[r].o = o[r].ctypes.data
     k, v = t.k.ctypes.data, t.v.ctypes.data
-    chunk = AttendChunk(k, v, head_dim, t.k_type, t.v_type, next_k=k, next_v=v)
+    chunk = AttendChunk(k, v, t.k_dim, t.v_dim, t.k_type, t.v_type, next_k=k, next_v=v)
     kernels.attend(
         ctypes.byref(chunk), t.q.ctypes.data, t.q.shape[1], n_rows, t.scale, t.first.ctypes.data,
         t.last.ctypes.data, ctypes.addressof(states), SCRATCH.ctypes.data,
@@ -480,16 +481,17 @@ def ranges(rng: np.random.Generator, how: str, n_rows: int) -> tuple[np.ndarray,
 
 
 def attention(
-    rng: np.random.Generator, how: str, n_rows: int, head_dim: int, types: tuple[int, int]
+    rng: np.random.Generator, how: str, n_rows: int, dims: tuple[int, int], types: tuple[int, int]
 ) -> Attention:
+    k_dim, v_dim = dims
     first, last = ranges(rng, how, n_rows)
     seen = np.zeros(CHUNK, bool)
     for a, b in zip(first, last, strict=True):
         seen[a:b] = True
-    k = as_bytes(*draw_side(rng, types[0], head_dim, seen, math.nan))
-    v = as_bytes(*(a.T for a in draw_side(rng, types[1], head_dim, seen, math.inf)))
-    q = rng.standard_normal((n_rows, head_dim + 3)).astype(np.float32)
-    return Attention(k, v, *types, head_dim, q, first, last, 1 / math.sqrt(head_dim))
+    k = as_bytes(*draw_side(rng, types[0], k_dim, seen, math.nan))
+    v = as_bytes(*(a.T for a in draw_side(rng, types[1], v_dim, seen, math.inf)))
+    q = rng.standard_normal((n_rows, k_dim + 3)).astype(np.float32)
+    return Attention(k, v, *types, k_dim, v_dim, q, first, last, 1 / math.sqrt(k_dim))
 
 
 @pytest.mark.parametrize("types", list(itertools.product(KV_TYPES, KV_TYPES)))
@@ -497,8 +499,8 @@ def attention(
 def test_attend(engine: Engine, how: str, types: tuple[int, int]) -> None:
     rng = np.random.default_rng(5)
     for n_rows in (1, 2, 3, 4, 5, 8, 9, 31, 64, 70):
-        for head_dim in (8, 24, 64, 72, 128, 256):
-            t = attention(rng, how, n_rows, head_dim, types)
+        for dims in [*((n, n) for n in (8, 24, 64, 72, 128, 256)), (24, 72), (96, 40)]:
+            t = attention(rng, how, n_rows, dims, types)
             if n_rows == 3:
                 t.q[:] *= 50  # exponentials that vanish
             if n_rows == 5:
@@ -506,7 +508,7 @@ def test_attend(engine: Engine, how: str, types: tuple[int, int]) -> None:
             expected, _, o = run_attend(engine.scalar, t)
             assert np.isfinite(o).all()
             for kernels in engine.others:
-                assert run_attend(kernels, t)[0] == expected, (kernels.name, n_rows, head_dim)
+                assert run_attend(kernels, t)[0] == expected, (kernels.name, n_rows, dims)
 
 
 def test_attend_zero_of_either_sign(engine: Engine) -> None:
@@ -517,7 +519,7 @@ def test_attend_zero_of_either_sign(engine: Engine) -> None:
     q = np.zeros((2, 8), np.float32)
     q[:, 7] = [1e-44, -1e-44]  # the last dimension: nothing is added to its zero
     seen = np.zeros(2, np.uint8), np.full(2, CHUNK, np.uint8)
-    t = Attention(as_bytes(k), as_bytes(v), KV_F16, KV_F16, 8, q, *seen, 1.0)
+    t = Attention(as_bytes(k), as_bytes(v), KV_F16, KV_F16, 8, 8, q, *seen, 1.0)
     expected = run_attend(engine.scalar, t)
     assert [math.copysign(1, s.m) for s in expected[1]] == [1, -1]
     for kernels in engine.others:

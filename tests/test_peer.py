@@ -17,7 +17,7 @@ import pytest
 from checkpoints import Floats
 from conftest import ROOT
 from golden import tiny_models
-from golden.tiny_models import TINY_MODELS, TinyModel
+from golden.tiny_models import PLAIN_MODELS, TINY_MODELS, TinyModel
 from tokenizer_cases import byte_level_vocabulary, sentencepiece_vocabulary, strings
 
 import localllm
@@ -58,7 +58,7 @@ FORMS = [("F32", 1, "F32"), ("BF16", 3, "F32"), ("F16", 2, "F16"), ("F8_E4M3", 2
          ("F32", 1, "Q8_0"), ("BF16", 2, "Q4_K_M"), ("F32", 3, "Q3_K_M")]  # fmt: skip
 
 
-@pytest.mark.parametrize("tiny", TINY_MODELS, ids=lambda tiny: tiny.name)
+@pytest.mark.parametrize("tiny", PLAIN_MODELS, ids=lambda tiny: tiny.name)
 def test_converted_models_give_the_peers_logits(
     tiny: TinyModel, peer_python: Path, tmp_path: Path
 ) -> None:

@@ -23,49 +23,49 @@ def library(internals: ctypes.CDLL) -> ctypes.CDLL:
     internals.threads_close.argtypes = (ctypes.c_void_p,)
     internals.threads_run_phases.argtypes = (ctypes.c_void_p, NEXT, TASK, ctypes.c_void_p)
     internals.threads_run.argtypes = (ctypes.c_void_p, WORK, ctypes.c_void_p)
-    internals.shares_deal.argtypes = (ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint32)
-    internals.shares_take.argtypes = (
+    internals.task_hands_deal.argtypes = (ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint32)
+    internals.task_hands_take.argtypes = (
         ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint32, ctypes.POINTER(ctypes.c_uint32),
     )  # fmt: skip
-    internals.shares_take.restype = ctypes.c_bool
+    internals.task_hands_take.restype = ctypes.c_bool
     return internals
 
 
-class Shares:
-    def __init__(self, library: ctypes.CDLL, n_shares: int) -> None:
-        self.library, self.n_shares = library, n_shares
-        memory = np.zeros((n_shares + 1) * CACHE_LINE, np.uint8)
+class Hands:
+    def __init__(self, library: ctypes.CDLL, n_hands: int) -> None:
+        self.library, self.n_hands = library, n_hands
+        memory = np.zeros((n_hands + 1) * CACHE_LINE, np.uint8)
         self.memory = memory[-memory.ctypes.data % CACHE_LINE :]
 
     def deal(self, n_tasks: int) -> None:
-        self.library.shares_deal(self.memory.ctypes.data, self.n_shares, n_tasks)
+        self.library.task_hands_deal(self.memory.ctypes.data, self.n_hands, n_tasks)
 
     def take(self, own: int) -> int | None:
         task = ctypes.c_uint32()
         address = self.memory.ctypes.data
-        taken = self.library.shares_take(address, self.n_shares, own, ctypes.byref(task))
+        taken = self.library.task_hands_take(address, self.n_hands, own, ctypes.byref(task))
         return task.value if taken else None
 
 
 def test_a_thread_takes_its_own_run_in_order_and_then_the_ends_of_the_others(
     library: ctypes.CDLL,
 ) -> None:
-    shares = Shares(library, 3)
-    assert shares.take(0) is None
-    shares.deal(10)  # 0 1 2 | 3 4 5 | 6 7 8 9
-    assert [shares.take(1) for _ in range(5)] == [3, 4, 5, 9, 8]
-    assert [shares.take(0) for _ in range(4)] == [0, 1, 2, 7]
-    assert [shares.take(2) for _ in range(2)] == [6, None]
+    hands = Hands(library, 3)
+    assert hands.take(0) is None
+    hands.deal(10)  # 0 1 2 | 3 4 5 | 6 7 8 9
+    assert [hands.take(1) for _ in range(5)] == [3, 4, 5, 9, 8]
+    assert [hands.take(0) for _ in range(4)] == [0, 1, 2, 7]
+    assert [hands.take(2) for _ in range(2)] == [6, None]
 
 
 @pytest.mark.parametrize("n_tasks", [1, 2, 3, 64, 1000])
 def test_each_task_is_dealt_once(library: ctypes.CDLL, n_tasks: int) -> None:
-    for n_shares in (1, 2, 5, 64):
-        shares = Shares(library, n_shares)
-        shares.deal(n_tasks)
-        taken = [shares.take(i % n_shares) for i in range(n_tasks)]
+    for n_hands in (1, 2, 5, 64):
+        hands = Hands(library, n_hands)
+        hands.deal(n_tasks)
+        taken = [hands.take(i % n_hands) for i in range(n_tasks)]
         assert sorted(task for task in taken if task is not None) == list(range(n_tasks))
-        assert all(shares.take(i) is None for i in range(n_shares))
+        assert all(hands.take(i) is None for i in range(n_hands))
 
 
 class Recorder:

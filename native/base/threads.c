@@ -18,8 +18,8 @@
 #include <stdlib.h>
 
 #include "base/isa.h"
-#include "base/shares.h"
 #include "base/system.h"
+#include "base/task_hands.h"
 
 /* Going to sleep and being woken costs some tens of microseconds: longer than that is not worth
  * spinning, and a wait that turned out longer makes the next spin shorter. */
@@ -43,8 +43,8 @@ struct threads {
     threads_next *next;
     threads_task *task;
     void *arg;
-    share *shares; /* [n_threads] */
-    seat *seats;   /* [n_threads] */
+    task_hand *hands; /* [n_threads] */
+    seat *seats;      /* [n_threads] */
     _Atomic bool stop, is_over;
     _Atomic uint32_t n_sleeping;              /* waking costs a system call: only for sleepers */
     _Alignas(64) _Atomic uint32_t n_left;     /* tasks of the phase that are not done */
@@ -95,7 +95,7 @@ static void open_phase(threads *t) {
         atomic_store_explicit(&t->is_over, true, memory_order_release);
     } else {
         atomic_store_explicit(&t->n_left, n_tasks, memory_order_relaxed);
-        shares_deal(t->shares, t->n_threads, n_tasks);
+        task_hands_deal(t->hands, t->n_threads, n_tasks);
     }
     if (t->n_threads > 1) advance(t);
 }
@@ -104,7 +104,7 @@ static void open_phase(threads *t) {
  * first of them is open, so they are all of one phase. */
 static void take_tasks(threads *t, uint32_t thread) {
     uint32_t task, n_done = 0;
-    while (shares_take(t->shares, t->n_threads, thread, &task)) {
+    while (task_hands_take(t->hands, t->n_threads, thread, &task)) {
         t->task(t->arg, task, thread);
         n_done++;
     }
@@ -168,7 +168,7 @@ void threads_run(threads *t, threads_work *work, void *arg) {
 /* ---- the pool ------------------------------------------------------------------------------ */
 
 static void release(threads *t) {
-    free(t->shares);
+    free(t->hands);
     free(t->seats);
     free(t);
 }
@@ -177,16 +177,16 @@ threads *threads_open(uint32_t n_threads, ll_error *err) {
     threads *t = aligned_alloc(64, sizeof *t);
     if (t != NULL) {
         *t = (threads){.n_threads = n_threads};
-        t->shares = aligned_alloc(64, n_threads * sizeof(share));
+        t->hands = aligned_alloc(64, n_threads * sizeof(task_hand));
         t->seats = calloc(n_threads, sizeof(seat));
     }
-    if (t == NULL || t->shares == NULL || t->seats == NULL) {
+    if (t == NULL || t->hands == NULL || t->seats == NULL) {
         if (t != NULL) release(t);
         ll_fail(err, LL_ERR_MEMORY, "no memory for %u threads", n_threads);
         return NULL;
     }
     for (uint32_t i = 0; i < n_threads; i++) {
-        atomic_init(&t->shares[i].left, 0);
+        atomic_init(&t->hands[i].left, 0);
         t->seats[i] = (seat){.pool = t, .index = i, .spin = spin_most};
     }
     /* Signals belong to the caller's threads: a worker that took one would leave them unwoken. */

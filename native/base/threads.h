@@ -2,7 +2,7 @@
  *
  * A phase is over when all its tasks are, not when all threads have come: a thread that the system
  * has taken off its core holds up only the task it was in the middle of, and the others do the rest
- * of its share. Whoever ends a phase opens the next one. The caller is thread 0.
+ * of its hand. Whoever ends a phase opens the next one. The caller is thread 0.
  */
 #ifndef LL_BASE_THREADS_H
 #define LL_BASE_THREADS_H

@@ -49,14 +49,13 @@ static bool resolve_options(const model *m, const ll_engine_options *in, device_
     return true;
 }
 
-/* The most blocks of a layer group that a session holds: all of its context, or what a step's rows
- * and the first one's window touch, wherever in a block they begin. */
+/* The most blocks of a layer group that a session holds: what a step's rows see, wherever in a
+ * block that begins. */
 static uint32_t count_blocks(const plan *p, uint32_t g, const device_options *o) {
-    uint32_t all = session_blocks_for(o->n_ctx), window = p->groups[g].window;
-    if (window == 0) return all;
-    uint64_t n_positions = (uint64_t)window - 1 + o->n_batch;
-    uint64_t most = (n_positions + BLOCK_POSITIONS - 2) / BLOCK_POSITIONS + 1;
-    return most < all ? (uint32_t)most : all;
+    uint32_t all = session_blocks_for(o->n_ctx);
+    uint32_t n_positions = group_most_seen(&p->groups[g], o->n_batch, o->n_ctx);
+    uint32_t most = (n_positions + BLOCK_POSITIONS - 2) / BLOCK_POSITIONS + 1;
+    return most < all ? most : all;
 }
 
 static bool resolve(plan *p, const model *m, const ll_engine_options *in, device_options *out,

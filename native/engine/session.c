@@ -80,8 +80,7 @@ uint32_t ll_session_n_tokens(const ll_session *s) { return s->n_tokens; }
 
 /* The first block of a group that the token behind n_tokens sees. */
 static uint32_t first_seen(const ll_engine *e, uint32_t g, uint32_t n_tokens) {
-    uint32_t window = e->plan.groups[g].window;
-    return window != 0 && n_tokens >= window ? (n_tokens - window + 1) / BLOCK_POSITIONS : 0;
+    return group_first_seen(&e->plan.groups[g], n_tokens) / BLOCK_POSITIONS;
 }
 
 /* Whether the session could go on behind its first n_tokens tokens. */
@@ -257,7 +256,7 @@ uint32_t ll_session_reuse(ll_session *s, const int32_t *ids, uint32_t n_ids) {
 
 /* Whether a block has the KV of this group: all groups, or only those without a window. */
 static bool is_part(const ll_engine *e, uint32_t g, bool whole) {
-    return whole || e->plan.groups[g].window == 0;
+    return whole || e->plan.groups[g].kind == GROUP_FULL;
 }
 
 static size_t part_bytes(const ll_engine *e, bool whole) {

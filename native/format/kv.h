@@ -12,7 +12,8 @@
  *   KV_Q4_0  keys   u4 [head_dim / 2][KV_CHUNK][2], then scales as Q8_0's
  *            values u4 [KV_CHUNK][head_dim], then scales as Q8_0's
  *
- * where n_blocks = ceil(head_dim / KV_BLOCK_DIM), and of two u4 the low one comes first. Codes and
+ * where head_dim is the number of channels of a key, or of a value, which need not be the same,
+ * n_blocks = ceil(head_dim / KV_BLOCK_DIM), and of two u4 the low one comes first. Codes and
  * scales of Q8_0 are those of acts_quantize (format/acts.h, ACTS_Q8_32), those of Q4_0 of
  * kv_round_q4; scales are rounded to F16. Code, less 8 where it is a u4, times scale is exact in
  * f32.

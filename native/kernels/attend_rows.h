@@ -39,7 +39,7 @@ enum {
 typedef struct attend_scratch {
     float p[SHARING_ROWS][KERNELS_CHUNK]; /* scores, then their exponentials */
     float v[KERNELS_CHUNK][SLAB];
-    float k[][SLAB]; /* [head_dim] */
+    float k[][SLAB]; /* [k_dim] */
 } attend_scratch;
 
 static size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
@@ -81,13 +81,13 @@ static source keys_at(const attend_chunk *chunk, size_t key) {
     const size_t at = key * (chunk->k_type == KV_F16 ? sizeof(uint16_t) : sizeof(uint8_t));
     return (source){.at = bytes_from(chunk->k, at),
                     .stride = KERNELS_CHUNK,
-                    .scales = kv_scales(chunk->k_type, chunk->k, chunk->head_dim) + key,
+                    .scales = kv_scales(chunk->k_type, chunk->k, chunk->k_dim) + key,
                     .scale_stride = KERNELS_CHUNK,
                     .next = bytes_from(chunk->next_k, at)};
 }
 
 static source values_at(const attend_chunk *chunk, size_t j, size_t d) {
-    const size_t n = chunk->head_dim, n_blocks = kv_n_blocks(n), i = j * n + d;
+    const size_t n = chunk->v_dim, n_blocks = kv_n_blocks(n), i = j * n + d;
     const size_t at = chunk->v_type == KV_F16    ? i * sizeof(uint16_t)
                       : chunk->v_type == KV_Q8_0 ? i
                                                  : i / 2;
@@ -144,8 +144,8 @@ VEC_INLINE vec value_scale(const source *v, size_t j) {
 }
 
 /* A slab of keys, channel by channel. */
-VEC_INLINE void convert_keys(form as, source k, size_t head_dim, float (*to)[SLAB]) {
-    for (size_t d = 0; d < head_dim; d++) {
+VEC_INLINE void convert_keys(form as, source k, size_t k_dim, float (*to)[SLAB]) {
+    for (size_t d = 0; d < k_dim; d++) {
         fetch(as, &k, d * k.stride);
         vec x[VECS];
         load_keys(as, &k, d, x);
@@ -176,7 +176,7 @@ VEC_INLINE void convert_values(form as, source v, size_t n, size_t n_dims, float
 /* ---- scores ---------------------------------------------------------------------------------- */
 
 /* p[r][key ...] = scale * q[r] . keys, for n_rows rows and a slab of keys at k. */
-VEC_INLINE void score_block(form as, int n_rows, source k, size_t head_dim, const float *q,
+VEC_INLINE void score_block(form as, int n_rows, source k, size_t k_dim, const float *q,
                             size_t q_stride, float scale, float (*p)[KERNELS_CHUNK], size_t key) {
     vec sums[ROWS][VECS];
 #pragma GCC unroll 4
@@ -184,14 +184,14 @@ VEC_INLINE void score_block(form as, int n_rows, source k, size_t head_dim, cons
 #pragma GCC unroll 4
         for (int v = 0; v < VECS; v++) sums[r][v] = vec_all(0);
     }
-    const size_t span = has_scales(as) ? KV_BLOCK_DIM : head_dim; /* channels of one scale */
-    for (size_t start = 0; start < head_dim; start += span) {
+    const size_t span = has_scales(as) ? KV_BLOCK_DIM : k_dim; /* channels of one scale */
+    for (size_t start = 0; start < k_dim; start += span) {
         vec scales[VECS];
 #pragma GCC unroll 4
         for (size_t v = 0; v < VECS; v++) {
             if (has_scales(as)) scales[v] = key_scales(&k, start, v);
         }
-        const size_t end = smaller(start + span, head_dim);
+        const size_t end = smaller(start + span, k_dim);
         for (size_t d = start; d < end; d++) {
             fetch(as, &k, d * k.stride);
             vec keys[VECS];
@@ -234,9 +234,9 @@ VEC_INLINE void score_block(form as, int n_rows, source k, size_t head_dim, cons
         break;                                                                                     \
     }
 
-VEC_INLINE void score_rows(form as, size_t n_rows, source k, size_t head_dim, const float *q,
+VEC_INLINE void score_rows(form as, size_t n_rows, source k, size_t k_dim, const float *q,
                            size_t q_stride, float scale, float (*p)[KERNELS_CHUNK], size_t key) {
-#define SCORE(n) score_block(as, n, k, head_dim, q, q_stride, scale, p, key)
+#define SCORE(n) score_block(as, n, k, k_dim, q, q_stride, scale, p, key)
     WITH_CONSTANT_ROWS(n_rows, SCORE)
 #undef SCORE
 }
@@ -348,18 +348,18 @@ VEC_INLINE void value_ranges(form as, size_t n_rows, size_t n_dims, source v, co
 static void attend_few(const attend_chunk *chunk, const float *q, size_t q_stride, size_t n_rows,
                        float scale, const uint8_t *first, const uint8_t *last, size_t key0,
                        size_t key1, attend_state *state, attend_scratch *s) {
-    const size_t head_dim = chunk->head_dim;
+    const size_t k_dim = chunk->k_dim, v_dim = chunk->v_dim;
     const form k_form = form_of[chunk->k_type], v_form = form_of[chunk->v_type];
     for (size_t key = key0; key < key1; key += SLAB) {
         source k = keys_at(chunk, key);
 #define X(form)                                                                                    \
-    if (k_form == form) score_rows(form, n_rows, k, head_dim, q, q_stride, scale, s->p, key);
+    if (k_form == form) score_rows(form, n_rows, k, k_dim, q, q_stride, scale, s->p, key);
         STORED(X)
 #undef X
     }
     for (size_t r = 0; r < n_rows; r++) softmax(s->p[r], first[r], last[r], &state[r]);
-    for (size_t d = 0; d < head_dim; d += SLAB) {
-        size_t n_dims = smaller(head_dim - d, SLAB);
+    for (size_t d = 0; d < v_dim; d += SLAB) {
+        size_t n_dims = smaller(v_dim - d, SLAB);
         source v = values_at(chunk, 0, d);
 #define X(form)                                                                                    \
     if (v_form == form) value_ranges(form, n_rows, n_dims, v, s->p[0], first, last, state, d);
@@ -380,23 +380,23 @@ static bool sees(const uint8_t *first, const uint8_t *last, size_t n_rows, size_
 static void attend_many(const attend_chunk *chunk, const float *q, size_t q_stride, size_t n_rows,
                         float scale, const uint8_t *first, const uint8_t *last, size_t key0,
                         size_t key1, attend_state *state, attend_scratch *s) {
-    const size_t head_dim = chunk->head_dim;
+    const size_t k_dim = chunk->k_dim, v_dim = chunk->v_dim;
     const form k_form = form_of[chunk->k_type], v_form = form_of[chunk->v_type];
     const source k = {.at = s->k, .stride = SLAB}, v = {.at = s->v, .stride = SLAB};
     for (size_t key = key0; key < key1; key += SLAB) {
 #define X(form)                                                                                    \
-    if (k_form == form) convert_keys(form, keys_at(chunk, key), head_dim, s->k);
+    if (k_form == form) convert_keys(form, keys_at(chunk, key), k_dim, s->k);
         STORED(X)
 #undef X
         for (size_t r = 0; r < n_rows; r += ROWS) {
             size_t n = smaller(n_rows - r, ROWS);
             if (!sees(first + r, last + r, n, key)) continue;
-            score_rows(F32, n, k, head_dim, q + r * q_stride, q_stride, scale, s->p + r, key);
+            score_rows(F32, n, k, k_dim, q + r * q_stride, q_stride, scale, s->p + r, key);
         }
     }
     for (size_t r = 0; r < n_rows; r++) softmax(s->p[r], first[r], last[r], &state[r]);
-    for (size_t d = 0; d < head_dim; d += SLAB) {
-        size_t n_dims = smaller(head_dim - d, SLAB);
+    for (size_t d = 0; d < v_dim; d += SLAB) {
+        size_t n_dims = smaller(v_dim - d, SLAB);
 #define X(form)                                                                                    \
     if (v_form == form)                                                                            \
         convert_values(form, values_at(chunk, key0, d), key1 - key0, n_dims, s->v + key0);
@@ -409,23 +409,24 @@ static void attend_many(const attend_chunk *chunk, const float *q, size_t q_stri
     }
 }
 
-size_t VEC_KERNEL(attend_scratch)(size_t head_dim, size_t n_rows) {
+size_t VEC_KERNEL(attend_scratch)(size_t k_dim, size_t v_dim, size_t n_rows) {
+    (void)v_dim; /* values are converted SLAB channels at a time */
     if (n_rows <= ROWS) return sizeof(attend_scratch); /* only p */
-    return sizeof(attend_scratch) + head_dim * SLAB * sizeof(float);
+    return sizeof(attend_scratch) + k_dim * SLAB * sizeof(float);
 }
 
 void VEC_KERNEL(attend)(const attend_chunk *chunk, const float *q, size_t q_stride, size_t n_rows,
                         float scale, const uint8_t *first, const uint8_t *last, attend_state *state,
                         void *scratch) {
     attend_scratch *s = scratch;
-    assert(VEC_KERNEL(attend_scratch)(chunk->head_dim, n_rows) <= KERNELS_SCRATCH_BYTES);
+    assert(VEC_KERNEL(attend_scratch)(chunk->k_dim, chunk->v_dim, n_rows) <= KERNELS_SCRATCH_BYTES);
     for (size_t r0 = 0; r0 < n_rows; r0 += SHARING_ROWS) {
         size_t n = smaller(n_rows - r0, SHARING_ROWS);
         size_t key0 = KERNELS_CHUNK, key1 = 0; /* what any row sees, in whole slabs */
         for (size_t r = r0; r < r0 + n; r++) {
             key0 = smaller(first[r], key0);
             key1 = last[r] > key1 ? last[r] : key1;
-            memset(state[r].o, 0, chunk->head_dim * sizeof(float));
+            memset(state[r].o, 0, chunk->v_dim * sizeof(float));
         }
         key0 = key0 / SLAB * SLAB;
         key1 = (key1 + SLAB - 1) / SLAB * SLAB;
@@ -434,13 +435,13 @@ void VEC_KERNEL(attend)(const attend_chunk *chunk, const float *q, size_t q_stri
     }
 }
 
-void VEC_KERNEL(attend_merge)(attend_state *into, const attend_state *from, size_t head_dim) {
+void VEC_KERNEL(attend_merge)(attend_state *into, const attend_state *from, size_t v_dim) {
     const float m = from->m > into->m ? from->m : into->m;
     const vec scale_into = vec_exp(vec_all(into->m - m)),
               scale_from = vec_exp(vec_all(from->m - m));
     into->m = m;
     into->l = fmaf(from->l, vec_first(scale_from), into->l * vec_first(scale_into));
-    for (size_t d = 0; d < head_dim; d += VEC_DIM) {
+    for (size_t d = 0; d < v_dim; d += VEC_DIM) {
         vec o = vec_mul(vec_load(into->o + d), scale_into);
         vec_store(into->o + d, vec_fma(vec_load(from->o + d), scale_from, o));
     }

@@ -41,7 +41,7 @@ typedef void matmul_kernel(const product *p);
 typedef struct attend_chunk {
     const void *k;
     const void *v;
-    size_t head_dim; /* a multiple of 8 */
+    size_t k_dim, v_dim; /* channels of a key and of a value, multiples of 8 */
     kv_type k_type, v_type;
     const void *next_k, *next_v; /* of the chunk that the caller will ask for next, to be fetched
                                   * meanwhile and never read; NULL: none */
@@ -51,7 +51,7 @@ typedef struct attend_chunk {
 typedef struct attend_state {
     float m;
     float l;
-    float *o; /* [head_dim] */
+    float *o; /* [v_dim] */
 } attend_state;
 
 typedef struct kernels {
@@ -87,7 +87,7 @@ typedef struct kernels {
      *   s_j = (fmaf chain over d ascending of q[d] * k[d][j], from 0) * scale
      *   m = max s_j;  p_j = exact_exp(s_j - m);  l = tree16 of lane sums of p_j
      *   o[d] = fmaf(p_j, v[j][d], o[d]) from 0
-     * q is [n_rows] rows q_stride floats apart; writes state[r] (m, l, and o's head_dim values). */
+     * q is [n_rows] rows q_stride floats apart; writes state[r] (m, l, and o's v_dim values). */
     void (*attend)(const attend_chunk *chunk, const float *q, size_t q_stride, size_t n_rows,
                    float scale, const uint8_t *first, const uint8_t *last, attend_state *state,
                    void *scratch);
@@ -95,13 +95,13 @@ typedef struct kernels {
     /* into = merge(into, from), both non-empty, from being the later chunk:
      *   m' = max(m, m_c), a = exp(m - m'), b = exp(m_c - m'), l = fmaf(l_c, b, l * a),
      *   o[d] = fmaf(o_c[d], b, o[d] * a) */
-    void (*attend_merge)(attend_state *into, const attend_state *from, size_t head_dim);
+    void (*attend_merge)(attend_state *into, const attend_state *from, size_t v_dim);
 
     /* Scratch that is touched, from its beginning on, at most: by products of up to n_rows rows of
      * n values with up to n_cols columns (where n_rows is a multiple of 8, theirs are too), and by
      * attention of up to n_rows rows. */
     size_t (*matmul_scratch)(quant q, size_t n, size_t n_rows, size_t n_cols);
-    size_t (*attend_scratch)(size_t head_dim, size_t n_rows);
+    size_t (*attend_scratch)(size_t k_dim, size_t v_dim, size_t n_rows);
 
     /* Multiply-adds that take some milliseconds: no task keeps a thread longer from a cancel. */
     size_t task_macs;
@@ -146,8 +146,8 @@ KERNELS_LIST(X)
     void isa##_attend(const attend_chunk *chunk, const float *q, size_t q_stride, size_t n_rows,   \
                       float scale, const uint8_t *first, const uint8_t *last, attend_state *state, \
                       void *scratch);                                                              \
-    void isa##_attend_merge(attend_state *into, const attend_state *from, size_t head_dim);        \
-    size_t isa##_attend_scratch(size_t head_dim, size_t n_rows);                                   \
+    void isa##_attend_merge(attend_state *into, const attend_state *from, size_t v_dim);           \
+    size_t isa##_attend_scratch(size_t k_dim, size_t v_dim, size_t n_rows);                        \
     size_t isa##_matmul_scratch(quant q, size_t n, size_t n_rows, size_t n_cols)
 
 /* The rows of those over vectors in a struct of kernels. */

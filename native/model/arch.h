@@ -18,7 +18,7 @@ typedef enum rope_pairing {
 
 typedef enum activation { ACTIVATION_SILU, ACTIVATION_GELU } activation;
 
-/* What a family cannot do without. */
+/* What a family cannot do without, a bit each; see the column `when` of the weights in model.h. */
 typedef enum arch_needs {
     NEEDS_NOTHING = 0,
     NEEDS_QKV_BIAS = 1 << 0,

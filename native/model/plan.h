@@ -25,8 +25,8 @@ typedef enum row_choice {
  */
 #define PLAN_BUFFERS(X)                                                                            \
     X(X_RESIDUAL) /* [dim] the residual stream */                                                  \
-    X(X_QUERY)    /* [n_heads * head_dim] rotated queries */                                       \
-    X(X_HEADS)    /* [n_heads * head_dim] what attention returns */                                \
+    X(X_QUERY)    /* [n_heads * k_dim] rotated queries */                                          \
+    X(X_HEADS)    /* [n_heads * v_dim] what attention returns */                                   \
     X(X_HIDDEN)   /* [ffn_dim] gated activations */                                                \
     X(X_OUTPUT)   /* [dim] a projection that is normed before it joins the residual */
 
@@ -38,7 +38,7 @@ typedef enum buffer_id {
 } buffer_id;
 
 typedef enum step_kind {
-    STEP_EMBED,   /* residual = token_embd[id] * scale */
+    STEP_EMBED,   /* residual = table[id] * scale */
     STEP_QKV,     /* norm, q k v, bias, q/k-norm, RoPE; queries out, keys and values appended */
     STEP_ATTEND,  /* heads = attention(queries, KV) */
     STEP_PROJECT, /* residual += w[0] . in, through post_norm where the family has one */
@@ -48,38 +48,68 @@ typedef enum step_kind {
 
 typedef struct step {
     step_kind kind;
-    uint32_t layer;  /* n_layers for what belongs to none */
-    row_choice rows; /* QKV: of the queries; keys and values are appended for all rows */
+    const char *name; /* what a profile calls it: "qkv", "attn_out", "down" … */
+    uint32_t layer;   /* n_layers for what belongs to none */
+    row_choice rows;
     buffer_id in, out;
-    uint32_t norm; /* weight of the RMS norm of the input, or NO_WEIGHT */
-    uint32_t w[3]; /* matrices: q k v; gate up; one; NO_WEIGHT where unused */
+    uint32_t table; /* of which each row of the batch reads the row of its token, or NO_WEIGHT */
+    uint32_t norm;  /* weight of the RMS norm of the input, or NO_WEIGHT */
+    uint32_t w[3];  /* matrices: q k v; gate up; one; NO_WEIGHT where unused */
+    row_choice w_rows[3]; /* that each of them multiplies: keys and values are of all rows */
     uint32_t bias[3];
     uint32_t head_norm[2]; /* of q and k */
     uint32_t post_norm;    /* of the output, before it joins the residual */
     uint32_t rope;         /* index into model.ropes */
-    uint32_t window;       /* positions an ATTEND row sees, 0: all before it */
-    uint32_t group;        /* layer group of the KV pool */
+    bool attends;          /* it reads KV */
+    uint32_t group;        /* layer group whose KV it appends to or reads */
     uint32_t group_layer;  /* which layer of that group */
 } step;
 
-/* Layers whose KV has one shape and one window: they share block tables. */
+/* The rows whose input a step reads: all that any of its matrices multiplies. */
+static inline row_choice step_input_rows(const step *s) {
+    for (int i = 0; i < 3; i++)
+        if (s->w_rows[i] == ROWS_ALL) return ROWS_ALL;
+    return ROWS_KEPT;
+}
+
+/* What a token sees of the layers of a group. */
+typedef enum group_kind {
+    GROUP_FULL,     /* all positions up to its own */
+    GROUP_WINDOWED, /* the last `window` of them */
+} group_kind;
+
+/* Layers whose KV has one shape and of which a token sees the same: they share block tables. */
 typedef struct layer_group {
+    group_kind kind;
+    uint32_t window; /* 0 where the kind has none */
+    uint32_t n_kv_heads;
+    uint32_t k_dim, v_dim; /* channels of a key, of a value */
     uint32_t n_layers;
-    uint32_t window; /* 0: all positions */
 } layer_group;
 
-enum { MAX_GROUPS = 2 };
+/* The first position that the token at `position` sees; the last is its own. */
+uint32_t group_first_seen(const layer_group *g, uint32_t position);
+
+/* Positions that n_tokens consecutive tokens see at most, in a context of n_ctx. */
+uint32_t group_most_seen(const layer_group *g, uint32_t n_tokens, uint32_t n_ctx);
+
+enum { MAX_GROUPS = 8 };
 
 typedef struct plan {
     const model *model;
     step *steps; /* [n_steps] */
     size_t n_steps;
     uint32_t buffer_dim[N_BUFFERS]; /* floats per row; 0: never used */
-    layer_group groups[MAX_GROUPS];
+    layer_group groups[MAX_GROUPS]; /* [n_groups] */
     uint32_t n_groups;
 } plan;
 
+/* Errors: MEMORY; UNSUPPORTED: the layers are of more than MAX_GROUPS groups. */
 bool plan_open(plan *p, const model *m, ll_error *err);
 void plan_close(plan *p);
+
+/* Counts a layer of this shape and sight (n_layers is not read) to its group, which is made where
+ * it is the first. Errors: UNSUPPORTED. */
+bool plan_take_group(plan *p, const layer_group *of, uint32_t *group, ll_error *err);
 
 #endif

@@ -5,35 +5,23 @@
 
 #include "localllm.h"
 
-const char *work_step_name(const step *s) {
-    static const char *const names[] = {
-        [STEP_EMBED] = "embed",      [STEP_QKV] = "qkv",         [STEP_ATTEND] = "attend",
-        [STEP_PROJECT] = "attn_out", [STEP_GATE_UP] = "gate_up", [STEP_LOGITS] = "logits",
-    };
-    bool is_down = s->kind == STEP_PROJECT && s->in == X_HIDDEN;
-    return is_down ? "down" : names[s->kind];
-}
-
 static void add_bytes(const plan *p, uint32_t id, ll_work *w) {
     if (id == NO_WEIGHT) return;
     const weight *of = &p->model->weights[id];
     w->weight_bytes += of->row_bytes * of->n_rows;
 }
 
-/* Rows that matrix i of a step multiplies; of an ATTEND step, those whose queries run. */
-static uint32_t count_columns(const step *s, int i, uint32_t n_rows, uint32_t n_kept) {
-    bool appends = s->kind == STEP_QKV && i > 0; /* keys and values */
-    return s->rows == ROWS_ALL || appends ? n_rows : n_kept;
+static uint32_t count_rows(row_choice rows, uint32_t n_rows, uint32_t n_kept) {
+    return rows == ROWS_ALL ? n_rows : n_kept;
 }
 
 void work_add_weights(const plan *p, const step *s, uint32_t n_rows, uint32_t n_kept, ll_work *w) {
-    if (s->kind == STEP_EMBED) {
-        w->weight_bytes += n_rows * p->model->weights[s->w[0]].row_bytes;
-        return;
-    }
+    if (s->table != NO_WEIGHT)
+        w->weight_bytes +=
+            count_rows(s->rows, n_rows, n_kept) * p->model->weights[s->table].row_bytes;
     bool runs = false;
     for (int i = 0; i < 3; i++) {
-        uint32_t n_columns = count_columns(s, i, n_rows, n_kept);
+        uint32_t n_columns = count_rows(s->w_rows[i], n_rows, n_kept);
         if (s->w[i] == NO_WEIGHT || n_columns == 0) continue;
         runs = true;
         const weight *of = &p->model->weights[s->w[i]];
@@ -50,16 +38,16 @@ void work_add_weights(const plan *p, const step *s, uint32_t n_rows, uint32_t n_
 
 void work_add_attention(const plan *p, const step *s, const ll_span *rows, kv_type kv_k,
                         kv_type kv_v, ll_work *w) {
-    uint64_t n_rows = count_columns(s, 0, rows->n_rows, rows->n_logits);
-    if (s->kind != STEP_ATTEND || n_rows == 0) return;
-    const model *m = p->model;
-    uint64_t end = (uint64_t)rows->first_position + rows->n_rows, first = end - n_rows;
-    uint64_t n_pairs = 0, window = s->window != 0 ? s->window : UINT32_MAX;
-    for (uint64_t position = first; position < end; position++)
-        n_pairs += position + 1 < window ? position + 1 : window;
+    uint32_t n_rows = count_rows(s->rows, rows->n_rows, rows->n_logits);
+    if (!s->attends || n_rows == 0) return;
+    const layer_group *g = &p->groups[s->group];
+    uint32_t end = rows->first_position + rows->n_rows, first = end - n_rows;
+    uint64_t n_pairs = 0;
+    for (uint32_t position = first; position < end; position++)
+        n_pairs += position + 1 - group_first_seen(g, position);
     /* Together they see from what the first of them sees to their own last. */
-    uint64_t first_seen = first + 1 > window ? first + 1 - window : 0;
-    size_t head_bytes = kv_position_bytes(kv_k, m->head_dim) + kv_position_bytes(kv_v, m->head_dim);
-    w->kv_bytes += (end - first_seen) * m->n_kv_heads * head_bytes;
-    w->float_macs += 2 * n_pairs * m->n_heads * m->head_dim;
+    uint64_t n_seen = end - group_first_seen(g, first);
+    w->kv_bytes += n_seen * g->n_kv_heads *
+                   (kv_position_bytes(kv_k, g->k_dim) + kv_position_bytes(kv_v, g->v_dim));
+    w->float_macs += n_pairs * p->model->n_heads * (g->k_dim + g->v_dim);
 }

@@ -7,14 +7,11 @@
 #include "format/kv.h"
 #include "model/plan.h"
 
-/* A step's name as the profile shows it: "qkv", "attn_out", "down" … */
-const char *work_step_name(const step *s);
-
 /* Adds what a step reads and multiplies by weights. A weight is read once, however many rows there
- * are; an embedding only its rows. */
+ * are; a table only the rows of the tokens. */
 void work_add_weights(const plan *p, const step *s, uint32_t n_rows, uint32_t n_kept, ll_work *w);
 
-/* Adds what an ATTEND step reads and multiplies for one session; other steps add nothing. */
+/* Adds what a step that attends reads and multiplies for one session; others add nothing. */
 void work_add_attention(const plan *p, const step *s, const ll_span *rows, kv_type kv_k,
                         kv_type kv_v, ll_work *w);
 

@@ -7,6 +7,9 @@ Everything is float32 with eager attention. The engine keeps keys and values as 
 the judge: HalfCache rounds them as they enter the cache, and nothing else. The largest difference
 that this rounding makes is printed for each model, beside llama.cpp's distance from the judge.
 
+transformers has one size of heads. A model whose values have another is computed with heads of the
+larger, in which what is missing is zero: zero channels of queries, keys and values add nothing.
+
 With the logits goes a checksum of the weights, so that a test notices if tiny_models.py no longer
 makes the ones these logits belong to. transformers computes RoPE's frequencies and angles in
 float32, the engine in double; over N_TOKENS positions the difference is far below the tolerance.
@@ -27,6 +30,7 @@ from numpy.typing import NDArray
 from tiny_models import (
     DIM,
     N_VOCAB,
+    PLAIN_MODELS,
     TINY_MODELS,
     TinyModel,
     make_weights,
@@ -71,6 +75,43 @@ class HalfCache(DynamicCache):
         return keys, values
 
 
+def judge_dim(model: TinyModel) -> int:
+    return max(model.head_dim, model.v_dim)
+
+
+def padded_heads(weight: NDArray[np.float32], dim: int, to: int, n_parts: int) -> torch.Tensor:
+    """Rows of heads of `dim` channels, each head's equal parts filled up with zeros to `to`."""
+    parts = weight.reshape(-1, dim // n_parts, *weight.shape[1:])
+    padded = np.zeros((len(parts), to // n_parts, *weight.shape[1:]), np.float32)
+    padded[:, : dim // n_parts] = parts
+    return torch.from_numpy(padded.reshape(-1, *weight.shape[1:]))
+
+
+def judge_weights(model: TinyModel) -> dict[str, torch.Tensor]:
+    """The weights with heads of one size; rotated pairs are channels of both halves of a head."""
+    state, dim = {}, judge_dim(model)
+    for name, weight in make_weights(model).items():
+        if ".q_proj." in name or ".k_proj." in name:
+            state[name] = padded_heads(weight, model.head_dim, dim, 2)
+        elif ".v_proj." in name:
+            state[name] = padded_heads(weight, model.v_dim, dim, 1)
+        elif ".o_proj." in name:
+            state[name] = padded_heads(weight.T, model.v_dim, dim, 1).T
+        else:
+            state[name] = torch.from_numpy(weight)
+    return state
+
+
+def keep_key_size(judge: PreTrainedModel, model: TinyModel) -> None:
+    """Angles and the scale of scores as of heads of head_dim, where the judge's are larger."""
+    half, base = model.head_dim // 2, model.rope["rope_theta"]
+    frequencies = torch.zeros(judge_dim(model) // 2)
+    frequencies[:half] = base ** (-torch.arange(half) / half)
+    judge.model.rotary_emb.inv_freq = frequencies
+    for layer in judge.model.layers:
+        layer.self_attn.scaling = model.head_dim**-0.5
+
+
 def build_judge(model: TinyModel) -> PreTrainedModel:
     is_mistral = model.name.startswith("mistral")
     config_class, model_class = CLASSES["mistral" if is_mistral else model.arch]
@@ -94,7 +135,7 @@ def build_judge(model: TinyModel) -> PreTrainedModel:
         num_hidden_layers=model.n_layers,
         num_attention_heads=model.n_heads,
         num_key_value_heads=model.n_kv_heads,
-        head_dim=model.head_dim,
+        head_dim=judge_dim(model),
         max_position_embeddings=model.n_ctx,
         rms_norm_eps=model.eps,
         tie_word_embeddings=model.tied,
@@ -106,13 +147,14 @@ def build_judge(model: TinyModel) -> PreTrainedModel:
         **extra,
     )
     judge: PreTrainedModel = model_class(config).to(torch.float32).eval()
-    state = {name: torch.from_numpy(weight) for name, weight in make_weights(model).items()}
-    missing, unexpected = judge.load_state_dict(state, strict=False)
+    missing, unexpected = judge.load_state_dict(judge_weights(model), strict=False)
     if unexpected or set(missing) - {"lm_head.weight"}:
         raise SystemExit(f"{model.name}: missing {missing}, unexpected {unexpected}")
     if "lm_head.weight" in missing and not model.tied:
         raise SystemExit(f"{model.name}: the output matrix is missing")
     judge.tie_weights()
+    if judge_dim(model) > model.head_dim:
+        keep_key_size(judge, model)
     return judge
 
 
@@ -147,7 +189,7 @@ def main() -> None:
         largest = np.abs(logits).max()
         rounding = np.abs(judge_logits(judge, ids, half_cache=False) - logits).max() / largest
         line = f"{model.name:15} largest {largest:7.3f}  F16 cache {rounding:.1e}"
-        if peer:
+        if peer and model in PLAIN_MODELS:
             distance = np.abs(peer_logits(peer, model, ids) - logits).max() / largest
             line += f"  llama.cpp {distance:.1e}"
         print(line)

@@ -47,11 +47,16 @@ class TinyModel:
     writes_window_keys: bool = False
     weight_type: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F32
     tokenizer: str = "llama"
+    value_dim: int = 0  # channels of a value where they are not head_dim
     extra: dict[str, Any] = field(default_factory=dict)
 
     @property
     def eps(self) -> float:
         return 1e-6 if self.arch in ("gemma3", "qwen3") else 1e-5
+
+    @property
+    def v_dim(self) -> int:
+        return self.value_dim or self.head_dim
 
     @property
     def has_qkv_bias(self) -> bool:
@@ -116,7 +121,38 @@ TINY_MODELS = (
         local_rope_base=20000.0,
         writes_window_keys=True,
     ),
+    TinyModel(
+        "gemma3-values",
+        "gemma3",
+        4,
+        4,
+        2,
+        24,
+        96,
+        plain_rope(1e6),
+        tied=True,
+        window=20,
+        window_period=2,
+        writes_window_keys=True,
+        value_dim=16,
+    ),
+    TinyModel(
+        "qwen2-values",
+        "qwen2",
+        3,
+        4,
+        2,
+        16,
+        128,
+        plain_rope(1e6),
+        tied=True,
+        tokenizer="qwen2",
+        value_dim=40,
+    ),
 )
+
+# Those of which checkpoints and the peer know the shape.
+PLAIN_MODELS = tuple(model for model in TINY_MODELS if model.v_dim == model.head_dim)
 
 
 # ---- numbers from a seed ------------------------------------------------------------------------
@@ -152,7 +188,8 @@ def token_ids(model: TinyModel) -> list[int]:
 
 
 def make_weights(model: TinyModel) -> dict[str, Floats]:
-    q_dim, kv_dim = model.n_heads * model.head_dim, model.n_kv_heads * model.head_dim
+    q_dim, k_dim = model.n_heads * model.head_dim, model.n_kv_heads * model.head_dim
+    v_dim, heads_dim = model.n_kv_heads * model.v_dim, model.n_heads * model.v_dim
     weights: dict[str, Floats] = {}
 
     def matrix(name: str, rows: int, columns: int) -> None:
@@ -169,14 +206,14 @@ def make_weights(model: TinyModel) -> dict[str, Floats]:
     vector("model.norm.weight", DIM, norm_middle)
     for layer in range(model.n_layers):
         prefix = f"model.layers.{layer}."
-        for role, rows in (("q", q_dim), ("k", kv_dim), ("v", kv_dim)):
+        for role, rows in (("q", q_dim), ("k", k_dim), ("v", v_dim)):
             matrix(f"{prefix}self_attn.{role}_proj.weight", rows, DIM)
             if model.has_qkv_bias:
                 vector(f"{prefix}self_attn.{role}_proj.bias", rows, 0.0)
         if model.has_qk_norm:
             vector(f"{prefix}self_attn.q_norm.weight", model.head_dim, norm_middle)
             vector(f"{prefix}self_attn.k_norm.weight", model.head_dim, norm_middle)
-        matrix(f"{prefix}self_attn.o_proj.weight", DIM, q_dim)
+        matrix(f"{prefix}self_attn.o_proj.weight", DIM, heads_dim)
         matrix(f"{prefix}mlp.gate_proj.weight", model.ffn_dim, DIM)
         matrix(f"{prefix}mlp.up_proj.weight", model.ffn_dim, DIM)
         matrix(f"{prefix}mlp.down_proj.weight", DIM, model.ffn_dim)
@@ -325,9 +362,9 @@ def write_gguf(model: TinyModel, path: Path, split_tensors: int = 0) -> None:
     writer.add_head_count(model.n_heads)
     writer.add_head_count_kv(model.n_kv_heads)
     writer.add_layer_norm_rms_eps(model.eps)
-    if model.head_dim * model.n_heads != DIM:
+    if model.head_dim * model.n_heads != DIM or model.value_dim:
         writer.add_key_length(model.head_dim)
-        writer.add_value_length(model.head_dim)
+        writer.add_value_length(model.v_dim)
     if model.window:
         writer.add_sliding_window(model.window)
     if model.writes_window_keys:

@@ -5,23 +5,47 @@
 
 #include "base/isa.h"
 #include "base/system.h"
+#include "device/cpu/cpu_measure.h"
+#include "device/cpu/cpu_memory.h"
+#include "device/cpu/cpu_phases.h"
+
+/* ---- the phases there are -------------------------------------------------------------------- */
+
+static bool has_post_norm(const step *s) { return s->post_norm != NO_WEIGHT; }
+
+/* name, part, cut, run, need, is_wanted */
+static const phase_kind
+    embed = {"embed", WORKS, cpu_cut_rows, cpu_run_embed, NULL, NULL},
+    prepare = {"prepare", PREPARES, cpu_cut_input_rows, cpu_run_prepare, NULL, NULL},
+    heads = {"multiply", WORKS, cpu_cut_heads, cpu_run_heads, cpu_need_heads, NULL},
+    attend = {"attend", WORKS, cpu_cut_attend, cpu_run_attend, cpu_need_attend, NULL},
+    merge = {"merge", FINISHES, cpu_cut_merge, cpu_run_merge, NULL, NULL},
+    project = {"multiply", WORKS, cpu_cut_weights, cpu_run_project, cpu_need_project, NULL},
+    join = {"join", FINISHES, cpu_cut_rows, cpu_run_join, NULL, has_post_norm},
+    gate_up = {"multiply", WORKS, cpu_cut_weights, cpu_run_gate_up, cpu_need_gate_up, NULL},
+    logits = {"multiply", WORKS, cpu_cut_weights, cpu_run_logits, cpu_need_logits, NULL};
 
 enum { MAX_PHASES_PER_STEP = 3 };
 
 /* What each kind of step is made of, in order. */
-static const struct {
-    phase_count *count;
-    phase_run *run;
-} phases_of[][MAX_PHASES_PER_STEP] = {
-    [STEP_EMBED] = {{cpu_count_batch, cpu_run_embed}},
-    [STEP_QKV] = {{cpu_count_batch, cpu_run_prepare_batch}, {cpu_count_heads, cpu_run_heads}},
-    [STEP_ATTEND] = {{cpu_count_attend, cpu_run_attend}, {cpu_count_merge, cpu_run_merge}},
-    [STEP_PROJECT] = {{cpu_count_rows, cpu_run_prepare},
-                    {cpu_count_tiles, cpu_run_project},
-                    {cpu_count_rows, cpu_run_join}},
-    [STEP_GATE_UP] = {{cpu_count_rows, cpu_run_prepare}, {cpu_count_tiles, cpu_run_gate_up}},
-    [STEP_LOGITS] = {{cpu_count_rows, cpu_run_prepare}, {cpu_count_tiles, cpu_run_logits}},
+static const phase_kind *const phases_of[][MAX_PHASES_PER_STEP] = {
+    [STEP_EMBED] = {&embed},
+    [STEP_QKV] = {&prepare, &heads},
+    [STEP_ATTEND] = {&attend, &merge},
+    [STEP_PROJECT] = {&prepare, &project, &join},
+    [STEP_GATE_UP] = {&prepare, &gate_up},
+    [STEP_LOGITS] = {&prepare, &logits},
 };
+
+/* Writes the kinds of a step's phases; returns how many. */
+static int list_phases(const step *s, const phase_kind *out[MAX_PHASES_PER_STEP]) {
+    int n = 0;
+    for (int i = 0; i < MAX_PHASES_PER_STEP && phases_of[s->kind][i] != NULL; i++) {
+        const phase_kind *kind = phases_of[s->kind][i];
+        if (kind->is_wanted == NULL || kind->is_wanted(s)) out[n++] = kind;
+    }
+    return n;
+}
 
 static bool build_phases(cpu *d, ll_error *err) {
     size_t most = d->plan->n_steps * MAX_PHASES_PER_STEP;
@@ -29,26 +53,34 @@ static bool build_phases(cpu *d, ll_error *err) {
     if (d->phases == NULL) return ll_fail(err, LL_ERR_MEMORY, "no memory for %zu phases", most);
     for (size_t i = 0; i < d->plan->n_steps; i++) {
         const step *s = &d->plan->steps[i];
-        for (int j = 0; j < MAX_PHASES_PER_STEP && phases_of[s->kind][j].run != NULL; j++) {
-            phase_run *run = phases_of[s->kind][j].run;
-            if (run == cpu_run_join && s->post_norm == NO_WEIGHT)
-                continue; /* joined by its tasks */
-            d->phases[d->n_phases++] = (phase){s, phases_of[s->kind][j].count, run};
-        }
+        const phase_kind *kinds[MAX_PHASES_PER_STEP];
+        int n = list_phases(s, kinds);
+        for (int j = 0; j < n; j++) d->phases[d->n_phases++] = (phase){.step = s, .kind = kinds[j]};
     }
     return true;
 }
 
-float *cpu_buffer_row(const cpu *d, buffer_id buffer, const row_set *set, uint32_t i) {
-    size_t row = buffer == X_RESIDUAL ? set->rows[i] : i;
-    return d->buffers[buffer] + row * d->plan->buffer_dim[buffer];
+static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
+
+/* The most that a task of any phase needs; the device need not be open. */
+static scratch_need find_most_needed(const cpu *d) {
+    scratch_need most = {0};
+    for (size_t i = 0; i < d->plan->n_steps; i++) {
+        const step *s = &d->plan->steps[i];
+        const phase_kind *kinds[MAX_PHASES_PER_STEP];
+        int n = list_phases(s, kinds);
+        for (int j = 0; j < n; j++) {
+            if (kinds[j]->need == NULL) continue;
+            scratch_need need = kinds[j]->need(d, s);
+            most.panel_bytes = larger(most.panel_bytes, need.panel_bytes);
+            most.n_floats = larger(most.n_floats, need.n_floats);
+            most.n_floats_reserved = larger(most.n_floats_reserved, need.n_floats_reserved);
+        }
+    }
+    return most;
 }
 
-void cpu_note_bad(cpu *d, uint32_t layer) {
-    uint32_t known = atomic_load(&d->bad_layer);
-    while (layer < known && !atomic_compare_exchange_weak(&d->bad_layer, &known, layer)) {
-    }
-}
+/* ---- a run ----------------------------------------------------------------------------------- */
 
 static bool is_over(const cpu *d) {
     return atomic_load_explicit(d->batch->cancel, memory_order_relaxed) ||
@@ -65,10 +97,11 @@ static uint32_t open_phase(void *arg) {
     cpu *d = arg;
     if (d->next_phase > 0) end_phase(d);
     while (d->next_phase < d->n_phases && !is_over(d)) {
-        d->running = &d->phases[d->next_phase++];
-        uint32_t n_tasks = d->running->count(d, d->running);
-        if (n_tasks > 1) return n_tasks;
-        if (n_tasks == 1) d->running->run(d, d->running, 0, 0);
+        phase *p = &d->phases[d->next_phase++];
+        p->cut = p->kind->cut(d, p);
+        d->running = p;
+        if (p->cut.n_tasks > 1) return p->cut.n_tasks;
+        if (p->cut.n_tasks == 1) p->kind->run(d, p, 0, 0);
         end_phase(d);
     }
     return 0;
@@ -86,7 +119,7 @@ static void poll_caller(cpu *d) {
 static void run_task(void *arg, uint32_t task, uint32_t thread) {
     cpu *d = arg;
     if (is_over(d)) return;
-    d->running->run(d, d->running, task, thread);
+    d->running->kind->run(d, d->running, task, thread);
     if (thread == 0 && d->batch->poll != NULL) poll_caller(d);
 }
 
@@ -99,7 +132,7 @@ static bool cpu_run(device *opaque, const batch *b, ll_error *err) {
     d->sets[ROWS_ALL].rows = d->every_row;
     d->sets[ROWS_KEPT].n = b->n_kept;
     d->sets[ROWS_KEPT].rows = b->kept;
-    for (int i = 0; i < N_ROW_CHOICES; i++) cpu_cut_attention(d, &d->sets[i]);
+    for (int i = 0; i < N_ROW_CHOICES; i++) cpu_cut_queries(d, &d->sets[i]);
     uint64_t state = isa_enter_exact();
     cpu_profile_begin(d);
     threads_run_phases(d->pool, open_phase, run_task, d);
@@ -115,6 +148,40 @@ static bool cpu_run(device *opaque, const batch *b, ll_error *err) {
     return true;
 }
 
+/* ---- the device ------------------------------------------------------------------------------ */
+
+/* The kernels of that name, for NULL those of $LOCALLLM_KERNELS or else the best; NULL and
+ * ARGUMENT, naming those there are, where this processor has none of that name. */
+static const kernels *find_kernels(const char *name, ll_error *err) {
+    if (name == NULL) name = getenv("LOCALLLM_KERNELS");
+    if (name != NULL && name[0] == '\0') name = NULL;
+    const kernels *found = kernels_find(name);
+    if (found != NULL) return found;
+    char known[128] = "";
+    for (const kernels *const *k = kernels_list; *k != NULL; k++)
+        if ((*k)->is_available()) ll_list_name(known, sizeof known, (*k)->name);
+    ll_fail(err, LL_ERR_ARGUMENT, "no kernels \"%.32s\" on this processor; it has %s", name, known);
+    return NULL;
+}
+
+static bool cpu_plan_memory(const plan *p, const device_options *options, ll_memory *out,
+                            ll_error *err) {
+    cpu d = {.plan = p,
+             .model = p->model,
+             .kernels = find_kernels(options->kernels, err),
+             .options = *options};
+    if (d.kernels == NULL) return false;
+    scratch_need need = find_most_needed(&d);
+    cpu_plan_bytes(&d, &need, out);
+    out->importance_bytes = cpu_importance_bytes(p);
+    return true;
+}
+
+static bool place(cpu *d, ll_error *err) {
+    scratch_need need = find_most_needed(d);
+    return cpu_place(d, &need, err);
+}
+
 static void cpu_close(device *opaque) {
     cpu *d = (cpu *)(void *)opaque;
     if (d == NULL) return;
@@ -127,18 +194,6 @@ static void cpu_close(device *opaque) {
     free(d);
 }
 
-const kernels *cpu_find_kernels(const char *name, ll_error *err) {
-    if (name == NULL) name = getenv("LOCALLLM_KERNELS");
-    if (name != NULL && name[0] == '\0') name = NULL;
-    const kernels *found = kernels_find(name);
-    if (found != NULL) return found;
-    char known[128] = "";
-    for (const kernels *const *k = kernels_list; *k != NULL; k++)
-        if ((*k)->is_available()) ll_list_name(known, sizeof known, (*k)->name);
-    ll_fail(err, LL_ERR_ARGUMENT, "no kernels \"%.32s\" on this processor; it has %s", name, known);
-    return NULL;
-}
-
 static device *cpu_open(const plan *p, const device_options *options, ll_error *err) {
     cpu *d = calloc(1, sizeof *d);
     if (d == NULL) {
@@ -147,10 +202,10 @@ static device *cpu_open(const plan *p, const device_options *options, ll_error *
     }
     d->plan = p;
     d->model = p->model;
-    d->kernels = cpu_find_kernels(options->kernels, err);
+    d->kernels = find_kernels(options->kernels, err);
     d->options = *options;
     d->options.kernels = NULL; /* the caller's string */
-    if (d->kernels != NULL && build_phases(d, err) && cpu_place(d, err))
+    if (d->kernels != NULL && build_phases(d, err) && place(d, err))
         d->pool = threads_open(options->n_threads, err);
     if (d->pool == NULL) {
         cpu_close((device *)(void *)d);

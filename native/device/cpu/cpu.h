@@ -1,9 +1,12 @@
-/* cpu: the processor as a device: its memory, its phases, and what a running phase sees.
+/* cpu: the processor as a device: its phases, and what a running phase sees.
  *
  * A step of the plan becomes one to three phases. A phase is a number of independent tasks, dealt
  * to the threads; the next one opens when all are done. A phase of a single task is run by
  * whichever thread ends the phase before it, so it costs no meeting of its own: at one row a layer
  * has five.
+ *
+ * What phases there are is one table, in cpu.c: it alone knows the files that run them, they know
+ * where memory lies (cpu_memory.h), and that file knows none of them.
  */
 #ifndef LL_DEVICE_CPU_CPU_H
 #define LL_DEVICE_CPU_CPU_H
@@ -14,40 +17,62 @@
 
 extern const device_kind device_cpu;
 
-enum {
-    ROWS_PER_TASK = 8, /* of the phases that go row by row */
-    MATMUL_ROWS = 128, /* most weight rows of one matmul task of many columns */
-    TILE_TOKENS = 16,  /* rows of one attention task */
-};
-
 typedef struct cpu cpu;
 typedef struct phase phase;
 
-/* Tasks of this phase for the batch being run; 0 skips the phase. */
-typedef uint32_t phase_count(cpu *d, const phase *p);
+/* How a phase is cut into tasks for the batch being run. */
+typedef struct task_cut {
+    uint32_t n_tasks; /* 0 skips the phase */
+    uint32_t n_rows;  /* where tasks are rows of weights: of each but the last */
+    uint32_t n_spans; /* where they attend: tasks that share the chunks of one run of queries */
+} task_cut;
+
+/* What a task touches at most of its thread's memory, whatever batch of up to n_batch rows it
+ * belongs to, and how many floats are set aside for it. */
+typedef struct scratch_need {
+    size_t panel_bytes, n_floats;
+    size_t n_floats_reserved; /* n_floats or more */
+} scratch_need;
+
+typedef task_cut phase_cut(const cpu *d, const phase *p);
 typedef void phase_run(cpu *d, const phase *p, uint32_t task, uint32_t thread);
+typedef scratch_need phase_need(const cpu *d, const step *s);
+
+/* What of its step a phase does. */
+typedef enum phase_part {
+    PREPARES, /* rounds the input of the step's matrices */
+    WORKS,    /* reads and multiplies what the step is counted for as work */
+    FINISHES, /* puts together what the tasks before it left */
+} phase_part;
+
+typedef struct phase_kind {
+    const char *name; /* as the profile shows it */
+    phase_part part;
+    phase_cut *cut;
+    phase_run *run;
+    phase_need *need;                 /* NULL: no more than the thread's row */
+    bool (*is_wanted)(const step *s); /* NULL: by every step that has it */
+} phase_kind;
 
 struct phase {
     const step *step;
-    phase_count *count;
-    phase_run *run;
+    const phase_kind *kind;
+    task_cut cut; /* of the batch being run, once the phase is open */
 };
 
 /* Query rows of one attention task: consecutive positions of a segment. */
-typedef struct tile {
+typedef struct query_run {
     const segment *segment;
     uint32_t first_row, n_rows, first_position; /* the row is one of the buffers */
-} tile;
+} query_run;
 
-/* The rows of the running batch that a row_choice stands for, and how their attention is cut. With
- * few rows and a long context each task takes some chunks of a tile and leaves one state a chunk,
- * merged in ascending order afterwards. */
+/* The rows of the running batch that a row_choice stands for, and the runs they attend in. */
 typedef struct row_set {
     uint32_t n;
-    const uint32_t *rows; /* [n] of the batch, ascending */
-    tile *tiles;          /* [n_tiles] */
-    uint32_t n_tiles;
-    uint32_t n_spans; /* 1: a task sees all chunks of its tile */
+    const uint32_t *rows;  /* [n] of the batch, ascending */
+    query_run *query_runs; /* [n_query_runs] */
+    uint32_t n_query_runs;
+    uint32_t n_positions; /* the last of any row, plus 1 */
 } row_set;
 
 struct cpu {
@@ -62,11 +87,11 @@ struct cpu {
     float *buffers[N_BUFFERS];          /* [n_batch, buffer_dim] */
     void *acts_memory[ACTS_KIND_COUNT]; /* the inputs of the running matmuls */
     float *rope[N_ROPES];               /* [n_batch, n_rot]: cosine and sine of each pair */
-    float *states;                      /* split attention: [rows, heads, chunks, head_dim + 2] */
+    float *states;                      /* split attention: [rows, heads, chunks, v_dim + 2] */
     uint32_t n_split_rows;              /* rows `states` has room for */
     uint32_t *every_row;                /* [n_batch] 0, 1, 2 ... */
     char *thread_memory;                /* [n_threads] of thread_bytes */
-    size_t thread_bytes, tile_floats;
+    size_t thread_bytes, thread_floats;
 
     float *logits; /* [n_logits, n_vocab] */
     float *peaks;  /* [n_logits, n_peaks] */
@@ -81,7 +106,6 @@ struct cpu {
     const batch *batch; /* of the running call */
     row_set sets[N_ROW_CHOICES];
     const phase *running;
-    uint32_t tile_rows; /* weight rows of a matmul task of the running phase */
     uint32_t next_phase;
     double next_poll;       /* seconds */
     ll_phase_time *profile; /* [n_phases] sums of the runs since it was asked for; NULL: never */
@@ -95,103 +119,22 @@ struct cpu {
         bad_layer; /* lowest layer that met a value that is not finite; n_layers + 1: none */
 };
 
-/* ---- cpu_memory.c ---- */
-
-/* Byte counts of scratch, logits and KV; the allocator and the memory plan both come from here. */
-bool cpu_plan_memory(const plan *p, const device_options *options, ll_memory *out, ll_error *err);
-void cpu_measure_memory(const device *d, ll_memory *out);
-bool cpu_place(cpu *d, ll_error *err);
-void cpu_release(cpu *d);
-
-/* See device_kind. */
-size_t cpu_block_bytes(const device *d, uint32_t group);
-bool cpu_get_block(const device *d, uint32_t group, uint32_t block, void *out, ll_error *err);
-bool cpu_put_block(device *d, uint32_t group, uint32_t block, const void *kv, ll_error *err);
-bool cpu_copy_block(device *d, uint32_t group, uint32_t from, uint32_t to, ll_error *err);
-
-/* Scratch of one thread: the kernels' panel, a tile of outputs, and one row of floats. */
-void *cpu_thread_panel(const cpu *d, uint32_t thread);
-float *cpu_thread_tile(const cpu *d, uint32_t thread); /* [tile_floats] */
-float *cpu_thread_row(const cpu *d, uint32_t thread);  /* [widest row] */
-
-/* Keys and values of one block, layer and head: chunks as format/kv.h lays their types out. */
-void *cpu_keys(const cpu *d, const step *s, uint32_t block, uint32_t kv_head);
-void *cpu_values(const cpu *d, const step *s, uint32_t block, uint32_t kv_head);
-
-/* ---- cpu_rows.c: phases that go row by row ---- */
-
-uint32_t cpu_count_batch(cpu *d, const phase *p);
-uint32_t cpu_count_rows(cpu *d, const phase *p);
-void cpu_run_embed(cpu *d, const phase *p, uint32_t task, uint32_t thread);
-void cpu_run_prepare_batch(cpu *d, const phase *p, uint32_t task, uint32_t thread);
-void cpu_run_prepare(cpu *d, const phase *p, uint32_t task, uint32_t thread);
-void cpu_run_join(cpu *d, const phase *p, uint32_t task, uint32_t thread);
-
-/* ---- cpu_matmul.c: phases that multiply by weights ---- */
-
-uint32_t cpu_count_heads(cpu *d, const phase *p);
-uint32_t cpu_count_tiles(cpu *d, const phase *p);
-void cpu_run_heads(cpu *d, const phase *p, uint32_t task, uint32_t thread);
-void cpu_run_project(cpu *d, const phase *p, uint32_t task, uint32_t thread);
-void cpu_run_gate_up(cpu *d, const phase *p, uint32_t task, uint32_t thread);
-void cpu_run_logits(cpu *d, const phase *p, uint32_t task, uint32_t thread);
-
-/* What a task of a step's products touches at most of its thread's memory: floats of the tile, and
- * bytes of the panel. It holds for every batch of up to n_batch rows. */
-typedef struct extent {
-    size_t tile_floats, panel_bytes;
-} extent;
-
-extent cpu_matmul_extent(const cpu *d, const step *s);
-
-/* ---- cpu_append.c ---- */
-
-/* Rounds one KV head of every row of the batch, y [n_rows, head_dim], to the type of keys or values
- * and appends it to its session's blocks. */
-void cpu_append_keys(cpu *d, const step *s, uint32_t kv_head, const float *y, uint32_t thread);
-void cpu_append_values(cpu *d, const step *s, uint32_t kv_head, const float *y, uint32_t thread);
-/* Bytes of a thread's panel that they touch at most. */
-size_t cpu_append_scratch(const cpu *d);
-
-/* ---- cpu_attend.c ---- */
-
-void cpu_cut_attention(const cpu *d, row_set *set); /* before a run */
-uint32_t cpu_count_attend(cpu *d, const phase *p);
-uint32_t cpu_count_merge(cpu *d, const phase *p);
-extent cpu_attend_extent(const cpu *d);
-void cpu_run_attend(cpu *d, const phase *p, uint32_t task, uint32_t thread);
-void cpu_run_merge(cpu *d, const phase *p, uint32_t task, uint32_t thread);
-
-/* ---- cpu_profile.c ---- */
-
-bool cpu_set_profile(device *opaque, bool on, ll_error *err);
-const ll_phase_time *cpu_get_profile(const device *opaque, size_t *n_phases);
-/* Around a run, and, while all threads meet, at the end of each phase. */
-void cpu_profile_begin(cpu *d);
-void cpu_profile_phase(cpu *d, const phase *ended);
-void cpu_profile_end(cpu *d);
-
-/* ---- cpu_importance.c ---- */
-
-/* What set_importance allocates. */
-size_t cpu_importance_bytes(const plan *p);
-bool cpu_set_importance(device *opaque, bool on, ll_error *err);
-const ll_importance *cpu_get_importance(const device *opaque, size_t *n);
-/* While all threads meet, at the end of each phase. */
-void cpu_collect_importance(cpu *d, const phase *ended);
-
-/* ---- cpu.c ---- */
-
 static inline const row_set *cpu_rows_of(const cpu *d, const step *s) { return &d->sets[s->rows]; }
 
-/* The kernels of that name, for NULL those of $LOCALLLM_KERNELS or else the best; NULL and
- * ARGUMENT, naming those there are, where this processor has none of that name. */
-const kernels *cpu_find_kernels(const char *name, ll_error *err);
+/* The layers whose KV a step appends to or reads. */
+static inline const layer_group *cpu_group_of(const cpu *d, const step *s) {
+    return &d->plan->groups[s->group];
+}
 
-/* Row i of a step's buffer; the residual alone is indexed by the row of the batch. */
-float *cpu_buffer_row(const cpu *d, buffer_id buffer, const row_set *set, uint32_t i);
+static inline const row_set *cpu_input_rows_of(const cpu *d, const step *s) {
+    return &d->sets[step_input_rows(s)];
+}
 
 /* Notes that `layer` met a value that is not finite; the run ends with NUMERIC. */
-void cpu_note_bad(cpu *d, uint32_t layer);
+static inline void cpu_note_bad(cpu *d, uint32_t layer) {
+    uint32_t known = atomic_load(&d->bad_layer);
+    while (layer < known && !atomic_compare_exchange_weak(&d->bad_layer, &known, layer)) {
+    }
+}
 
 #endif

@@ -9,13 +9,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "device/cpu/cpu.h"
+#include "device/cpu/cpu_measure.h"
+#include "device/cpu/cpu_memory.h"
 
 enum { MAX_WEIGHTS = 3 }; /* of a step, sharing its input */
-
-static bool prepares(const phase *p) {
-    return p->run == cpu_run_prepare || p->run == cpu_run_prepare_batch;
-}
 
 /* Fills d->importance with empty sums; d->importance_sums is theirs. */
 static void list_weights(cpu *d) {
@@ -23,7 +20,7 @@ static void list_weights(cpu *d) {
     d->n_importance = 0;
     for (uint32_t i = 0; i < d->n_phases; i++) {
         const step *s = d->phases[i].step;
-        if (!prepares(&d->phases[i])) continue;
+        if (d->phases[i].kind->part != PREPARES) continue;
         uint32_t n = d->model->weights[s->w[0]].n;
         for (int j = 0; j < MAX_WEIGHTS; j++) {
             if (s->w[j] == NO_WEIGHT) continue;
@@ -41,7 +38,7 @@ static size_t count_columns(const plan *p, size_t *n_matrices) {
     *n_matrices = 0;
     for (size_t i = 0; i < p->n_steps; i++) {
         const step *s = &p->steps[i];
-        if (s->kind == STEP_EMBED || s->w[0] == NO_WEIGHT) continue;
+        if (s->w[0] == NO_WEIGHT) continue;
         n_columns += p->model->weights[s->w[0]].n;
         for (int j = 0; j < MAX_WEIGHTS; j++) *n_matrices += s->w[j] != NO_WEIGHT;
     }
@@ -86,15 +83,14 @@ static const float *input_row(const cpu *d, const step *s, const row_set *set, u
 }
 
 void cpu_collect_importance(cpu *d, const phase *ended) {
-    if (!d->collects || !prepares(ended)) return;
+    if (!d->collects || ended->kind->part != PREPARES) return;
     const step *s = ended->step;
-    const row_set *set =
-        ended->run == cpu_run_prepare_batch ? &d->sets[ROWS_ALL] : cpu_rows_of(d, s);
+    const row_set *set = cpu_input_rows_of(d, s);
     uint32_t n = d->model->weights[s->w[0]].n;
     double *sums = d->importance_sums;
     size_t first = 0;
     for (const phase *p = d->phases; p < ended; p++) {
-        if (!prepares(p)) continue;
+        if (p->kind->part != PREPARES) continue;
         sums += d->model->weights[p->step->w[0]].n;
         for (int j = 0; j < MAX_WEIGHTS; j++) first += p->step->w[j] != NO_WEIGHT;
     }

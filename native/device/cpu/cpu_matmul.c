@@ -6,13 +6,19 @@
 #include <math.h>
 #include <stdint.h>
 
-#include "device/cpu/cpu.h"
+#include "device/cpu/cpu_append.h"
+#include "device/cpu/cpu_memory.h"
+#include "device/cpu/cpu_phases.h"
 
 typedef struct range {
     uint32_t first, n;
 } range;
 
-enum { FEWEST_ROWS = 32, TASKS_PER_THREAD = 6 };
+enum {
+    MATMUL_ROWS = 128, /* most weight rows of a task of many columns */
+    FEWEST_ROWS = 32,
+    TASKS_PER_THREAD = 6,
+};
 static_assert(FEWEST_ROWS % LL_PEAK_LOGITS == 0, "the logits of a task are whole groups");
 
 /* Rows of which the thread with the most tasks has more than its part, over all threads. */
@@ -54,9 +60,9 @@ static uint32_t rows_for_many(const cpu *d, const weight *w, uint32_t n_columns)
 
 enum { FEW_COLUMNS = 8 };
 
-static uint32_t tile_rows(const cpu *d, const weight *w, uint32_t n_columns) {
+static uint32_t rows_per_task(const cpu *d, const weight *w, uint32_t n_columns) {
     if (n_columns > FEW_COLUMNS) return rows_for_many(d, w, n_columns);
-    return rows_for_few(w, (uint32_t)(d->tile_floats / n_columns), d->options.n_threads);
+    return rows_for_few(w, (uint32_t)(d->thread_floats / n_columns), d->options.n_threads);
 }
 
 static size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
@@ -75,44 +81,52 @@ static size_t scratch_bytes(const cpu *d, const weight *w, size_t n_rows, size_t
     return d->kernels->matmul_scratch(w->type, w->n, n_rows, n_columns);
 }
 
-/* Tasks of more columns have as many rows or fewer, and no more than task_macs multiply-adds where
- * that makes them have fewer. */
-extent cpu_matmul_extent(const cpu *d, const step *s) {
-    const device_options *o = &d->options;
-    uint32_t n_columns = s->kind == STEP_LOGITS ? o->n_logits : o->n_batch;
+/* Of products cut into rows of weights. Tasks of more columns have as many rows or fewer, and no
+ * more than task_macs multiply-adds where that makes them have fewer. */
+static scratch_need need_weights(const cpu *d, const step *s, uint32_t n_columns) {
     size_t n_few = smaller(n_columns, FEW_COLUMNS);
-    extent most = {0};
+    scratch_need most = {.n_floats_reserved = (size_t)n_columns * MATMUL_ROWS};
     for (int j = 0; j < 3 && s->w[j] != NO_WEIGHT; j++) {
         const weight *w = &d->model->weights[s->w[j]];
-        size_t rows = d->model->head_dim, n_floats = rows * n_columns; /* of keys or values */
-        if (s->kind != STEP_QKV) {
-            size_t few_rows = most_rows_for_few(w, o->n_threads);
-            rows = smaller(w->n_rows, rows_for_many(d, w, 1));
-            size_t least = smaller(rows, rows_for_many(d, w, n_columns)) * n_columns;
-            n_floats = smaller(rows * n_columns, larger(least, d->kernels->task_macs / w->n));
-            n_floats = larger(n_floats, few_rows * n_few);
-            most.panel_bytes = larger(most.panel_bytes, scratch_bytes(d, w, few_rows, n_few));
-        }
+        size_t few_rows = most_rows_for_few(w, d->options.n_threads);
+        size_t rows = smaller(w->n_rows, rows_for_many(d, w, 1));
+        size_t least = smaller(rows, rows_for_many(d, w, n_columns)) * n_columns;
+        size_t n_floats = smaller(rows * n_columns, larger(least, d->kernels->task_macs / w->n));
+        most.n_floats = larger(most.n_floats, larger(n_floats, few_rows * n_few));
+        most.panel_bytes = larger(most.panel_bytes, scratch_bytes(d, w, few_rows, n_few));
         most.panel_bytes = larger(most.panel_bytes, scratch_bytes(d, w, rows, n_columns));
-        most.tile_floats = larger(most.tile_floats, n_floats);
     }
-    /* These leave their sums where they belong. */
-    if (s->kind == STEP_LOGITS || s->post_norm != NO_WEIGHT) most.tile_floats = 0;
     return most;
 }
 
-uint32_t cpu_count_tiles(cpu *d, const phase *p) {
-    uint32_t n_columns = cpu_rows_of(d, p->step)->n;
-    if (n_columns == 0) return 0;
-    const weight *w = &d->model->weights[p->step->w[0]];
-    d->tile_rows = tile_rows(d, w, n_columns);
-    return (w->n_rows + d->tile_rows - 1) / d->tile_rows;
+scratch_need cpu_need_gate_up(const cpu *d, const step *s) {
+    return need_weights(d, s, d->options.n_batch);
 }
 
-static range tile_range(const cpu *d, const step *s, uint32_t task) {
-    const weight *w = &d->model->weights[s->w[0]];
-    range r = {.first = task * d->tile_rows, .n = d->tile_rows};
-    if (r.first + r.n > w->n_rows) r.n = w->n_rows - r.first;
+scratch_need cpu_need_project(const cpu *d, const step *s) {
+    scratch_need need = need_weights(d, s, d->options.n_batch);
+    if (s->post_norm != NO_WEIGHT) need.n_floats = 0; /* the sums go where they belong */
+    return need;
+}
+
+scratch_need cpu_need_logits(const cpu *d, const step *s) {
+    scratch_need need = need_weights(d, s, d->options.n_logits);
+    need.n_floats = 0; /* likewise */
+    return need;
+}
+
+task_cut cpu_cut_weights(const cpu *d, const phase *p) {
+    uint32_t n_columns = cpu_rows_of(d, p->step)->n;
+    if (n_columns == 0) return (task_cut){0};
+    const weight *w = &d->model->weights[p->step->w[0]];
+    uint32_t rows = rows_per_task(d, w, n_columns);
+    return (task_cut){.n_tasks = (w->n_rows + rows - 1) / rows, .n_rows = rows};
+}
+
+static range task_rows(const cpu *d, const phase *p, uint32_t task) {
+    uint32_t n_rows = d->model->weights[p->step->w[0]].n_rows;
+    range r = {.first = task * p->cut.n_rows, .n = p->cut.n_rows};
+    if (r.first + r.n > n_rows) r.n = n_rows - r.first;
     return r;
 }
 
@@ -145,10 +159,24 @@ static void multiply(const cpu *d, const step *s, uint32_t id, range r, float *y
 
 /* ---- queries, keys and values: a task is a head ---------------------------------------------- */
 
+scratch_need cpu_need_heads(const cpu *d, const step *s) {
+    const layer_group *g = cpu_group_of(d, s);
+    const size_t n_columns = d->options.n_batch, rows[] = {g->k_dim, g->k_dim, g->v_dim};
+    size_t n_floats = larger(g->k_dim, g->v_dim) * n_columns; /* of keys or values */
+    scratch_need need = {.panel_bytes = cpu_append_scratch(d, s),
+                         .n_floats = n_floats,
+                         .n_floats_reserved = n_floats};
+    for (int j = 0; j < 3; j++) {
+        size_t n_bytes = scratch_bytes(d, &d->model->weights[s->w[j]], rows[j], n_columns);
+        need.panel_bytes = larger(need.panel_bytes, n_bytes);
+    }
+    return need;
+}
+
 /* Keys and values first: they are wanted of all rows, queries perhaps of none. */
-uint32_t cpu_count_heads(cpu *d, const phase *p) {
+task_cut cpu_cut_heads(const cpu *d, const phase *p) {
     uint32_t n_query_heads = cpu_rows_of(d, p->step)->n > 0 ? d->model->n_heads : 0;
-    return 2 * d->model->n_kv_heads + n_query_heads;
+    return (task_cut){.n_tasks = 2 * cpu_group_of(d, p->step)->n_kv_heads + n_query_heads};
 }
 
 /* Turns the pairs (x[i], x[i + n_pairs]) by angles whose cosines and sines are given. */
@@ -172,11 +200,11 @@ static void rotate_neighbours(float *restrict x, const float *restrict cosines,
     }
 }
 
-/* Bias, q/k-norm and RoPE of one head of each row; which: 0 queries, 1 keys, 2 values. */
+/* Bias, q/k-norm and RoPE of one head, n channels of each row; which: 0 queries, 1 keys, 2 values.
+ */
 static void finish_head(const cpu *d, const step *s, const row_set *set, int which, uint32_t head,
-                        float *y, size_t y_stride) {
+                        size_t n, float *y, size_t y_stride) {
     const model *m = d->model;
-    size_t n = m->head_dim;
     const weight *w = m->weights;
     void (*rotate)(float *, const float *, const float *, size_t) =
         m->family->pairing == ROPE_HALVES ? rotate_halves : rotate_neighbours;
@@ -196,7 +224,7 @@ static void finish_head(const cpu *d, const step *s, const row_set *set, int whi
 static void multiply_queries(const cpu *d, const step *s, range r, float *y, size_t y_stride,
                              uint32_t thread) {
     const row_set *set = cpu_rows_of(d, s);
-    uint32_t n_prepared = d->sets[ROWS_ALL].n;
+    uint32_t n_prepared = cpu_input_rows_of(d, s)->n;
     for (uint32_t i = 0, n = 1; i < set->n; i += n) {
         for (n = 1; i + n < set->n && set->rows[i + n] == set->rows[i] + n;) n++;
         multiply_columns(d, s->w[0], r, n_prepared, (range){set->rows[i], n}, y + i * y_stride,
@@ -204,40 +232,46 @@ static void multiply_queries(const cpu *d, const step *s, range r, float *y, siz
     }
 }
 
-void cpu_run_heads(cpu *d, const phase *p, uint32_t task, uint32_t thread) {
-    const step *s = p->step;
-    const model *m = d->model;
-    const row_set *every = &d->sets[ROWS_ALL];
-    uint32_t head_dim = m->head_dim;
-    if (task >= 2 * m->n_kv_heads) {
-        uint32_t head = task - 2 * m->n_kv_heads;
-        size_t stride = d->plan->buffer_dim[s->out];
-        float *y = d->buffers[s->out] + (size_t)head * head_dim;
-        multiply_queries(d, s, (range){head * head_dim, head_dim}, y, stride, thread);
-        finish_head(d, s, cpu_rows_of(d, s), 0, head, y, stride);
-        return;
-    }
-    uint32_t kv_head = task % m->n_kv_heads;
-    int which = task < m->n_kv_heads ? 1 : 2;
-    float *y = cpu_thread_tile(d, thread); /* [n_rows, head_dim] */
-    range rows = {kv_head * head_dim, head_dim};
-    multiply_columns(d, s->w[which], rows, every->n, (range){0, every->n}, y, head_dim, thread);
-    finish_head(d, s, every, which, kv_head, y, head_dim);
+static void run_query_head(const cpu *d, const step *s, uint32_t head, uint32_t thread) {
+    uint32_t dim = cpu_group_of(d, s)->k_dim;
+    size_t stride = d->plan->buffer_dim[s->out];
+    float *y = d->buffers[s->out] + (size_t)head * dim;
+    multiply_queries(d, s, (range){head * dim, dim}, y, stride, thread);
+    finish_head(d, s, cpu_rows_of(d, s), 0, head, dim, y, stride);
+}
+
+/* which: 1 keys, 2 values. */
+static void run_kv_head(cpu *d, const step *s, int which, uint32_t kv_head, uint32_t thread) {
+    const layer_group *g = cpu_group_of(d, s);
+    const row_set *every = cpu_input_rows_of(d, s);
+    uint32_t dim = which == 1 ? g->k_dim : g->v_dim;
+    float *y = cpu_thread_floats(d, thread); /* [n_rows, dim] */
+    range rows = {kv_head * dim, dim};
+    multiply_columns(d, s->w[which], rows, every->n, (range){0, every->n}, y, dim, thread);
+    finish_head(d, s, every, which, kv_head, dim, y, dim);
     (which == 1 ? cpu_append_keys : cpu_append_values)(d, s, kv_head, y, thread);
 }
 
-/* ---- the others: a task is a tile of weight rows --------------------------------------------- */
+void cpu_run_heads(cpu *d, const phase *p, uint32_t task, uint32_t thread) {
+    uint32_t n_kv_heads = cpu_group_of(d, p->step)->n_kv_heads;
+    if (task >= 2 * n_kv_heads)
+        run_query_head(d, p->step, task - 2 * n_kv_heads, thread);
+    else
+        run_kv_head(d, p->step, task < n_kv_heads ? 1 : 2, task % n_kv_heads, thread);
+}
+
+/* ---- the others: a task is a range of weight rows -------------------------------------------- */
 
 void cpu_run_project(cpu *d, const phase *p, uint32_t task, uint32_t thread) {
     const step *s = p->step;
     const row_set *set = cpu_rows_of(d, s);
     size_t dim = d->model->dim;
-    range r = tile_range(d, s, task);
+    range r = task_rows(d, p, task);
     if (s->post_norm != NO_WEIGHT) {
         multiply(d, s, s->w[0], r, d->buffers[X_OUTPUT] + r.first, dim, thread);
         return;
     }
-    float *y = cpu_thread_tile(d, thread);
+    float *y = cpu_thread_floats(d, thread);
     multiply(d, s, s->w[0], r, y, r.n, thread);
     for (uint32_t i = 0; i < set->n; i++)
         d->kernels->add(y + (size_t)i * r.n, cpu_buffer_row(d, s->out, set, i) + r.first, r.n);
@@ -246,8 +280,8 @@ void cpu_run_project(cpu *d, const phase *p, uint32_t task, uint32_t thread) {
 void cpu_run_gate_up(cpu *d, const phase *p, uint32_t task, uint32_t thread) {
     const step *s = p->step;
     size_t width = d->plan->buffer_dim[s->out];
-    range r = tile_range(d, s, task);
-    float *gate = d->buffers[s->out] + r.first, *up = cpu_thread_tile(d, thread);
+    range r = task_rows(d, p, task);
+    float *gate = d->buffers[s->out] + r.first, *up = cpu_thread_floats(d, thread);
     multiply(d, s, s->w[0], r, gate, width, thread);
     multiply(d, s, s->w[1], r, up, r.n, thread);
     bool gelu = d->model->family->act == ACTIVATION_GELU;
@@ -260,7 +294,7 @@ void cpu_run_gate_up(cpu *d, const phase *p, uint32_t task, uint32_t thread) {
 void cpu_run_logits(cpu *d, const phase *p, uint32_t task, uint32_t thread) {
     const step *s = p->step;
     size_t n_vocab = d->model->n_vocab;
-    range r = tile_range(d, s, task);
+    range r = task_rows(d, p, task);
     multiply(d, s, s->w[0], r, d->logits + r.first, n_vocab, thread);
     for (uint32_t i = 0; i < cpu_rows_of(d, s)->n; i++) {
         const float *y = d->logits + i * n_vocab;

@@ -1,11 +1,12 @@
 /* cpu_memory: where everything of the device lies. One walk lays the scratch out; the memory plan
  * runs it without memory, the allocator with, so the two cannot differ.
  */
+#include "device/cpu/cpu_memory.h"
+
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/system.h"
-#include "device/cpu/cpu.h"
 
 /* Hands out 64-byte aligned pieces of one reservation; with a NULL base it only counts. */
 typedef struct arena {
@@ -38,7 +39,7 @@ static size_t widest_acts(const plan *p, acts_kind kind, uint32_t n_batch) {
     size_t most = 0;
     for (size_t i = 0; i < p->n_steps; i++) {
         const step *s = &p->steps[i];
-        for (int j = 0; j < 3 && s->kind != STEP_EMBED; j++) {
+        for (int j = 0; j < 3; j++) {
             if (s->w[j] == NO_WEIGHT) continue;
             const weight *w = &p->model->weights[s->w[j]];
             if (quant_table[w->type].acts == kind)
@@ -48,16 +49,44 @@ static size_t widest_acts(const plan *p, acts_kind kind, uint32_t n_batch) {
     return most;
 }
 
-static size_t widest_row(const model *m) {
-    size_t most = max_size(m->dim, m->ffn_dim);
-    return max_size(most, (size_t)m->n_heads * m->head_dim);
+/* The longest input of a matrix. */
+static size_t widest_input(const plan *p) {
+    size_t most = 0;
+    for (size_t i = 0; i < p->n_steps; i++)
+        if (p->steps[i].w[0] != NO_WEIGHT)
+            most = max_size(most, p->model->weights[p->steps[i].w[0]].n);
+    return most;
 }
 
 static uint32_t n_chunks(const device_options *o) {
     return (o->n_ctx + BLOCK_POSITIONS - 1) / BLOCK_POSITIONS;
 }
 
-static void lay_out(cpu *d, arena *a) {
+/* Whether a task of attention may leave its heads where its queries lay: both have one size. */
+static bool heads_replace_queries(const plan *p) {
+    for (uint32_t g = 0; g < p->n_groups; g++)
+        if (p->groups[g].k_dim != p->groups[g].v_dim) return false;
+    return true;
+}
+
+/* Room for the states of split attention, in whichever layer takes the most. */
+static void lay_out_states(cpu *d, arena *a) {
+    const plan *p = d->plan;
+    const device_options *o = &d->options;
+    size_t most_floats = 0;
+    d->n_split_rows = 0;
+    for (uint32_t g = 0; g < p->n_groups; g++) {
+        /* Fewer rows than this leave threads without an attention task of their own. */
+        uint32_t n = (o->n_threads - 1) / p->groups[g].n_kv_heads + (o->n_threads > 1);
+        if (n > d->n_split_rows) d->n_split_rows = n;
+        most_floats = max_size(most_floats, (size_t)p->groups[g].v_dim + 2);
+    }
+    if (d->n_split_rows > o->n_batch) d->n_split_rows = o->n_batch;
+    size_t n_states = d->n_split_rows * (size_t)d->model->n_heads * n_chunks(o);
+    d->states = take(a, n_states * most_floats * sizeof(float));
+}
+
+static void lay_out(cpu *d, const scratch_need *need, arena *a) {
     const plan *p = d->plan;
     const model *m = d->model;
     const device_options *o = &d->options;
@@ -67,84 +96,73 @@ static void lay_out(cpu *d, arena *a) {
     d->buffers[X_RESIDUAL] = take(a, p->buffer_dim[X_RESIDUAL] * o->n_batch * sizeof(float));
     float *shared = take(a, shared_dim * o->n_batch * sizeof(float));
     for (int i = X_RESIDUAL + 1; i < N_BUFFERS; i++) d->buffers[i] = shared;
+    if (!heads_replace_queries(p))
+        d->buffers[X_QUERY] = take(a, p->buffer_dim[X_QUERY] * o->n_batch * sizeof(float));
     for (int k = 0; k < ACTS_KIND_COUNT; k++)
         d->acts_memory[k] = take(a, widest_acts(p, (acts_kind)k, o->n_batch));
     for (int i = 0; i < N_ROPES; i++)
         d->rope[i] = m->ropes[i].frequency == NULL
                          ? NULL
                          : take(a, (size_t)m->n_rot * o->n_batch * sizeof(float));
-    /* Fewer rows than this leave threads without an attention task of their own. */
-    d->n_split_rows = (o->n_threads - 1) / m->n_kv_heads + (o->n_threads > 1);
-    if (d->n_split_rows > o->n_batch) d->n_split_rows = o->n_batch;
-    size_t state_floats = (size_t)m->head_dim + 2;
-    d->states =
-        take(a, d->n_split_rows * (size_t)m->n_heads * n_chunks(o) * state_floats * sizeof(float));
+    lay_out_states(d, a);
     d->n_peaks = (m->n_vocab + LL_PEAK_LOGITS - 1) / LL_PEAK_LOGITS;
     d->peaks = take(a, (size_t)o->n_logits * d->n_peaks * sizeof(float));
     d->every_row = take(a, o->n_batch * sizeof(uint32_t));
-    d->sets[ROWS_ALL].tiles = take(a, o->n_batch * sizeof(tile));
-    d->sets[ROWS_KEPT].tiles = take(a, o->n_logits * sizeof(tile));
-    d->tile_floats = (size_t)o->n_batch * max_size(MATMUL_ROWS, m->head_dim);
-    d->tile_floats = max_size(d->tile_floats, cpu_attend_extent(d).tile_floats);
+    d->sets[ROWS_ALL].query_runs = take(a, o->n_batch * sizeof(query_run));
+    d->sets[ROWS_KEPT].query_runs = take(a, o->n_logits * sizeof(query_run));
+    d->thread_floats = need->n_floats_reserved;
     d->thread_bytes = KERNELS_SCRATCH_BYTES;
-    d->thread_bytes += (d->tile_floats + widest_row(m)) * sizeof(float);
+    d->thread_bytes += (d->thread_floats + widest_input(p)) * sizeof(float);
     d->thread_bytes = whole_pages(d->thread_bytes);
     d->thread_memory = take_pages(a, d->thread_bytes * o->n_threads);
 }
 
 /* What a thread touches of its memory at most, whichever tasks it comes to run: the panel for the
- * most demanding kernel, the tile for the largest task, and the row, which holds a normed input. */
-static size_t touched_thread_bytes(const cpu *d) {
-    extent most = cpu_attend_extent(d);
-    most.panel_bytes = max_size(most.panel_bytes, cpu_append_scratch(d));
-    for (size_t i = 0; i < d->plan->n_steps; i++) {
-        const step *s = &d->plan->steps[i];
-        if (s->kind == STEP_EMBED || s->kind == STEP_ATTEND) continue;
-        extent e = cpu_matmul_extent(d, s);
-        most.panel_bytes = max_size(most.panel_bytes, e.panel_bytes);
-        most.tile_floats = max_size(most.tile_floats, e.tile_floats);
-    }
+ * most demanding kernel, the floats for the largest task, and the row, which holds a normed input.
+ */
+static size_t touched_thread_bytes(const cpu *d, const scratch_need *need) {
     size_t row_bytes = d->model->dim * sizeof(float) + PAGE_BYTES; /* it begins within a page */
-    return whole_pages(most.panel_bytes) + whole_pages(most.tile_floats * sizeof(float)) +
+    return whole_pages(need->panel_bytes) + whole_pages(need->n_floats * sizeof(float)) +
            whole_pages(row_bytes);
 }
 
-/* Bytes of the keys, or of the values, of one layer's heads in a block. */
-static size_t layer_bytes(const cpu *d, kv_type type) {
-    return d->model->n_kv_heads * BLOCK_POSITIONS * kv_position_bytes(type, d->model->head_dim);
+/* Bytes of one head's keys, or values, of a block. */
+static size_t chunk_bytes(kv_type type, uint32_t dim) {
+    return BLOCK_POSITIONS * kv_position_bytes(type, dim);
+}
+
+/* Bytes of the keys and values of one layer in a block of its group. */
+static size_t layer_bytes(const cpu *d, const layer_group *g) {
+    return g->n_kv_heads *
+           (chunk_bytes(d->options.kv_k, g->k_dim) + chunk_bytes(d->options.kv_v, g->v_dim));
 }
 
 static size_t kv_bytes(cpu *d) {
-    size_t total = 0, both = layer_bytes(d, d->options.kv_k) + layer_bytes(d, d->options.kv_v);
+    size_t total = 0;
     for (uint32_t g = 0; g < d->plan->n_groups; g++) {
-        d->block_bytes[g] = d->plan->groups[g].n_layers * both;
+        const layer_group *of = &d->plan->groups[g];
+        d->block_bytes[g] = of->n_layers * layer_bytes(d, of);
         total += d->block_bytes[g] * d->options.n_blocks[g];
     }
     return total;
 }
 
-static size_t count_scratch(cpu *d) {
+static size_t count_scratch(cpu *d, const scratch_need *need) {
     arena counting = {0};
-    lay_out(d, &counting);
+    lay_out(d, need, &counting);
     return counting.used;
 }
 
-bool cpu_plan_memory(const plan *p, const device_options *options, ll_memory *out, ll_error *err) {
-    cpu d = {.plan = p,
-             .model = p->model,
-             .kernels = cpu_find_kernels(options->kernels, err),
-             .options = *options};
-    if (d.kernels == NULL) return false;
-    out->scratch_bytes = count_scratch(&d);
-    size_t per_thread = touched_thread_bytes(&d);
+void cpu_plan_bytes(cpu *d, const scratch_need *need, ll_memory *out) {
+    const device_options *o = &d->options;
+    out->scratch_bytes = count_scratch(d, need);
+    size_t per_thread = touched_thread_bytes(d, need);
     out->scratch_touched_bytes = out->scratch_bytes;
-    if (per_thread < d.thread_bytes)
-        out->scratch_touched_bytes -= (d.thread_bytes - per_thread) * options->n_threads;
-    out->kv_bytes = kv_bytes(&d);
-    for (uint32_t g = 0; g < p->n_groups; g++) out->block_bytes += d.block_bytes[g];
-    out->logits_bytes = (uint64_t)options->n_logits * p->model->n_vocab * sizeof(float);
-    out->importance_bytes = cpu_importance_bytes(p);
-    return true;
+    if (per_thread < d->thread_bytes)
+        out->scratch_touched_bytes -= (d->thread_bytes - per_thread) * o->n_threads;
+    out->kv_bytes = kv_bytes(d);
+    for (uint32_t g = 0; g < d->plan->n_groups; g++) out->block_bytes += d->block_bytes[g];
+    out->logits_bytes = (uint64_t)o->n_logits * d->model->n_vocab * sizeof(float);
 }
 
 void cpu_measure_memory(const device *opaque, ll_memory *out) {
@@ -155,9 +173,9 @@ void cpu_measure_memory(const device *opaque, ll_memory *out) {
         out->kv_bytes += system_resident(d->kv[g], d->block_bytes[g] * d->options.n_blocks[g]);
 }
 
-bool cpu_place(cpu *d, ll_error *err) {
+bool cpu_place(cpu *d, const scratch_need *need, ll_error *err) {
     const device_options *o = &d->options;
-    d->scratch_bytes = count_scratch(d);
+    d->scratch_bytes = count_scratch(d, need);
     d->scratch = system_reserve(d->scratch_bytes);
     d->logits_bytes = (size_t)o->n_logits * d->model->n_vocab * sizeof(float);
     d->logits = system_reserve(d->logits_bytes);
@@ -165,7 +183,7 @@ bool cpu_place(cpu *d, ll_error *err) {
         return ll_fail(err, LL_ERR_MEMORY, "the system refused %zu bytes of scratch",
                        d->scratch_bytes + d->logits_bytes);
     arena placing = {.base = d->scratch};
-    lay_out(d, &placing);
+    lay_out(d, need, &placing);
     for (uint32_t i = 0; i < o->n_batch; i++) d->every_row[i] = i;
     (void)kv_bytes(d);
     for (uint32_t g = 0; g < d->plan->n_groups; g++) {
@@ -184,16 +202,21 @@ void cpu_release(cpu *d) {
     system_release(d->scratch, d->scratch_bytes);
 }
 
+float *cpu_buffer_row(const cpu *d, buffer_id buffer, const row_set *set, uint32_t i) {
+    size_t row = buffer == X_RESIDUAL ? set->rows[i] : i;
+    return d->buffers[buffer] + row * d->plan->buffer_dim[buffer];
+}
+
 void *cpu_thread_panel(const cpu *d, uint32_t thread) {
     return d->thread_memory + d->thread_bytes * thread;
 }
 
-float *cpu_thread_tile(const cpu *d, uint32_t thread) {
+float *cpu_thread_floats(const cpu *d, uint32_t thread) {
     return (float *)(void *)((char *)cpu_thread_panel(d, thread) + KERNELS_SCRATCH_BYTES);
 }
 
 float *cpu_thread_row(const cpu *d, uint32_t thread) {
-    return cpu_thread_tile(d, thread) + d->tile_floats;
+    return cpu_thread_floats(d, thread) + d->thread_floats;
 }
 
 size_t cpu_block_bytes(const device *opaque, uint32_t group) {
@@ -224,14 +247,18 @@ bool cpu_copy_block(device *opaque, uint32_t group, uint32_t from, uint32_t to, 
 }
 
 /* A block is [layers of the group][K, then V][kv head], each a chunk of format/kv.h. */
+static char *layer_of_block(const cpu *d, const step *s, uint32_t block) {
+    size_t n_bytes = layer_bytes(d, cpu_group_of(d, s));
+    return d->kv[s->group] + d->block_bytes[s->group] * block + s->group_layer * n_bytes;
+}
+
 void *cpu_keys(const cpu *d, const step *s, uint32_t block, uint32_t kv_head) {
-    size_t keys = layer_bytes(d, d->options.kv_k), values = layer_bytes(d, d->options.kv_v);
-    char *start = d->kv[s->group] + d->block_bytes[s->group] * block;
-    return start + s->group_layer * (keys + values) + kv_head * (keys / d->model->n_kv_heads);
+    size_t n_bytes = chunk_bytes(d->options.kv_k, cpu_group_of(d, s)->k_dim);
+    return layer_of_block(d, s, block) + kv_head * n_bytes;
 }
 
 void *cpu_values(const cpu *d, const step *s, uint32_t block, uint32_t kv_head) {
-    size_t values = layer_bytes(d, d->options.kv_v);
-    char *layer = cpu_keys(d, s, block, 0);
-    return layer + layer_bytes(d, d->options.kv_k) + kv_head * (values / d->model->n_kv_heads);
+    const layer_group *g = cpu_group_of(d, s);
+    size_t keys = g->n_kv_heads * chunk_bytes(d->options.kv_k, g->k_dim);
+    return layer_of_block(d, s, block) + keys + kv_head * chunk_bytes(d->options.kv_v, g->v_dim);
 }

@@ -1,43 +1,14 @@
 /* cpu_profile: where the time of the runs goes, phase by phase.
  *
  * The clock is read when all threads have met at the end of a phase; the time since the last
- * meeting, waiting included, is that phase's. A phase that multiplies carries its step's work.
+ * meeting, waiting included, is that phase's. The phase that works carries its step's work.
  */
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/system.h"
-#include "device/cpu/cpu.h"
+#include "device/cpu/cpu_measure.h"
 #include "model/work.h"
-
-/* X(function, name, whether the step's work is done in it) */
-#define PHASES(X)                                                                                  \
-    X(cpu_run_embed, "embed", true)                                                                \
-    X(cpu_run_prepare, "prepare", false)                                                           \
-    X(cpu_run_prepare_batch, "prepare", false)                                                     \
-    X(cpu_run_heads, "multiply", true)                                                             \
-    X(cpu_run_attend, "attend", true)                                                              \
-    X(cpu_run_merge, "merge", false)                                                               \
-    X(cpu_run_project, "multiply", true)                                                           \
-    X(cpu_run_join, "join", false)                                                                 \
-    X(cpu_run_gate_up, "multiply", true)                                                           \
-    X(cpu_run_logits, "multiply", true)
-
-static const struct {
-    phase_run *run;
-    const char *name;
-    bool works;
-} kinds[] = {
-#define X(run, name, works) {run, name, works},
-    PHASES(X)
-#undef X
-};
-
-static size_t kind_of(const phase *p) {
-    size_t i = 0;
-    while (kinds[i].run != p->run) i++; /* every phase is in the table */
-    return i;
-}
 
 bool cpu_set_profile(device *opaque, bool on, ll_error *err) {
     cpu *d = (cpu *)(void *)opaque;
@@ -48,9 +19,8 @@ bool cpu_set_profile(device *opaque, bool on, ll_error *err) {
         return ll_fail(err, LL_ERR_MEMORY, "no memory for a profile of %u phases", d->n_phases);
     for (uint32_t i = 0; i < d->n_phases; i++) {
         const phase *p = &d->phases[i];
-        d->profile[i] = (ll_phase_time){.step = work_step_name(p->step),
-                                        .phase = kinds[kind_of(p)].name,
-                                        .layer = p->step->layer};
+        d->profile[i] =
+            (ll_phase_time){.step = p->step->name, .phase = p->kind->name, .layer = p->step->layer};
     }
     d->profiles = true;
     return true;
@@ -87,7 +57,7 @@ void cpu_profile_end(cpu *d) {
     for (uint32_t i = 0; i < d->n_phases; i++) {
         const phase *p = &d->phases[i];
         ll_work *work = &d->profile[i].work;
-        if (!kinds[kind_of(p)].works) continue;
+        if (p->kind->part != WORKS) continue;
         work_add_weights(d->plan, p->step, b->n_rows, b->n_kept, work);
         for (uint32_t s = 0; s < b->n_segments; s++) {
             ll_span span = span_of(b, &b->segments[s]);

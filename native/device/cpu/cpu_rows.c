@@ -2,16 +2,20 @@
 #include <math.h>
 
 #include "base/exact.h"
-#include "device/cpu/cpu.h"
+#include "device/cpu/cpu_memory.h"
+#include "device/cpu/cpu_phases.h"
 
-static uint32_t tasks_for(uint32_t n_rows) { return (n_rows + ROWS_PER_TASK - 1) / ROWS_PER_TASK; }
+enum { ROWS_PER_TASK = 8 };
 
-uint32_t cpu_count_batch(cpu *d, const phase *p) {
-    (void)p;
-    return tasks_for(d->sets[ROWS_ALL].n);
+static task_cut cut_rows(const row_set *set) {
+    return (task_cut){.n_tasks = (set->n + ROWS_PER_TASK - 1) / ROWS_PER_TASK};
 }
 
-uint32_t cpu_count_rows(cpu *d, const phase *p) { return tasks_for(cpu_rows_of(d, p->step)->n); }
+task_cut cpu_cut_input_rows(const cpu *d, const phase *p) {
+    return cut_rows(cpu_input_rows_of(d, p->step));
+}
+
+task_cut cpu_cut_rows(const cpu *d, const phase *p) { return cut_rows(cpu_rows_of(d, p->step)); }
 
 static uint32_t last_row(uint32_t task, uint32_t n_rows) {
     uint32_t end = (task + 1) * ROWS_PER_TASK;
@@ -39,7 +43,7 @@ static void fill_rope(const cpu *d, uint32_t row) {
 
 void cpu_run_embed(cpu *d, const phase *p, uint32_t task, uint32_t thread) {
     (void)thread;
-    const weight *w = &d->model->weights[p->step->w[0]];
+    const weight *w = &d->model->weights[p->step->table];
     for (uint32_t row = task * ROWS_PER_TASK; row < last_row(task, d->batch->n_rows); row++) {
         float *x = d->buffers[p->step->out] + (size_t)row * w->n;
         size_t id = (size_t)d->batch->ids[row];
@@ -74,19 +78,11 @@ static void prepare_row(cpu *d, const step *s, const float *x, uint32_t column, 
     }
 }
 
-static void prepare_rows(cpu *d, const step *s, const row_set *set, uint32_t task,
-                         uint32_t thread) {
+void cpu_run_prepare(cpu *d, const phase *p, uint32_t task, uint32_t thread) {
+    const step *s = p->step;
+    const row_set *set = cpu_input_rows_of(d, s);
     for (uint32_t i = task * ROWS_PER_TASK; i < last_row(task, set->n); i++)
         prepare_row(d, s, cpu_buffer_row(d, s->in, set, i), i, set->n, thread);
-}
-
-/* For queries, keys and values: those of all rows are computed whichever the step is for. */
-void cpu_run_prepare_batch(cpu *d, const phase *p, uint32_t task, uint32_t thread) {
-    prepare_rows(d, p->step, &d->sets[ROWS_ALL], task, thread);
-}
-
-void cpu_run_prepare(cpu *d, const phase *p, uint32_t task, uint32_t thread) {
-    prepare_rows(d, p->step, cpu_rows_of(d, p->step), task, thread);
 }
 
 /* residual += norm(output), for families that norm what a block returns. */

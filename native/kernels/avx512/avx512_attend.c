@@ -40,12 +40,12 @@ VEC_INLINE bool has_scales(form as) { return as == Q8 || as == Q4; }
 /* Query rows of one call, BLOCK_ROWS at most, and where their chunk's numbers lie. Strides count
  * elements. */
 typedef struct block {
-    const void *k;               /* [head_dim][KERNELS_CHUNK] */
+    const void *k;               /* [k_dim][KERNELS_CHUNK] */
     const void *v;               /* [KERNELS_CHUNK][v_stride] */
-    const uint16_t *k_scales;    /* [n_blocks][KERNELS_CHUNK], where it has them */
-    const float *v_scales;       /* [KERNELS_CHUNK][n_blocks], likewise, converted */
+    const uint16_t *k_scales;    /* [blocks of k_dim][KERNELS_CHUNK], where it has them */
+    const float *v_scales;       /* [KERNELS_CHUNK][n_v_blocks], likewise, converted */
     const void *next_k, *next_v; /* as attend_chunk's */
-    size_t v_stride, head_dim, n_blocks;
+    size_t v_stride, k_dim, v_dim, n_v_blocks;
     const float *q; /* [n_rows][q_stride] */
     size_t q_stride, n_rows;
     float scale;
@@ -98,13 +98,13 @@ VEC_INLINE __m512 key_scales(const block *b, size_t d, size_t key) {
 
 /* The scale of block i of value j. */
 VEC_INLINE __m512 value_scale(const block *b, size_t j, size_t i) {
-    return _mm512_set1_ps(b->v_scales[j * b->n_blocks + i]);
+    return _mm512_set1_ps(b->v_scales[j * b->n_v_blocks + i]);
 }
 
 /* ---- the chunk that comes next -------------------------------------------------------------- */
 
-/* Asks for part i of head_dim of its keys or values: into L2, as two chunks are more than L1 has
- * room for. */
+/* Asks for part i of as many as it has channels of its keys or values: into L2, as two chunks are
+ * more than L1 has room for. */
 VEC_INLINE void fetch(form as, const void *next, size_t i) {
     if (as == F32 || next == NULL) return;
     const char *part = element(as, next, i * KERNELS_CHUNK);
@@ -112,10 +112,10 @@ VEC_INLINE void fetch(form as, const void *next, size_t i) {
     if (as == F16) _mm_prefetch(part + LINE, _MM_HINT_T1);
 }
 
-VEC_INLINE void fetch_scales(form as, const block *b, const void *next) {
+VEC_INLINE void fetch_scales(form as, size_t n_channels, const void *next) {
     if (!has_scales(as) || next == NULL) return;
-    const char *scales = element(as, next, b->head_dim * KERNELS_CHUNK);
-    const size_t n_bytes = b->n_blocks * KERNELS_CHUNK * sizeof(uint16_t);
+    const char *scales = element(as, next, n_channels * KERNELS_CHUNK);
+    const size_t n_bytes = kv_n_blocks(n_channels) * KERNELS_CHUNK * sizeof(uint16_t);
     for (size_t i = 0; i < n_bytes; i += LINE) _mm_prefetch(scales + i, _MM_HINT_T1);
 }
 
@@ -132,14 +132,14 @@ VEC_INLINE void score_block(form as, int n_rows, int n_vectors, const block *b, 
 #pragma GCC unroll 4
         for (int v = 0; v < n_vectors; v++) sums[r][v] = _mm512_setzero_ps();
     }
-    const size_t span = has_scales(as) ? KV_BLOCK_DIM : b->head_dim; /* channels of one scale */
-    for (size_t start = 0; start < b->head_dim; start += span) {
+    const size_t span = has_scales(as) ? KV_BLOCK_DIM : b->k_dim; /* channels of one scale */
+    for (size_t start = 0; start < b->k_dim; start += span) {
         __m512 scales[VECS];
 #pragma GCC unroll 4
         for (size_t v = 0; v < (size_t)n_vectors; v++) {
             if (has_scales(as)) scales[v] = key_scales(b, start, key + N_LANES * v);
         }
-        const size_t end = start + span < b->head_dim ? start + span : b->head_dim;
+        const size_t end = start + span < b->k_dim ? start + span : b->k_dim;
         for (size_t d = start; d < end; d++) {
             if (n_vectors == VECS) fetch(as, next, d);
             __m512 keys[VECS];
@@ -281,11 +281,11 @@ VEC_INLINE void value_dims(form as, int n_rows, const block *b, size_t row, size
                            size_t last) {
     if (first >= last) return;
     size_t dim = 0;
-    for (; dim + LANES <= b->head_dim; dim += LANES) {
+    for (; dim + LANES <= b->v_dim; dim += LANES) {
         value_block(as, n_rows, VECS, b, row, first, last, dim, 0xffff);
     }
-    for (; dim < b->head_dim; dim += N_LANES) {
-        value_block(as, n_rows, 1, b, row, first, last, dim, lanes_below(b->head_dim - dim));
+    for (; dim < b->v_dim; dim += N_LANES) {
+        value_block(as, n_rows, 1, b, row, first, last, dim, lanes_below(b->v_dim - dim));
     }
 }
 
@@ -340,11 +340,11 @@ VEC_INLINE void score_keys(form as, const block *b, size_t key0, size_t key1) {
 #define FORMS(X) X(F32) X(F16) X(Q8) X(Q4)
 #define X(form)                                                                                    \
     static void score_##form(const block *b, size_t key0, size_t key1) {                           \
-        fetch_scales(form, b, b->next_k);                                                          \
+        fetch_scales(form, b->k_dim, b->next_k);                                                   \
         score_keys(form, b, key0, key1);                                                           \
     }                                                                                              \
     static void value_##form(const block *b) {                                                     \
-        fetch_scales(form, b, b->next_v);                                                          \
+        fetch_scales(form, b->v_dim, b->next_v);                                                   \
         value_rows(form, b);                                                                       \
     }
 FORMS(X)
@@ -359,14 +359,14 @@ static void attend_block(form k, form v, const block *b, size_t key0, size_t key
 #undef X
     score[k](b, key0, key1);
     softmax(b);
-    for (size_t r = 0; r < b->n_rows; r++) memset(b->state[r].o, 0, b->head_dim * sizeof(float));
+    for (size_t r = 0; r < b->n_rows; r++) memset(b->state[r].o, 0, b->v_dim * sizeof(float));
     value[v](b);
 }
 
 /* ---- conversion ---------------------------------------------------------------------------- */
 
 VEC_INLINE void convert_keys(form as, const block *b, float *to) {
-    for (size_t d = 0; d < b->head_dim; d++) {
+    for (size_t d = 0; d < b->k_dim; d++) {
         fetch(as, b->next_k, d);
         for (size_t j = 0; j < KERNELS_CHUNK; j += N_LANES) {
             __m512 x = load_keys(as, b, d, j);
@@ -379,10 +379,10 @@ VEC_INLINE void convert_keys(form as, const block *b, float *to) {
 /* In rows of 16s. */
 VEC_INLINE void convert_values(form as, const block *b, float *to, size_t to_stride) {
     for (size_t j = 0; j < KERNELS_CHUNK; j++) {
-        for (size_t i = j; i < b->head_dim; i += KERNELS_CHUNK) fetch(as, b->next_v, i);
-        for (size_t d = 0; d < b->head_dim; d += N_LANES) {
+        for (size_t i = j; i < b->v_dim; i += KERNELS_CHUNK) fetch(as, b->next_v, i);
+        for (size_t d = 0; d < b->v_dim; d += N_LANES) {
             const void *from = element(as, b->v, j * b->v_stride + d);
-            __m512 x = load_values(as, from, lanes_below(b->head_dim - d));
+            __m512 x = load_values(as, from, lanes_below(b->v_dim - d));
             if (has_scales(as)) x = _mm512_mul_ps(x, value_scale(b, j, d / KV_BLOCK_DIM));
             _mm512_storeu_ps(to + j * to_stride + d, x);
         }
@@ -407,7 +407,7 @@ static void convert_chunk_keys(form k, block *b, float *memory) {
 
 /* The values likewise. */
 static void convert_chunk_values(form v, block *b, float *memory) {
-    const size_t stride = (b->head_dim + N_LANES - 1) / N_LANES * N_LANES;
+    const size_t stride = (b->v_dim + N_LANES - 1) / N_LANES * N_LANES;
 #define X(form)                                                                                    \
     if (v == form) convert_values(form, b, memory, stride);
     FORMS(X)
@@ -418,47 +418,51 @@ static void convert_chunk_values(form v, block *b, float *memory) {
 
 /* Scratch holds the scales of values, the scores of a block of rows, and, for many rows, the chunk
  * as floats. */
-static size_t all_bytes(size_t head_dim) {
-    return (kv_n_blocks(head_dim) + BLOCK_ROWS + 2 * head_dim + N_LANES) * KERNELS_CHUNK *
+static size_t all_bytes(size_t k_dim, size_t v_dim) {
+    return (kv_n_blocks(v_dim) + BLOCK_ROWS + k_dim + v_dim + N_LANES) * KERNELS_CHUNK *
            sizeof(float);
 }
 
-static bool has_room(size_t head_dim) { return all_bytes(head_dim) <= KERNELS_SCRATCH_BYTES; }
+static bool has_room(size_t k_dim, size_t v_dim) {
+    return all_bytes(k_dim, v_dim) <= KERNELS_SCRATCH_BYTES;
+}
 
-size_t avx512_attend_scratch(size_t head_dim, size_t n_rows) {
-    if (n_rows > ROWS && has_room(head_dim)) return all_bytes(head_dim);
+size_t avx512_attend_scratch(size_t k_dim, size_t v_dim, size_t n_rows) {
+    if (n_rows > ROWS && has_room(k_dim, v_dim)) return all_bytes(k_dim, v_dim);
     const size_t n = n_rows < BLOCK_ROWS ? n_rows : BLOCK_ROWS;
-    return (kv_n_blocks(head_dim) + n) * KERNELS_CHUNK * sizeof(float);
+    return (kv_n_blocks(v_dim) + n) * KERNELS_CHUNK * sizeof(float);
 }
 
 void avx512_attend_direct(const size_t most_direct[KV_TYPE_COUNT], const attend_chunk *chunk,
                           const float *q, size_t q_stride, size_t n_rows, float scale,
                           const uint8_t *first, const uint8_t *last, attend_state *state,
                           void *scratch) {
-    const size_t head_dim = chunk->head_dim, n_blocks = kv_n_blocks(head_dim);
-    float *const v_scales = scratch, *const scores = v_scales + n_blocks * KERNELS_CHUNK;
+    const size_t k_dim = chunk->k_dim, v_dim = chunk->v_dim, n_v_blocks = kv_n_blocks(v_dim);
+    float *const v_scales = scratch, *const scores = v_scales + n_v_blocks * KERNELS_CHUNK;
     float *const converted = scores + (size_t)BLOCK_ROWS * KERNELS_CHUNK;
     form k = form_of[chunk->k_type], v = form_of[chunk->v_type];
     block b = {.k = chunk->k,
                .v = chunk->v,
-               .k_scales = kv_scales(chunk->k_type, chunk->k, head_dim),
+               .k_scales = kv_scales(chunk->k_type, chunk->k, k_dim),
                .v_scales = v_scales,
                .next_k = chunk->next_k,
                .next_v = chunk->next_v,
-               .v_stride = head_dim,
-               .head_dim = head_dim,
-               .n_blocks = n_blocks,
+               .v_stride = v_dim,
+               .k_dim = k_dim,
+               .v_dim = v_dim,
+               .n_v_blocks = n_v_blocks,
                .q_stride = q_stride,
                .scale = scale,
                .p = (float (*)[KERNELS_CHUNK])scores};
+    const bool can_convert = has_room(k_dim, v_dim);
     if (has_scales(v))
-        convert_scales(kv_scales(chunk->v_type, chunk->v, head_dim), n_blocks, v_scales);
-    if (has_room(head_dim) && n_rows > most_direct[chunk->k_type]) {
+        convert_scales(kv_scales(chunk->v_type, chunk->v, v_dim), n_v_blocks, v_scales);
+    if (can_convert && n_rows > most_direct[chunk->k_type]) {
         convert_chunk_keys(k, &b, converted);
         k = F32;
     }
-    if (has_room(head_dim) && n_rows > most_direct[chunk->v_type]) {
-        convert_chunk_values(v, &b, converted + head_dim * KERNELS_CHUNK);
+    if (can_convert && n_rows > most_direct[chunk->v_type]) {
+        convert_chunk_values(v, &b, converted + k_dim * KERNELS_CHUNK);
         v = F32;
     }
     for (size_t r0 = 0; r0 < n_rows; r0 += BLOCK_ROWS) {
@@ -486,7 +490,7 @@ void avx512_attend(const attend_chunk *chunk, const float *q, size_t q_stride, s
                          scratch);
 }
 
-void avx512_attend_merge(attend_state *into, const attend_state *from, size_t head_dim) {
+void avx512_attend_merge(attend_state *into, const attend_state *from, size_t v_dim) {
     const float m = from->m > into->m ? from->m : into->m;
     const __m512 scale_into = vec_exp(_mm512_set1_ps(into->m - m));
     const __m512 scale_from = vec_exp(_mm512_set1_ps(from->m - m));
@@ -494,8 +498,8 @@ void avx512_attend_merge(attend_state *into, const attend_state *from, size_t he
     const float b = _mm_cvtss_f32(_mm512_castps512_ps128(scale_from));
     into->m = m;
     into->l = fmaf(from->l, b, into->l * a);
-    for (size_t d = 0; d < head_dim; d += N_LANES) {
-        __mmask16 seen = lanes_below(head_dim - d);
+    for (size_t d = 0; d < v_dim; d += N_LANES) {
+        __mmask16 seen = lanes_below(v_dim - d);
         __m512 o = _mm512_mul_ps(_mm512_maskz_loadu_ps(seen, into->o + d), scale_into);
         o = _mm512_fmadd_ps(_mm512_maskz_loadu_ps(seen, from->o + d), scale_from, o);
         _mm512_mask_storeu_ps(into->o + d, seen, o);

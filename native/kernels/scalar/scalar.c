@@ -42,8 +42,8 @@ static void to_f16(const float *x, uint16_t *y, size_t n) {
 
 static float score(const attend_chunk *chunk, const float *q, size_t j) {
     float s = 0;
-    for (size_t d = 0; d < chunk->head_dim; d++) {
-        s = fmaf(q[d], kv_key(chunk->k_type, chunk->k, chunk->head_dim, j, d), s);
+    for (size_t d = 0; d < chunk->k_dim; d++) {
+        s = fmaf(q[d], kv_key(chunk->k_type, chunk->k, chunk->k_dim, j, d), s);
     }
     return s;
 }
@@ -57,12 +57,12 @@ static void attend_row(const attend_chunk *chunk, const float *q, float scale, s
         m = s[j] > m ? s[j] : m;
     }
     float lanes[16] = {0};
-    for (size_t d = 0; d < chunk->head_dim; d++) state->o[d] = 0;
+    for (size_t d = 0; d < chunk->v_dim; d++) state->o[d] = 0;
     for (size_t j = first; j < last; j++) {
         float p = exact_exp(s[j] - m);
         lanes[j % 16] += p;
-        for (size_t d = 0; d < chunk->head_dim; d++) {
-            float v = kv_value(chunk->v_type, chunk->v, chunk->head_dim, j, d);
+        for (size_t d = 0; d < chunk->v_dim; d++) {
+            float v = kv_value(chunk->v_type, chunk->v, chunk->v_dim, j, d);
             state->o[d] = fmaf(p, v, state->o[d]);
         }
     }
@@ -79,13 +79,13 @@ static void attend(const attend_chunk *chunk, const float *q, size_t q_stride, s
     }
 }
 
-static void attend_merge(attend_state *into, const attend_state *from, size_t head_dim) {
+static void attend_merge(attend_state *into, const attend_state *from, size_t v_dim) {
     float m = from->m > into->m ? from->m : into->m;
     float a = exact_exp(into->m - m);
     float b = exact_exp(from->m - m);
     into->m = m;
     into->l = fmaf(from->l, b, into->l * a);
-    for (size_t d = 0; d < head_dim; d++) into->o[d] = fmaf(from->o[d], b, into->o[d] * a);
+    for (size_t d = 0; d < v_dim; d++) into->o[d] = fmaf(from->o[d], b, into->o[d] * a);
 }
 
 static size_t matmul_scratch(quant q, size_t n, size_t n_rows, size_t n_cols) {
@@ -93,8 +93,8 @@ static size_t matmul_scratch(quant q, size_t n, size_t n_rows, size_t n_cols) {
     return 0;
 }
 
-static size_t attend_scratch(size_t head_dim, size_t n_rows) {
-    (void)head_dim, (void)n_rows;
+static size_t attend_scratch(size_t k_dim, size_t v_dim, size_t n_rows) {
+    (void)k_dim, (void)v_dim, (void)n_rows;
     return 0;
 }
 
