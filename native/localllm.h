@@ -169,7 +169,7 @@ typedef struct ll_memory {
     uint64_t scratch_touched_bytes; /* of scratch_bytes, at most, by steps of n_batch rows */
     uint64_t scratch_bytes;         /* activations and per-thread panels */
     uint64_t logits_bytes;
-    uint64_t tables_bytes;     /* plan, block tables, the sampler's scratch */
+    uint64_t tables_bytes;     /* plan, block tables, the scratch of draws */
     uint64_t tokenizer_bytes;  /* there since the model was opened */
     uint64_t importance_bytes; /* beside the others, once importance is asked for */
     uint32_t n_ctx;            /* the context these numbers are for */
@@ -236,11 +236,6 @@ typedef struct ll_row {
 bool ll_engine_step(ll_engine *e, const ll_row *rows, size_t n_rows, ll_error *err);
 const float *ll_engine_logits(const ll_engine *e, size_t *n_kept);
 
-/* The largest logit of every LL_PEAK_LOGITS consecutive ones of a kept row, the last group being
- * what is left: [n kept, ceil(n_vocab / LL_PEAK_LOGITS)], valid as long as the logits. */
-enum { LL_PEAK_LOGITS = 32 };
-const float *ll_engine_peaks(const ll_engine *e);
-
 /* Makes the running step (or the next one, if none is running) fail with LL_ERR_CANCELLED. */
 void ll_engine_cancel(ll_engine *e);
 
@@ -303,31 +298,46 @@ const ll_importance *ll_engine_get_importance(const ll_engine *e, size_t *n);
 
 /* ---- sampler ------------------------------------------------------------------------------- */
 
+/* The settings of a draw: type, name, lowest, highest, and the value that changes nothing. One list
+ * feeds the struct, the check of its ranges, and what Python knows of them. */
+#define LL_SAMPLING(X)                                                                             \
+    X(float, temperature, 0, 100, 1) /* 0: greedy */                                               \
+    X(int32_t, top_k, 0, INT32_MAX, 0)                                                             \
+    X(float, top_p, 0, 1, 1)                                                                       \
+    X(float, min_p, 0, 1, 0)                                                                       \
+    X(float, typical_p, 0, 1, 1)                                                                   \
+    X(float, repeat_penalty, 0.01, 100, 1)                                                         \
+    X(float, frequency_penalty, -100, 100, 0)                                                      \
+    X(float, presence_penalty, -100, 100, 0)                                                       \
+    X(uint32_t, penalty_last_n, 0, INT32_MAX, 0) /* so many latest tokens the penalties see */     \
+    X(uint64_t, seed, 0, UINT64_MAX, 0)
+
 typedef struct ll_logit_bias {
     int32_t id;
     float bias;
 } ll_logit_bias;
 
 typedef struct ll_sampling {
-    float temperature;                         /* 0: greedy */
-    int32_t top_k;                             /* 0: off */
-    float top_p, min_p, typical_p;             /* 1, 0, 1: off */
-    float repeat_penalty;                      /* 1: off */
-    float frequency_penalty, presence_penalty; /* 0: off */
-    uint32_t penalty_last_n;                   /* how many of the latest tokens the penalties see */
-    uint64_t seed;
-    const ll_logit_bias *biases;
+#define X(type, name, low, high, off) type name;
+    LL_SAMPLING(X)
+#undef X
+    const ll_logit_bias *biases; /* added to logits before all else; -infinity bans a token */
     size_t n_biases;
 } ll_sampling;
 
-/* Draws the token for `position` from logits [n_vocab]; the draw depends on (seed, position)
- * alone. `peaks` are those of the row (ll_engine_peaks), or NULL: the token is the same, it only
- * takes a pass more. `recent` holds the latest tokens, oldest first. Scratch is supplied by the
- * caller, aligned as malloc's. Fails with LL_ERR_NUMERIC when no logit is finite. */
-bool ll_sample(const ll_sampling *s, const float *logits, const float *peaks, uint32_t n_vocab,
-               const int32_t *recent, size_t n_recent, uint64_t position, void *scratch,
-               int32_t *id, ll_error *err);
-size_t ll_sample_scratch_bytes(uint32_t n_vocab);
+/* One draw: the token that comes behind all that `session` holds, from kept row `row` of the last
+ * step. The penalties see the session's tokens, and the draw depends on (seed, n_tokens) alone. */
+typedef struct ll_draw {
+    uint32_t row;
+    const ll_session *session;
+    const ll_sampling *sampling;
+} ll_draw;
+
+/* Draws ids [n_draws], several at once on the engine's threads. Errors: ARGUMENT for a row that is
+ * not kept, a setting or a bias out of range; NUMERIC where no logit is finite, or one is NaN or
+ * infinity. Of several errors it is the first draw's. */
+bool ll_engine_sample(ll_engine *e, const ll_draw *draws, size_t n_draws, int32_t *ids,
+                      ll_error *err);
 
 /* ---- quantizer ----------------------------------------------------------------------------- */
 

@@ -310,9 +310,8 @@ class Generation:
             self.timeline.step([id])
 
     def draw_one(self) -> int:
-        ids, sampling = self.timeline.ids, self.sampling
-        recent = ids[-sampling.penalty_last_n :] if sampling.has_penalties else []
-        return self.timeline.engine.sample(0, recent, len(ids), sampling)
+        timeline = self.timeline
+        return timeline.engine.sample([(timeline.session, 0, self.sampling)])[0]
 
     def spell(self, id: int) -> bytes:
         """The token's bytes. Control tokens have none, except those that fence the reasoning."""

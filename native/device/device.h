@@ -8,6 +8,7 @@
 
 #include <stdatomic.h>
 
+#include "base/threads.h"
 #include "kernels/kernels.h"
 #include "model/plan.h"
 
@@ -70,8 +71,11 @@ typedef struct device_kind {
     /* See ll_engine_set_importance and ll_engine_get_importance. */
     bool (*set_importance)(device *d, bool on, ll_error *err);
     const ll_importance *(*get_importance)(const device *d, size_t *n);
-    /* Their peaks, as ll_engine_peaks promises them. */
+    /* Their peaks, [n_kept, strips_count(n_vocab)]; see sample/strips.h. */
     const float *(*peaks)(const device *d);
+    /* Runs task(arg, i, thread) for i in [0, n_tasks) on the threads of the host that the device
+     * computes with; a single task on the calling thread, waking nobody. */
+    void (*run_tasks)(device *d, uint32_t n_tasks, threads_task *task, void *arg);
 } device_kind;
 
 extern const device_kind *const device_list[]; /* NULL-terminated; the first is the default */

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/system.h"
+#include "engine/draw.h"
 #include "engine/session.h"
 #include "model/work.h"
 
@@ -100,7 +101,7 @@ bool engine_plan_memory(const model *m, const ll_engine_options *options, ll_mem
     *out = (ll_memory){
         .weight_bytes = m->weight_bytes, .n_ctx = resolved.n_ctx, .n_threads = resolved.n_threads};
     device_list[0]->plan_memory(&p, &resolved, out);
-    out->tables_bytes = tables_bytes(&p, &resolved, n_sessions);
+    out->tables_bytes = tables_bytes(&p, &resolved, n_sessions) + draw_scratch_bytes(m, &resolved);
     plan_close(&p);
     return true;
 }
@@ -128,7 +129,7 @@ ll_engine *engine_open(const model *m, const ll_engine_options *options, ll_erro
         ok = e->ids != NULL && e->positions != NULL && e->kept != NULL && e->segments != NULL;
         if (!ok) ll_fail(err, LL_ERR_MEMORY, "no memory for batches of %zu rows", n);
     }
-    if (ok) e->device = e->kind->open(&e->plan, &e->options, err);
+    if (ok && draw_open(e, err)) e->device = e->kind->open(&e->plan, &e->options, err);
     if (e->device != NULL) return e;
     ll_engine_close(e);
     return NULL;
@@ -143,6 +144,7 @@ void ll_engine_close(ll_engine *e) {
     free(e->positions);
     free(e->kept);
     free(e->segments);
+    draw_close(e);
     plan_close(&e->plan);
     free(e);
 }
@@ -229,8 +231,6 @@ const float *ll_engine_logits(const ll_engine *e, size_t *n_kept) {
     *n_kept = e->n_kept;
     return e->kind->logits(e->device);
 }
-
-const float *ll_engine_peaks(const ll_engine *e) { return e->kind->peaks(e->device); }
 
 void ll_engine_cancel(ll_engine *e) { atomic_store(&e->cancel, true); }
 

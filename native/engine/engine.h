@@ -22,6 +22,9 @@ struct ll_engine {
     uint32_t *positions, *kept;
     segment *segments;
     uint32_t n_kept; /* of the last step */
+
+    char *draw_scratch; /* see draw.h */
+
     atomic_bool cancel;
     ll_poll *poll;
     void *poll_arg;

@@ -110,6 +110,7 @@ static PyMethodDef module_methods[] = {
      "The arithmetic's version, and the tokens of a KV block."},
     {"end_texts", end_texts, METH_NOARGS, "Texts of tokens that end an answer in any model."},
     {"quants", quants, METH_NOARGS, "The formats of weights: ggml's id, block's values, bytes."},
+    {"sampling", module_sampling, METH_NOARGS, "The sampler's settings: name, ends, off."},
     {"machine", machine, METH_NOARGS, "Usable cores and available kernels."},
     {"read_rate", read_rate, METH_VARARGS, "Bytes per second read from memory."},
     {"peak", peak, METH_VARARGS, "Multiply-adds per second of threads that do nothing else."},
