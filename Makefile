@@ -26,7 +26,8 @@ run: $(VENV)/installed ## build, pull a small model and answer a question
 	$(BIN)/localllm run smollm2:135m --temp 0 'What is the capital of France?'
 
 test: $(VENV)/installed $(INTERNALS) ## build and pass every test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m clock
+	$(BIN)/python -m pytest -m 'not clock' -n $(JOBS) --dist loadfile
 
 lint: $(VENV)/installed ## formatting, style and types, warnings as errors
 	$(BIN)/ruff check .

@@ -134,6 +134,7 @@ def test_exit_leaves_and_the_history_is_private(talk: Open, tmp_path: Path) -> N
     assert stat.S_IMODE(history.parent.stat().st_mode) == 0o700
 
 
+@pytest.mark.clock
 def test_ctrl_c_stops_an_answer_and_keeps_it(talk: Open) -> None:
     child = talk("endless")
     child.send("sing\r")

@@ -239,6 +239,7 @@ def test_a_cancelled_step_leaves_its_session_as_before(model: _native.Model) -> 
     assert np.array_equal(kept(engine), engine_of(model, [*ids_of(40), 5]))
 
 
+@pytest.mark.clock
 def test_an_interrupt_ends_a_long_prompt_within_200_ms(real_models: dict[str, Path]) -> None:
     model = _native.Model(str(real_models["gemma3"]))
     n_prompt = 4096  # takes seconds

@@ -339,8 +339,8 @@ def test_other_quants_that_are_here_best_first(user: Path, tmp_path: Path, large
 def test_a_quant_that_the_catalog_knows(
     user: Path, large: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    entry = catalog.Entry("big:small", "", "mit", "LARGE-q4_0.gguf", (), n_bytes=80 * MIB)
-    bigger = catalog.Entry("big:big", "", "mit", "large-Q8_0.gguf", (), n_bytes=800 * MIB)
+    entry = catalog.Entry("big:small", "LARGE-q4_0.gguf", (), n_bytes=80 * MIB)
+    bigger = catalog.Entry("big:big", "large-Q8_0.gguf", (), n_bytes=800 * MIB)
     monkeypatch.setattr(catalog, "read", lambda: {e.name: e for e in (bigger, entry)})
     found = offers_for(large, 200 * MIB, 512)
     assert found[0].command == "localllm run big:small -c 512"

@@ -297,7 +297,7 @@ def test_of_a_name_of_the_catalog(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     rows = ({"kind": "hub", "repo": "org/model", "quant": "Q8_0"},)
-    entry = catalog.Entry("tiny:model", "", "mit", "model-Q8_0.gguf", rows)
+    entry = catalog.Entry("tiny:model", "model-Q8_0.gguf", rows)
     monkeypatch.setattr(catalog, "read", lambda: {entry.name: entry})
     _, said = say_twice(capfd, "tiny:model", "--budget", "100M")
     assert (said["path"], said["quant"]) == (None, "Q8_0")

@@ -261,6 +261,7 @@ def test_an_instruction_that_is_too_long_is_not_cut(call: Any) -> None:
 # ---- signals and readers that leave --------------------------------------------------------------
 
 
+@pytest.mark.clock
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_it_at_once_and_what_was_printed_stays(
     environment: dict[str, str], scripts: dict[str, Path], number: int, code: int
@@ -278,6 +279,7 @@ def test_a_signal_ends_it_at_once_and_what_was_printed_stays(
     assert out.startswith((b" la", b" lo"))
 
 
+@pytest.mark.clock
 def test_an_interrupt_while_the_prompt_is_read(
     environment: dict[str, str], scripts: dict[str, Path]
 ) -> None:
@@ -390,9 +392,11 @@ def test_a_silent_pipe_is_explained_after_two_seconds(
 ) -> None:
     environment["TERM"] = "xterm"
     main, side = pty.openpty()
+    started = time.monotonic()
     process = start(["run", "@paris"], scripts, environment, stdin=subprocess.PIPE, stderr=side)
     os.close(side)
-    shown = b"".join(read_terminal(main, 4))
+    shown = next(read_terminal(main, PATIENCE))
+    assert time.monotonic() - started >= 2
     out, _ = process.communicate(b"q", timeout=PATIENCE)
     os.close(main)
     assert b"waiting for text on stdin" in shown

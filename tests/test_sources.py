@@ -25,6 +25,7 @@ from localllm.errors import (
 from localllm.models import catalog, download, pull, store
 from localllm.models.resolve import resolve
 from localllm.models.sources import pypi
+from localllm.models.sources import url as url_source
 
 MODEL = tiny_gguf(200_000)
 REPO = "org/tiny-GGUF"
@@ -206,6 +207,7 @@ def test_redirects_end_and_never_leave_https(server: Server) -> None:
         pull.pull_model(url)
 
 
+@pytest.mark.clock
 def test_a_refused_connection_is_said_at_once() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -489,9 +491,12 @@ def write_catalog(home: Path, monkeypatch: pytest.MonkeyPatch, *sources: str) ->
     monkeypatch.setattr(catalog, "shipped_file", lambda: path)
 
 
-def test_the_next_source_is_tried_within_five_seconds(
+@pytest.mark.clock
+def test_the_next_source_is_tried_after_five_seconds_without_an_answer(
     server: Server, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert url_source.REACH_SECONDS == 5
+    monkeypatch.setattr(url_source, "REACH_SECONDS", 1.0)
     # A full queue of connections: further ones are neither accepted nor refused.
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
@@ -516,8 +521,8 @@ def test_the_next_source_is_tried_within_five_seconds(
         for connection in waiting:
             connection.close()
     assert model.origin == good and model.verified
-    assert 4.5 < seconds < 6.5
-    assert notebook.notes[0] == "cannot reach 127.0.0.1: no answer within 5 seconds; trying url"
+    assert 0.9 < seconds < 2.5
+    assert notebook.notes[0] == "cannot reach 127.0.0.1: no answer within 1 seconds; trying url"
 
 
 def test_only_an_unreachable_source_lets_the_next_one_try(

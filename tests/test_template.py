@@ -142,6 +142,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.clock
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_templates_fail_soon_and_say_so(name: str) -> None:
     started = time.monotonic()
