@@ -51,6 +51,7 @@ class Model:
         *,
         n_ctx: int = 0,
         n_sessions: int = 1,
+        kv_tokens: int = 0,
         n_batch: int = 0,
         n_logits: int = 1,
         n_threads: int = 0,
@@ -74,6 +75,7 @@ class Engine:
         *,
         n_ctx: int = 0,
         n_sessions: int = 1,
+        kv_tokens: int = 0,
         n_batch: int = 0,
         n_logits: int = 1,
         n_threads: int = 0,
@@ -124,6 +126,8 @@ class Session:
     """One timeline of tokens inside an engine; keeps the engine alive."""
 
     n_tokens: int
+    def ids(self, start: int = 0) -> list[int]:
+        """The tokens it holds, from number `start` on."""
     def reuse(self, ids: Sequence[int]) -> int:
         """Holds as much of the beginning of ids as it, or any session of the engine, has computed;
         returns how much."""

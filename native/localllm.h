@@ -152,7 +152,9 @@ typedef struct ll_session ll_session;
 
 typedef struct ll_engine_options {
     uint32_t n_ctx;      /* positions per session; 0: the model's own */
-    uint32_t n_sessions; /* sessions the KV pool has room for; 0: 1 */
+    uint32_t n_sessions; /* sessions that may be open at once; 0: 1 */
+    uint32_t kv_tokens;  /* tokens that the KV pool has room for, those of all sessions together, in
+                            whole blocks; at least n_ctx; 0: n_sessions * n_ctx */
     uint32_t n_batch;    /* rows per step; 0: 512 */
     uint32_t n_logits;   /* rows per step whose logits are kept; 0: 1 */
     uint32_t n_threads;  /* 0: usable cores */
@@ -192,6 +194,7 @@ uint32_t ll_engine_n_batch(const ll_engine *e);
 ll_session *ll_session_open(ll_engine *e, ll_error *err);
 void ll_session_close(ll_session *s);
 uint32_t ll_session_n_tokens(const ll_session *s);
+const int32_t *ll_session_ids(const ll_session *s); /* [n_tokens], valid until it changes */
 /* Drops tokens from the end until at most n_tokens are left; returns the number left. That is 0
  * where layers that see a window have given back what the next token would see. */
 uint32_t ll_session_truncate(ll_session *s, uint32_t n_tokens);
@@ -232,7 +235,8 @@ typedef struct ll_row {
 } ll_row;
 
 /* Feeds all rows or none. The kept logits are [n kept, n_vocab] float, in row order, valid until
- * the next step of this engine. */
+ * the next step of this engine. Errors: ARGUMENT; CONTEXT where a session would be longer than the
+ * context, or the pool lacks blocks for all rows together; then nothing has changed. */
 bool ll_engine_step(ll_engine *e, const ll_row *rows, size_t n_rows, ll_error *err);
 const float *ll_engine_logits(const ll_engine *e, size_t *n_kept);
 

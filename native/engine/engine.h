@@ -35,6 +35,10 @@ struct ll_engine {
 typedef struct kv_table {
     uint32_t *blocks; /* [blocks of n_ctx] */
     uint32_t first;
+
+    /* While a step's blocks are reserved: what of them this table has let go. */
+    uint32_t n_given_back;
+    bool copies_last; /* the block that the next token goes into, which others hold too */
 } kv_table;
 
 struct ll_session {
@@ -45,6 +49,7 @@ struct ll_session {
     int32_t *ids;       /* [n_ctx] */
     kv_name *names;     /* [blocks of n_ctx] of the blocks that are full */
     kv_table tables[MAX_GROUPS];
+    ll_session *next_pending; /* of the sessions that the step has rows of */
 };
 
 /* ll_engine_plan and ll_engine_open on the engine's own model. */

@@ -77,6 +77,7 @@ void ll_session_close(ll_session *s) {
 }
 
 uint32_t ll_session_n_tokens(const ll_session *s) { return s->n_tokens; }
+const int32_t *ll_session_ids(const ll_session *s) { return s->ids; }
 
 /* The first block of a group that the token behind n_tokens sees. */
 static uint32_t first_seen(const ll_engine *e, uint32_t g, uint32_t n_tokens) {
@@ -100,47 +101,100 @@ uint32_t ll_session_truncate(ll_session *s, uint32_t n_tokens) {
 
 /* ---- room ------------------------------------------------------------------------------------ */
 
+/* Blocks are counted before any is taken: every session lets go of what it will not hold beside the
+ * new ones, and then the pool has enough for all or not. Where it has not, the sessions hold again
+ * what they held: nothing was taken meanwhile, so those blocks are as they were. */
+
+/* How many blocks of a group the session takes to hold n_blocks. */
+static uint32_t count_new(const ll_session *s, uint32_t g, uint32_t n_blocks) {
+    return n_blocks - s->n_blocks + s->tables[g].copies_last;
+}
+
+/* Lets go of a last block that others hold and the next token is written into, and of blocks that
+ * left the window, as many as are more than a session may hold of n_blocks. */
+static void let_go(ll_session *s, uint32_t g, uint32_t n_blocks) {
+    ll_engine *e = s->engine;
+    kv_table *t = &s->tables[g];
+    uint32_t i = s->n_tokens / BLOCK_POSITIONS, first = t->first;
+    t->copies_last =
+        s->n_tokens % BLOCK_POSITIONS != 0 && kv_pool_is_shared(&e->pools[g], t->blocks[i]);
+    if (t->copies_last) kv_pool_drop(&e->pools[g], t->blocks[i]);
+    if (n_blocks - first > e->blocks_most[g]) give_back(s, g, n_blocks - e->blocks_most[g]);
+    t->n_given_back = t->first - first;
+}
+
+static void hold_again(ll_session *s, uint32_t g) {
+    kv_pool *pool = &s->engine->pools[g];
+    kv_table *t = &s->tables[g];
+    for (; t->n_given_back > 0; t->n_given_back--) kv_pool_share(pool, t->blocks[--t->first]);
+    if (t->copies_last) kv_pool_share(pool, t->blocks[s->n_tokens / BLOCK_POSITIONS]);
+}
+
 static uint32_t take_block(ll_engine *e, uint32_t g) {
     uint32_t block = kv_pool_take(&e->pools[g]);
     kv_index_forget(&e->index, g, block);
     return block;
 }
 
-/* Gives the session a block of its own where the next token would go into one that others hold or
- * may find. */
-static void own_last_block(ll_session *s) {
-    ll_engine *e = s->engine;
-    uint32_t i = s->n_tokens / BLOCK_POSITIONS;
-    if (s->n_tokens % BLOCK_POSITIONS == 0 || s->n_pending > 0) return;
-    for (uint32_t g = 0; g < e->plan.n_groups; g++) {
-        uint32_t *mine = &s->tables[g].blocks[i], old = *mine;
-        if (!kv_pool_is_shared(&e->pools[g], old)) {
-            kv_index_forget(&e->index, g, old);
-            continue;
-        }
-        *mine = take_block(e, g);
-        e->kind->copy_block(e->device, g, old, *mine);
-        kv_pool_drop(&e->pools[g], old);
-    }
-}
-
-static void add_block(ll_session *s, uint32_t g) {
+static void take_blocks(ll_session *s, uint32_t g, uint32_t n_blocks) {
     ll_engine *e = s->engine;
     kv_table *t = &s->tables[g];
-    if (s->n_blocks - t->first == e->blocks_most[g]) give_back(s, g, t->first + 1);
-    t->blocks[s->n_blocks] = take_block(e, g);
+    uint32_t i = s->n_tokens / BLOCK_POSITIONS;
+    if (t->copies_last) {
+        uint32_t old = t->blocks[i];
+        t->blocks[i] = take_block(e, g);
+        e->kind->copy_block(e->device, g, old, t->blocks[i]);
+    } else if (s->n_tokens % BLOCK_POSITIONS != 0) {
+        kv_index_forget(&e->index, g, t->blocks[i]); /* whose content is about to change */
+    }
+    for (i = s->n_blocks; i < n_blocks; i++) t->blocks[i] = take_block(e, g);
 }
 
-bool session_reserve(ll_session *s, uint32_t n_tokens, ll_error *err) {
-    ll_engine *e = s->engine;
-    if (n_tokens > e->options.n_ctx)
-        return ll_fail(err, LL_ERR_CONTEXT, "%u tokens do not fit a context of %u", n_tokens,
-                       e->options.n_ctx);
+static bool check_room(const ll_engine *e, uint32_t g, uint32_t n_needed, ll_error *err) {
+    uint32_t n_free = e->pools[g].n_free;
+    if (n_needed <= n_free) return true;
+    return ll_fail(err, LL_ERR_CONTEXT, "the KV pool has %u free blocks of %d tokens, expected %u",
+                   n_free, BLOCK_POSITIONS, n_needed);
+}
+
+static uint32_t blocks_with_pending(const ll_session *s) {
+    return session_blocks_for(s->n_tokens + s->n_pending);
+}
+
+bool session_check(const ll_session *s, ll_error *err) {
+    uint32_t n_ctx = s->engine->options.n_ctx;
+    if (s->n_pending > n_ctx - s->n_tokens)
+        return ll_fail(err, LL_ERR_CONTEXT, "%u tokens do not fit a context of %u",
+                       s->n_tokens + s->n_pending, n_ctx);
     if (!holds_window(s, s->n_tokens))
         return ll_fail(err, LL_ERR_ARGUMENT, "the session lacks what token %u sees", s->n_tokens);
-    own_last_block(s);
-    for (; s->n_blocks < session_blocks_for(n_tokens); s->n_blocks++)
-        for (uint32_t g = 0; g < e->plan.n_groups; g++) add_block(s, g);
+    return true;
+}
+
+/* All of the sessions let go of what they do of one group; CONTEXT where that is not enough. */
+static bool let_all_go(ll_session *first, uint32_t g, ll_error *err) {
+    uint32_t n_needed = 0;
+    for (ll_session *s = first; s != NULL; s = s->next_pending) {
+        let_go(s, g, blocks_with_pending(s));
+        n_needed += count_new(s, g, blocks_with_pending(s));
+    }
+    return check_room(first->engine, g, n_needed, err);
+}
+
+bool session_reserve(ll_session *first, ll_error *err) {
+    uint32_t n_groups = first->engine->plan.n_groups, g = 0;
+    bool ok = true;
+    while (ok && g < n_groups) ok = let_all_go(first, g++, err);
+    if (!ok) {
+        while (g-- > 0)
+            for (ll_session *s = first; s != NULL; s = s->next_pending) hold_again(s, g);
+        return false;
+    }
+    for (ll_session *s = first; s != NULL; s = s->next_pending) {
+        uint32_t n_blocks = blocks_with_pending(s);
+        for (g = 0; g < n_groups; g++) take_blocks(s, g, n_blocks);
+        s->n_blocks = n_blocks;
+    }
     return true;
 }
 
@@ -295,19 +349,37 @@ static bool check_put(const ll_session *s, const int32_t *ids, size_t n_bytes, l
     return true;
 }
 
+/* Adds a block to the groups that are part of it; the others give back all, as what lies before it
+ * is of no use without it. */
+static bool reserve_put(ll_session *s, bool whole, ll_error *err) {
+    const ll_engine *e = s->engine;
+    uint32_t n_blocks = s->n_blocks + 1, n_groups = e->plan.n_groups, g = 0;
+    bool ok = true;
+    for (; ok && g < n_groups; g++) {
+        if (!is_part(e, g, whole)) continue;
+        let_go(s, g, n_blocks);
+        ok = check_room(e, g, count_new(s, g, n_blocks), err);
+    }
+    while (!ok && g-- > 0)
+        if (is_part(e, g, whole)) hold_again(s, g);
+    for (g = 0; ok && g < n_groups; g++) {
+        if (is_part(e, g, whole))
+            take_blocks(s, g, n_blocks);
+        else
+            give_back(s, g, n_blocks);
+    }
+    return ok;
+}
+
 bool ll_session_put_block(ll_session *s, const int32_t *ids, const void *kv, size_t n_bytes,
                           ll_error *err) {
     ll_engine *e = s->engine;
-    if (!check_put(s, ids, n_bytes, err)) return false;
+    bool whole = n_bytes == part_bytes(e, true);
+    if (!check_put(s, ids, n_bytes, err) || !reserve_put(s, whole, err)) return false;
     const char *at = kv;
-    uint32_t i = s->n_blocks;
     for (uint32_t g = 0; g < e->plan.n_groups; g++) {
-        if (!is_part(e, g, n_bytes == part_bytes(e, true))) {
-            give_back(s, g, i + 1); /* what lies before it is of no use without it */
-            continue;
-        }
-        add_block(s, g);
-        e->kind->put_block(e->device, g, s->tables[g].blocks[i], at);
+        if (!is_part(e, g, whole)) continue;
+        e->kind->put_block(e->device, g, s->tables[g].blocks[s->n_blocks], at);
         at += e->kind->block_bytes(e->device, g);
     }
     s->n_blocks++;

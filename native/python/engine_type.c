@@ -52,9 +52,9 @@ static int engine_init(PyObject *self, PyObject *args, PyObject *kwargs) {
     module_state *st = module_state_of(self);
     PyObject *model;
     ll_engine_options o = {.n_sessions = 1, .n_logits = 1};
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!|$IIIIIzzz", names, st->model_type, &model,
-                                     &o.n_ctx, &o.n_sessions, &o.n_batch, &o.n_logits, &o.n_threads,
-                                     &o.kernels, &o.kv_k, &o.kv_v))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!|$IIIIIIzzz", names, st->model_type, &model,
+                                     &o.n_ctx, &o.n_sessions, &o.kv_tokens, &o.n_batch, &o.n_logits,
+                                     &o.n_threads, &o.kernels, &o.kv_k, &o.kv_v))
         return -1;
     ll_model *m = model_get_open(model);
     if (m == NULL) return -1;
@@ -606,7 +606,17 @@ static PyObject *session_get_n_tokens(PyObject *self, void *unused) {
     return s == NULL ? NULL : PyLong_FromUnsignedLong(ll_session_n_tokens(s));
 }
 
+static PyObject *session_ids(PyObject *self, PyObject *args) {
+    ll_session *s = idle_session(self);
+    Py_ssize_t start = 0;
+    if (s == NULL || !PyArg_ParseTuple(args, "|n", &start)) return NULL;
+    size_t n_tokens = ll_session_n_tokens(s), first = start > 0 ? (size_t)start : 0;
+    if (first > n_tokens) first = n_tokens;
+    return make_ids(ll_session_ids(s) + first, n_tokens - first);
+}
+
 static PyMethodDef session_methods[] = {
+    {"ids", session_ids, METH_VARARGS, "The tokens it holds, from one of them on."},
     {"truncate", session_truncate, METH_O, "Drops tokens from the end; returns how many are left."},
     {"reuse", session_reuse, METH_O, "Holds what is known of the beginning of ids."},
     {"get_block", session_get_block, METH_O, "The KV of 64 tokens, as bytes."},
