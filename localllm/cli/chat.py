@@ -397,7 +397,8 @@ def show_stats(conversation: Conversation, argument: str) -> None:
 
 
 def show_context(conversation: Conversation, argument: str) -> None:
-    used, total = len(conversation.model.timeline.ids), conversation.model.engine.n_ctx
+    model = conversation.model
+    used, total = model.timeline.session.n_tokens, model.engine.n_ctx
     console.note(f"{used} of {total} tokens used")
 
 
