@@ -118,8 +118,14 @@ static void run(const bench *b, matmul_kernel *kernel, size_t n_copies, size_t n
         const uint8_t *rows = b->rows + m * b->n_rows * b->row_bytes;
         for (size_t r = 0; r < b->n_rows; r += TASK_ROWS) {
             size_t n = b->n_rows - r < TASK_ROWS ? b->n_rows - r : TASK_ROWS;
-            kernel(rows + r * b->row_bytes, b->row_bytes, n, &b->a, 0, n_cols, b->y + r, b->n_rows,
-                   b->scratch);
+            kernel(&(product){.rows = rows + r * b->row_bytes,
+                              .row_bytes = b->row_bytes,
+                              .n_rows = n,
+                              .a = &b->a,
+                              .n_cols = n_cols,
+                              .y = b->y + r,
+                              .y_stride = b->n_rows,
+                              .scratch = b->scratch});
         }
     }
 }

@@ -55,6 +55,7 @@ class Model:
         n_batch: int = 0,
         n_logits: int = 1,
         n_threads: int = 0,
+        device: str | None = None,
         kernels: str | None = None,
         kv_k: str | None = None,
         kv_v: str | None = None,
@@ -62,7 +63,8 @@ class Model:
         """What an engine would use, in bytes, before anything is allocated: weight_bytes, kv_bytes,
         of which block_bytes are one block, scratch_bytes, of which scratch_touched_bytes are used
         at most, logits_bytes, tables_bytes, tokenizer_bytes; importance_bytes, which come with
-        set_importance; and n_ctx, n_threads it is for."""
+        set_importance; device_bytes, which a device's own memory takes beside these; and n_ctx,
+        n_threads it is for."""
     def close(self) -> None: ...
 
 @final
@@ -79,11 +81,14 @@ class Engine:
         n_batch: int = 0,
         n_logits: int = 1,
         n_threads: int = 0,
+        device: str | None = None,
         kernels: str | None = None,
         kv_k: str | None = None,
         kv_v: str | None = None,
     ) -> None: ...
+    device: str
     kernels: str
+    arithmetic: str  # what bits it computes: blocks of another's are not this engine's
     kv_k: str
     kv_v: str
     n_threads: int
@@ -187,6 +192,10 @@ def end_texts() -> list[str]:
 
 def machine() -> dict[str, Any]:
     """n_cores (usable: affinity and cgroup quota) and kernels (names, best first)."""
+
+def device_info(name: str | None = None) -> dict[str, Any]:
+    """name, and free_bytes and total_bytes of its own memory, 0 where it computes in the host's;
+    None: of the first device."""
 
 def read_rate(n_bytes: int, n_threads: int, seconds: float) -> float:
     """Bytes per second that n_threads threads read from memory."""

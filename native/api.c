@@ -1,10 +1,10 @@
-/* api: the C interface's model and text functions, each a line or two over a lower floor. Engine
- * and session functions live with the engine, ll_machine_ in machine/.
+/* api: the C interface's model, text and device functions, each a line or two over a lower floor.
+ * Engine and session functions live with the engine, ll_machine_ in machine/.
  */
 #include <stdlib.h>
 
 #include "engine/engine.h"
-#include "format/gguf_split.h"
+#include "format/gguf.h"
 #include "localllm.h"
 #include "text/tokenizer.h"
 
@@ -133,4 +133,11 @@ bool ll_engine_plan(const ll_model *m, const ll_engine_options *options, ll_memo
 
 ll_engine *ll_engine_open(const ll_model *m, const ll_engine_options *options, ll_error *err) {
     return engine_open(&m->model, options, err);
+}
+
+bool ll_device_get_info(const char *name, ll_device_info *out, ll_error *err) {
+    const device_kind *kind = device_find(name, err);
+    if (kind == NULL) return false;
+    *out = (ll_device_info){.name = kind->name};
+    return kind->own_memory == NULL || kind->own_memory(&out->free_bytes, &out->total_bytes, err);
 }

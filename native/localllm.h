@@ -20,9 +20,9 @@
 /* One list feeds the codes, their names and the Python exception classes. */
 #define LL_ERRORS(X)                                                                               \
     X(ARGUMENT, "argument")       /* the caller passed something out of range */                   \
-    X(IO, "io")                   /* the operating system refused a file operation */              \
+    X(IO, "io")                   /* the system refused a file operation, or a device an answer */ \
     X(FORMAT, "format")           /* a file breaks its format's rules */                           \
-    X(UNSUPPORTED, "unsupported") /* a valid file asks for what this engine does not have */       \
+    X(UNSUPPORTED, "unsupported") /* a valid file asks for what the engine or device lacks */      \
     X(MEMORY, "memory")           /* an allocation was refused */                                  \
     X(CONTEXT, "context")         /* a session or the KV pool is full; nothing was changed */      \
     X(CANCELLED, "cancelled")     /* ll_engine_cancel was called; nothing was changed */           \
@@ -158,7 +158,9 @@ typedef struct ll_engine_options {
     uint32_t n_batch;    /* rows per step; 0: 512 */
     uint32_t n_logits;   /* rows per step whose logits are kept; 0: 1 */
     uint32_t n_threads;  /* 0: usable cores */
-    const char *kernels; /* a name of kernels_list; NULL: $LOCALLLM_KERNELS, else the best */
+    const char *device;  /* what it runs on, "cpu"; NULL: the first there is */
+    const char *kernels; /* of the device, by name; NULL: on the CPU $LOCALLLM_KERNELS, else the
+                          * best this processor has */
     const char *kv_k;    /* what keys are stored as, "f16", "q8_0" or "q4_0"; NULL: "f16" */
     const char *kv_v;    /* values likewise */
 } ll_engine_options;
@@ -174,7 +176,8 @@ typedef struct ll_memory {
     uint64_t tables_bytes;     /* plan, block tables, the scratch of draws */
     uint64_t tokenizer_bytes;  /* there since the model was opened */
     uint64_t importance_bytes; /* beside the others, once importance is asked for */
-    uint32_t n_ctx;            /* the context these numbers are for */
+    uint64_t device_bytes; /* in the memory of a device that has its own; in none of the above */
+    uint32_t n_ctx;        /* the context these numbers are for */
     uint32_t n_threads;
 } ll_memory;
 
@@ -184,7 +187,11 @@ bool ll_engine_plan(const ll_model *m, const ll_engine_options *options, ll_memo
 void ll_engine_measure(const ll_engine *e, ll_memory *out);
 ll_engine *ll_engine_open(const ll_model *m, const ll_engine_options *options, ll_error *err);
 void ll_engine_close(ll_engine *e);
+const char *ll_engine_device(const ll_engine *e);
 const char *ll_engine_kernels(const ll_engine *e);
+/* What bits it computes: those of the device's arithmetic in the version LL_ARITHMETIC, as
+ * "canonical-1". */
+const char *ll_engine_arithmetic(const ll_engine *e);
 const char *ll_engine_kv_k(const ll_engine *e);
 const char *ll_engine_kv_v(const ll_engine *e);
 uint32_t ll_engine_n_threads(const ll_engine *e);
@@ -205,8 +212,8 @@ uint32_t ll_session_truncate(ll_session *s, uint32_t n_tokens);
 uint32_t ll_session_reuse(ll_session *s, const int32_t *ids, uint32_t n_ids);
 
 /* The KV of LL_BLOCK_TOKENS consecutive tokens, which is all that a session is: with the same
- * tokens before it, the same model and the same LL_ARITHMETIC it has the same bytes in every
- * engine. */
+ * tokens before it, the same model, types of keys and values and ll_engine_arithmetic it has the
+ * same bytes in every engine. */
 enum {
     LL_BLOCK_TOKENS = 64,
     LL_ARITHMETIC = 1, /* changes when any path computes other bits than before */
@@ -217,13 +224,14 @@ size_t ll_engine_block_bytes(const ll_engine *e);
 bool ll_engine_gives_back(const ll_engine *e);
 /* The bytes that are left of block i. */
 size_t ll_session_block_bytes(const ll_session *s, uint32_t i);
-/* Copies out the KV of tokens [LL_BLOCK_TOKENS * i, LL_BLOCK_TOKENS * (i + 1)). Errors: ARGUMENT.
- */
+/* Copies out the KV of tokens [LL_BLOCK_TOKENS * i, LL_BLOCK_TOKENS * (i + 1)). Errors: ARGUMENT;
+ * IO or MEMORY where the device cannot copy, and `out` holds anything. */
 bool ll_session_get_block(const ll_session *s, uint32_t i, void *out, ll_error *err);
 /* Adds ids [LL_BLOCK_TOKENS] whose KV is known, or, with what get_block left of an early block, all
  * of it but what layers with a window do not need: a session that ends too close behind such a
  * block cannot go on, and truncate returns 0. Errors: ARGUMENT where the session does not end at a
- * block's end or n_bytes are not those of a block, CONTEXT. */
+ * block's end or n_bytes are not those of a block, CONTEXT, IO or MEMORY where the device cannot
+ * copy; the session holds the same tokens then. */
 bool ll_session_put_block(ll_session *s, const int32_t *ids, const void *kv, size_t n_bytes,
                           ll_error *err);
 
@@ -234,9 +242,10 @@ typedef struct ll_row {
     bool logits; /* keep this row's logits */
 } ll_row;
 
-/* Feeds all rows or none. The kept logits are [n kept, n_vocab] float, in row order, valid until
- * the next step of this engine. Errors: ARGUMENT; CONTEXT where a session would be longer than the
- * context, or the pool lacks blocks for all rows together; then nothing has changed. */
+/* Feeds all rows or none. Errors: ARGUMENT; CONTEXT where a session would be longer than the
+ * context, or the pool lacks blocks for all rows together; CANCELLED, NUMERIC, and IO or MEMORY
+ * where the device fails. The kept logits are [n kept, n_vocab] float, in row order, valid until
+ * the next step that ARGUMENT and CONTEXT do not refuse. */
 bool ll_engine_step(ll_engine *e, const ll_row *rows, size_t n_rows, ll_error *err);
 const float *ll_engine_logits(const ll_engine *e, size_t *n_kept);
 
@@ -276,9 +285,10 @@ typedef struct ll_phase_time {
 } ll_phase_time;
 
 /* From here on adds up the time and the work of each phase, from zero; off stops adding. Costs one
- * look at the clock per phase. */
+ * look at the clock per phase. Errors: MEMORY, UNSUPPORTED where the device does not measure. */
 bool ll_engine_set_profile(ll_engine *e, bool on, ll_error *err);
-/* The sums, in the order of the forward pass; valid until the engine is closed. */
+/* The sums, in the order of the forward pass, none where it was never asked for; valid until the
+ * engine is closed. */
 const ll_phase_time *ll_engine_get_profile(const ll_engine *e, size_t *n_phases);
 
 /* ---- importance ---------------------------------------------------------------------------- */
@@ -295,9 +305,10 @@ typedef struct ll_importance {
  * what there is. The additions go in the order of the rows of the steps, so the sums of one text
  * have the same bits whatever the threads, its cuts and the kernels. Rows that keep no logits have
  * no input in the last layer behind its attention. A step that fails leaves part of itself in the
- * sums. */
+ * sums. Errors: MEMORY, UNSUPPORTED where the device does not collect them. */
 bool ll_engine_set_importance(ll_engine *e, bool on, ll_error *err);
-/* The sums, in the order of the forward pass; valid until the engine is closed. */
+/* The sums, in the order of the forward pass, none where it was never asked for; valid until the
+ * engine is closed. */
 const ll_importance *ll_engine_get_importance(const ll_engine *e, size_t *n);
 
 /* ---- sampler ------------------------------------------------------------------------------- */
@@ -394,11 +405,18 @@ void ll_machine_get(ll_machine *out);
  * where there is no memory for it. */
 double ll_machine_read_rate(size_t n_bytes, uint32_t n_threads, double seconds);
 
-typedef enum ll_arithmetic { LL_INT8, LL_FLOAT, LL_N_ARITHMETICS } ll_arithmetic;
-
 /* Multiply-adds per second of `n_threads` threads at once that do nothing else, with the
- * instructions of these kernels; 0 where this processor does not have them. */
-double ll_machine_peak(const char *kernels, ll_arithmetic arithmetic, uint32_t n_threads,
-                       double seconds);
+ * instructions of these kernels for floats or for int8; 0 where this processor does not have
+ * them. */
+double ll_machine_peak(const char *kernels, bool is_float, uint32_t n_threads, double seconds);
+
+typedef struct ll_device_info {
+    const char *name;
+    uint64_t free_bytes, total_bytes; /* of its own memory; 0 where it computes in the host's */
+} ll_device_info;
+
+/* A device by the name that ll_engine_options.device has, NULL: the first. Errors: ARGUMENT where
+ * there is none of that name, IO where it does not answer. */
+bool ll_device_get_info(const char *name, ll_device_info *out, ll_error *err);
 
 #endif

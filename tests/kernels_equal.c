@@ -114,10 +114,19 @@ static void check_shape(const kernels *k, quant q, data_kind kind, shape s) {
     float *expected = allocate(n_values * sizeof *expected);
     float *got = allocate(n_values * sizeof *got);
     for (size_t i = 0; i < n_values; i++) expected[i] = got[i] = guard;
-    kernels_scalar.matmul[q](rows, row_bytes, s.n_rows, &a, s.col0, s.n_cols, expected, y_stride,
-                             scratch);
+    product p = {.rows = rows,
+                 .row_bytes = row_bytes,
+                 .n_rows = s.n_rows,
+                 .a = &a,
+                 .col0 = s.col0,
+                 .n_cols = s.n_cols,
+                 .y = expected,
+                 .y_stride = y_stride,
+                 .scratch = scratch};
+    kernels_scalar.matmul[q](&p);
     fill_scratch();
-    k->matmul[q](rows, row_bytes, s.n_rows, &a, s.col0, s.n_cols, got, y_stride, scratch);
+    p.y = got;
+    k->matmul[q](&p);
     char what[96];
     snprintf(what, sizeof what, "%s, %s, %zu rows of %zu, %zu columns from %zu", traits->name,
              data_names[kind], s.n_rows, n, s.n_cols, s.col0);

@@ -142,9 +142,25 @@ class AttendState(ctypes.Structure):
     _fields_ = (("m", c_float), ("l", c_float), ("o", ptr))
 
 
-MATMUL = CFUNCTYPE(
-    None, ptr, c_size_t, c_size_t, POINTER(Acts), c_size_t, c_size_t, ptr, c_size_t, ptr
-)
+class Product(ctypes.Structure):
+    _fields_ = (
+        ("rows", ptr),
+        ("row_bytes", c_size_t),
+        ("n_rows", c_size_t),
+        ("a", POINTER(Acts)),
+        ("col0", c_size_t),
+        ("n_cols", c_size_t),
+        ("y", ptr),
+        ("y_stride", c_size_t),
+        ("scratch", ptr),
+    )
+
+
+class PeakLoop(ctypes.Structure):
+    _fields_ = (("run", ptr), ("macs", c_uint64))
+
+
+MATMUL = CFUNCTYPE(None, POINTER(Product))
 TWO_VECTORS = CFUNCTYPE(None, ptr, ptr, c_size_t)
 THREE_VECTORS = CFUNCTYPE(None, ptr, ptr, ptr, c_size_t)
 
@@ -172,14 +188,8 @@ class Kernels(ctypes.Structure):
         ("matmul_scratch", CFUNCTYPE(c_size_t, c_int, c_size_t, c_size_t, c_size_t)),
         ("attend_scratch", CFUNCTYPE(c_size_t, c_size_t, c_size_t)),
         ("task_macs", c_size_t),
+        ("peaks", PeakLoop * 2),  # int8, float
     )
-
-
-# ---- machine/ ----------------------------------------------------------------------------------
-
-
-class PeakLoop(ctypes.Structure):
-    _fields_ = (("run", ptr), ("macs", c_uint64))
 
 
 # Every struct of this file by its name in C.
@@ -194,6 +204,7 @@ STRUCTS = {
     "gguf_tensor": GgufTensor,
     "attend_chunk": AttendChunk,
     "attend_state": AttendState,
+    "product": Product,
     "kernels": Kernels,
     "peak_loop": PeakLoop,
 }

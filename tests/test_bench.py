@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from golden.tiny_models import TINY_MODELS, TinyModel, token_ids, write_gguf
-from native_structs import PeakLoop
+from native_structs import Kernels
 
 from localllm import _native, engines
 from localllm.engines.base import PhaseTime, Work
@@ -202,16 +202,15 @@ def test_every_kind_of_kernels_has_a_peak() -> None:
 
 def test_all_kernels_that_are_built_have_a_peak_of_their_own(internals: ctypes.CDLL) -> None:
     """Also those that this processor lacks; the portable loop would be too low a ceiling."""
-    entries = (ctypes.POINTER(ctypes.c_char_p) * 9).in_dll(internals, "kernels_list")
-    names = list(itertools.takewhile(bool, (bool(e) and e.contents.value for e in entries)))
-    internals.peak_find.restype = PeakLoop
-    loops = {name: internals.peak_find(name, 0).run for name in (*names, b"none such")}
-    assert b"scalar" in names
-    assert loops[b"none such"] == loops[b"scalar"]
+    entries = (ctypes.POINTER(Kernels) * 9).in_dll(internals, "kernels_list")
+    kernels = [entry.contents for entry in itertools.takewhile(bool, entries)]
+    assert all(loop.run and loop.macs for one in kernels for loop in one.peaks)
+    loops = {one.name: one.peaks[0].run for one in kernels}
+    assert b"scalar" in loops
     # AMD's AVX-512 has the same instructions, and another choice of who uses them.
     shared = {b"avx512_amd": b"avx512"}
-    assert all(loops[one] == loops[other] for one, other in shared.items() if one in names)
-    assert len(set(loops.values())) == len(set(names) - set(shared))
+    assert all(loops[one] == loops[other] for one, other in shared.items() if one in loops)
+    assert len(set(loops.values())) == len(set(loops) - set(shared))
 
 
 @pytest.mark.parametrize(("n_bytes", "n_threads", "runs"), [(1 << 22, 3, True), (100, 1, False)])

@@ -19,7 +19,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from native_structs import MATMUL, QUANTS, Acts, AttendChunk, AttendState, Kernels, QuantTraits
+from native_structs import (
+    MATMUL,
+    QUANTS,
+    Acts,
+    AttendChunk,
+    AttendState,
+    Kernels,
+    Product,
+    QuantTraits,
+)
 
 SCRATCH_BYTES = 512 * 1024
 CHUNK = 64
@@ -159,10 +168,18 @@ def run_matmul(
     function: int, rows: np.ndarray, a: Acts, col0: int, n_cols: int, y_stride: int
 ) -> np.ndarray:
     y = np.full((n_cols, y_stride), GUARD, np.float32)
-    MATMUL(function)(
-        rows.ctypes.data, rows.shape[1], len(rows), ctypes.byref(a), col0, n_cols, y.ctypes.data,
-        y_stride, SCRATCH.ctypes.data,
-    )  # fmt: skip
+    product = Product(
+        rows=rows.ctypes.data,
+        row_bytes=rows.shape[1],
+        n_rows=len(rows),
+        a=ctypes.pointer(a),
+        col0=col0,
+        n_cols=n_cols,
+        y=y.ctypes.data,
+        y_stride=y_stride,
+        scratch=SCRATCH.ctypes.data,
+    )
+    MATMUL(function)(ctypes.byref(product))
     return y
 
 

@@ -13,7 +13,7 @@ import pytest
 
 import localllm
 from localllm.engines.base import EngineOptions, Plan
-from localllm.errors import DoesNotFitError
+from localllm.errors import DoesNotFitError, UsageError
 from localllm.memory import process
 from localllm.memory.limits import Counts, Limit, find_limits
 from localllm.memory.need import (
@@ -24,6 +24,7 @@ from localllm.memory.need import (
     STACK_TOUCHED_BYTES,
     TOKEN_BYTES,
     Extent,
+    Kind,
     Need,
     need_of,
 )
@@ -384,9 +385,11 @@ BEFORE = Usage(anonymous_bytes=10 * MIB, file_bytes=5 * MIB, peak_bytes=15 * MIB
 
 
 class PlannedFile:
-    """A model file that only plans."""
+    """A model file that only plans. keeps: what of it a device keeps in memory of its own, for a
+    number of tokens; None: it has none."""
 
-    def __init__(self) -> None:
+    def __init__(self, keeps: Callable[[int], int] | None = None) -> None:
+        self.keeps = keeps
         self.info = {
             "n_ctx_train": 8192,
             "weight_bytes": WEIGHTS,
@@ -407,6 +410,7 @@ class PlannedFile:
             importance_bytes=0,
             n_ctx=options.n_ctx,
             n_threads=2,
+            device_bytes=self.keeps(options.n_ctx) if self.keeps else 0,
         )
 
 
@@ -427,13 +431,14 @@ DROPPED = (WEIGHTS + GROWTH_FILE_BYTES) // PER_TOKEN
 
 def test_each_kind_of_limit_sees_its_bytes() -> None:
     kv = 64 * PER_TOKEN
-    system, budget, data = (Limit("", 0, counts) for counts in Counts)
+    system, budget, data, device = (Limit("", 0, counts) for counts in Counts)
     wanted = need(64)
     assert system.need(wanted) == WITH_FILES + kv
     assert system.pinned(wanted) == TO_COME + kv
     everything = WITH_FILES + kv + HEADER + TOKENIZER + 15 * MIB
     assert budget.need(wanted) == budget.pinned(wanted) == everything
     assert data.need(wanted) == kv + SCRATCH + BLOCK + GROWTH_RESERVED_BYTES + STACK_BYTES
+    assert device.need(wanted) == device.pinned(wanted) == 0
 
 
 def test_less_is_touched_where_less_is_used() -> None:
@@ -579,3 +584,83 @@ def test_the_resident_part_of_a_mapping(tmp_path: Path) -> None:
         assert process.mapped_bytes([path]) == 0
         assert sum(mapped[:: mmap.PAGESIZE]) == 0
         assert process.mapped_bytes([path]) == 8 * MIB
+
+
+# ---- a device with memory of its own -------------------------------------------------------------
+
+
+def keeps(n_ctx: int) -> int:
+    """The weights, and 1000 bytes a token."""
+    return WEIGHTS + 1000 * n_ctx
+
+
+def with_device(n_ctx: int) -> Need:
+    file: Any = PlannedFile(keeps)
+    return need_of(file, EngineOptions(n_ctx=n_ctx), BEFORE)
+
+
+def test_a_devices_bytes_and_the_hosts_are_counted_apart() -> None:
+    wanted, without = with_device(64), need(64)
+    assert wanted.components[:-1] == without.components
+    added = wanted.components[-1]
+    assert (added.name, added.kind) == ("device memory", Kind.device)
+    assert added.reserved_bytes == added.touched_bytes == WEIGHTS + 64_000
+    for counts in Counts:
+        limit = Limit("", 0, counts)
+        expected = WEIGHTS + 64_000 if counts is Counts.device else limit.need(without)
+        assert limit.need(wanted) == expected
+        if counts is Counts.device:
+            assert limit.pinned(wanted) == expected  # nothing of it is dropped for others
+        else:
+            assert limit.pinned(wanted) == limit.pinned(without)
+
+
+@pytest.mark.parametrize(
+    ("host", "device", "fit", "binds"),
+    [
+        (GIB, GIB, Fit.fits, "host"),
+        (GIB, WEIGHTS + 64_000, Fit.fits, "device"),
+        (GIB, WEIGHTS + 63_999, Fit.does_not_fit, "device"),
+        (TO_COME + 64 * PER_TOKEN, GIB, Fit.pages, "host"),
+        (MIB, WEIGHTS, Fit.does_not_fit, "host"),
+    ],
+)
+def test_each_is_held_against_its_own_limit(host: int, device: int, fit: Fit, binds: str) -> None:
+    limits = [Limit("host", host), Limit("device", device, Counts.device)]
+    verdict = judge(with_device(64), limits)
+    assert verdict.fit is fit and verdict.limit is not None and verdict.limit.name == binds
+
+
+def test_the_context_is_what_the_device_has_room_for() -> None:
+    file: Any = PlannedFile(keeps)
+    limits = [Limit("host", 8 * GIB), Limit("memory of it", WEIGHTS + 2_000_000, Counts.device)]
+    chosen, verdict = choose_options(file, EngineOptions(), limits, BEFORE)
+    assert chosen.n_ctx == 1984 and verdict.fits
+    with pytest.raises(DoesNotFitError, match=r"but memory of it leaves 101\.9 MiB") as caught:
+        choose_options(file, EngineOptions(n_ctx=4096), limits, BEFORE)
+    assert caught.value.hint is not None and "-c 1984" in caught.value.hint
+
+
+def test_another_quant_is_another_copy_on_the_device() -> None:
+    half = with_device(64).with_weights(WEIGHTS // 2)
+    assert half.to_come(Kind.device) == WEIGHTS // 2 + 64_000
+    assert half.to_come() == need(64).with_weights(WEIGHTS // 2).to_come()
+
+
+def test_a_device_without_memory_of_its_own_has_no_limit(tmp_path: Path) -> None:
+    asked: list[str | None] = []
+
+    def info(name: str | None) -> dict[str, Any]:
+        asked.append(name)
+        total = 8 * GIB if name else 0
+        return {"name": name or "cpu", "free_bytes": min(6 * GIB, total), "total_bytes": total}
+
+    def find(device: str | None) -> list[Limit]:
+        return find_limits(root=tmp_path, rlimit=no_rlimit, device_info=info, device=device)
+
+    assert find(None) == []
+    assert find("gpu") == [Limit("memory of device gpu", 6 * GIB, Counts.device)]
+    assert asked == [None, "gpu"]
+    assert find_limits(root=tmp_path, rlimit=no_rlimit) == []  # the processor, as it is
+    with pytest.raises(UsageError, match='no device "abacus"'):
+        find_limits(root=tmp_path, rlimit=no_rlimit, device="abacus")

@@ -16,7 +16,7 @@ import pytest
 from conftest import ROOT
 from native_structs import STRUCTS
 
-HEADERS = ("localllm.h", "format/gguf.h", "kernels/kernels.h", "machine/peak.h")
+HEADERS = ("localllm.h", "format/gguf.h", "kernels/kernels.h")
 
 
 def members(struct: type[ctypes.Structure]) -> list[tuple[str, int, int]]:

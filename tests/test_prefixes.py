@@ -191,6 +191,21 @@ def test_models_do_not_share(open_run: Open, folder: Path) -> None:
     assert len({path.parent for path in files_of(folder)}) == 2
 
 
+def test_devices_of_other_bits_do_not_share(open_run: Open, folder: Path) -> None:
+    """Another device's KV has the same length and would be taken without a word."""
+    first = open_run("qwen3")
+    assert first.engine.arithmetic == "canonical-1"
+    key = prefixes.fingerprint(first.file, first.engine)
+    assert first.feed(IDS)[0] == 0
+    other = open_run("qwen3")
+    other.engine.arithmetic = "other-1"
+    assert prefixes.fingerprint(other.file, other.engine) != key
+    n_files = len(files_of(folder))
+    assert other.feed(IDS)[0] == 0 and len(files_of(folder)) == 2 * n_files
+    again = open_run("qwen3")
+    assert again.feed(IDS)[0] > 0
+
+
 def test_types_of_kv_do_not_share(open_run: Open, folder: Path) -> None:
     open_run().feed(IDS)
     cold = open_run(kv_k="q8_0").feed(IDS)

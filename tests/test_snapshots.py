@@ -132,6 +132,16 @@ def test_another_models_snapshot(real_models: dict[str, Path], made: Path) -> No
         assert "made by another model" in notes[0] and model.timeline.ids == []
 
 
+def test_a_snapshot_of_other_bits_gives_its_messages(model_path: Path, made: Path) -> None:
+    with localllm.load(model_path, ctx=2048) as model:
+        engine: Any = model.engine
+        engine.arithmetic = "other-1"
+        notes: list[str] = []
+        assert model.restore(made, notes.append) == [{"role": "system", "content": SYSTEM}]
+        assert "another arithmetic; it is computed again" in notes[0] and len(notes) == 1
+        assert model.timeline.ids == []
+
+
 def test_a_conversation_is_saved_with_what_was_computed(model_path: Path, tmp_path: Path) -> None:
     messages: list[dict[str, str]] = [
         {"role": "system", "content": SYSTEM},

@@ -38,7 +38,7 @@ from localllm.models.store import read_manifest
 if TYPE_CHECKING:
     from localllm.engines.base import Engine, ModelFile, Session
 
-ARITHMETIC, BLOCK_TOKENS = kv_format()
+_, BLOCK_TOKENS = kv_format()
 
 LEAST_TOKENS = 256  # shorter prefixes are computed as fast as they are found
 MOST_BYTES = 2 << 30
@@ -62,7 +62,7 @@ def cache_folder() -> Path:
 
 def fingerprint(file: ModelFile, engine: Engine) -> bytes:
     """A hash of all that K and V depend on beside the tokens. Raises: OSError."""
-    settings = [ARITHMETIC, BLOCK_TOKENS, engine.kv_k, engine.kv_v, identity(file)]
+    settings = [engine.arithmetic, BLOCK_TOKENS, engine.kv_k, engine.kv_v, identity(file)]
     return hashlib.sha256(json.dumps(settings).encode()).digest()
 
 

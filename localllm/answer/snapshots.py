@@ -1,10 +1,10 @@
 """A conversation in a file, with the KV of what was computed of it, so that it goes on at once.
 
 Behind a magic word and a length comes JSON: the messages, the tokens that the KV is of, and the key
-of their last block, which tells the model and the arithmetic too. Then the blocks, each behind its
-CRC-32 and its length: early ones lack what layers with a window have given back. A file that is
-JSON with messages alone is a conversation as well; and where the KV is another model's or damaged,
-what is missing is computed.
+of their last block, which tells the model and the engine's arithmetic too. Then the blocks, each
+behind its CRC-32 and its length: early ones lack what layers with a window have given back. A file
+that is JSON with messages alone is a conversation as well; and where the KV is another model's or
+damaged, or has other bits than this engine computes, what is missing is computed.
 """
 
 from __future__ import annotations
@@ -109,7 +109,10 @@ def blocks(
     if not keys:
         return
     if keys[-1].hex() != snapshot.key:
-        note(f"{str(snapshot.path)!r} was made by another model or KV type; it is computed again")
+        note(
+            f"{str(snapshot.path)!r} was made by another model or KV type, or with another "
+            "arithmetic; it is computed again"
+        )
         return
     with snapshot.path.open("rb") as opened:
         opened.seek(snapshot.kv_at)

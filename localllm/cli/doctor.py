@@ -60,7 +60,8 @@ def describe_machine() -> dict[str, Any]:
 
 def describe_memory() -> dict[str, Any]:
     found = limits.find_limits()
-    tightest = min(found, key=lambda limit: limit.left_bytes, default=None)
+    of_host = (limit for limit in found if limit.counts is not limits.Counts.device)
+    tightest = min(of_host, key=lambda limit: limit.left_bytes, default=None)
     return {
         "limits": [{"name": limit.name, "left_bytes": limit.left_bytes} for limit in found],
         "binds": tightest.name if tightest else None,

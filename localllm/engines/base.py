@@ -30,6 +30,7 @@ class Plan:
     importance_bytes: int  # once set_importance() is called, and not before
     n_ctx: int
     n_threads: int
+    device_bytes: int = 0  # in the memory of a device that has its own; in none of the others
 
     @property
     def private_bytes(self) -> int:
@@ -60,6 +61,7 @@ class EngineOptions:
     n_batch: int = 0
     n_logits: int = 1
     n_threads: int = 0
+    device: str | None = None  # what it runs on; None: the first there is
     kernels: str | None = None
     kv_k: str | None = None  # what keys are stored as: f16, q8_0 or q4_0
     kv_v: str | None = None  # values likewise
@@ -121,6 +123,11 @@ class Engine(Protocol):
 
     @property
     def kernels(self) -> str: ...
+    @property
+    def arithmetic(self) -> str:
+        """What bits it computes. KV is the same bytes only where this is the same."""
+        ...
+
     @property
     def kv_k(self) -> str: ...
     @property

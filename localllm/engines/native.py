@@ -68,6 +68,7 @@ class NativeEngine:
     def __init__(self, engine: _native.Engine) -> None:
         self.engine = engine
         self.kernels: str = engine.kernels
+        self.arithmetic: str = engine.arithmetic
         self.kv_k: str = engine.kv_k
         self.kv_v: str = engine.kv_v
         self.n_threads: int = engine.n_threads
@@ -197,7 +198,7 @@ def open_model(path: Path) -> base.ModelFile:
 
 
 def kv_format() -> tuple[int, int]:
-    """The arithmetic's version, which says what bits KV has, and the tokens of a KV block."""
+    """The version of the arithmetic, and the tokens of a KV block."""
     return _native.kv_format()
 
 
@@ -209,6 +210,15 @@ def end_texts() -> frozenset[str]:
 def machine() -> dict[str, Any]:
     """n_cores (usable) and kernels (names, best first)."""
     return _native.machine()
+
+
+def device_info(name: str | None = None) -> dict[str, Any]:
+    """A device's name, and the bytes of memory of its own, free_bytes and total_bytes: 0 where it
+    computes in the host's. None: the first device. Raises: UsageError, EngineError."""
+    try:
+        return _native.device_info(name)
+    except _native.Error as error:
+        raise translate(error) from error
 
 
 def read_rate(n_bytes: int, n_threads: int, seconds: float) -> float:

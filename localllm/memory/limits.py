@@ -1,9 +1,9 @@
 """How much memory this process may still take: every bound that can be read, each with its name.
 
 The memory the system can still give, each cgroup from this process up to the root (file cache there
-counts as free: the kernel takes it back), the address-space and data limits of the process, and
-the user's own budget. Files are read below an injectable root, so that any machine can be described
-by a folder.
+counts as free: the kernel takes it back), the address-space and data limits of the process, what a
+device has free of memory of its own, and the user's own budget. Files are read below an injectable
+root, so that any machine can be described by a folder.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import resource
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from localllm.engines import native
 from localllm.memory.need import Kind
 from localllm.memory.proc_files import parse_number, read_fields, read_text
 
@@ -33,6 +34,7 @@ class Counts(enum.Enum):
     to_come = enum.auto()  # what becomes resident from here on; pages of files can be dropped
     resident = enum.auto()  # the whole process, nothing of which is dropped for it
     reserved = enum.auto()  # anonymous address space from here on, touched or not
+    device = enum.auto()  # what is taken of a device's own memory, and nothing else
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ class Limit:
         """The bytes of a need that this bound sees."""
         if self.counts is Counts.to_come:
             return need.to_come()
+        if self.counts is Counts.device:
+            return need.to_come(Kind.device)
         return need.touched() if self.counts is Counts.resident else need.to_reserve()
 
     def pinned(self, need: Need) -> int:
@@ -61,9 +65,16 @@ def find_limits(
     budget: int | None = None,
     root: Path = Path("/"),
     rlimit: Callable[[int], tuple[int, int]] = resource.getrlimit,
+    device_info: Callable[[str | None], dict[str, Any]] = native.device_info,
+    device: str | None = None,
 ) -> list[Limit]:
-    """Every bound on this process's memory that can be read; unreadable ones bind nothing."""
+    """Every bound on this process's memory that can be read; unreadable ones bind nothing.
+
+    device: as in EngineOptions. Raises: UsageError where there is none of that name, EngineError
+    where it does not answer.
+    """
     limits = [*read_meminfo(root), *read_cgroups(root), *read_rlimits(rlimit, root)]
+    limits += read_device(device_info(device))
     if budget is not None:
         limits.append(Limit("--budget", budget, Counts.resident))
     return limits
@@ -96,6 +107,12 @@ def read_rlimits(
         if soft != resource.RLIM_INFINITY and soft < UNLIMITED:
             left = soft - status.get(used, 0) * 1024
             yield Limit(name, left, Counts.reserved)
+
+
+def read_device(info: dict[str, Any]) -> Iterator[Limit]:
+    """What a device with memory of its own has free; the host's is bounded by the others."""
+    if info["total_bytes"]:
+        yield Limit(f"memory of device {info['name']}", info["free_bytes"], Counts.device)
 
 
 @dataclass(frozen=True)

@@ -34,9 +34,13 @@ STACK_BYTES = 1 * MIB  # as threads.c sets it
 FAULT_BYTES = 64 * 1024
 
 
+WEIGHTS = "weights"  # the component that another quant changes
+
+
 class Kind(enum.StrEnum):
     anonymous = "anonymous"  # this process's alone; stays until it is given back
     file = "file"  # pages of a file: shared, and dropped where memory is short
+    device = "device"  # in a device's own memory, and nowhere in the host's
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,10 @@ class Need:
     n_threads: int
 
     def select(self, kind: Kind | None) -> list[Component]:
-        return [c for c in self.components if kind in (None, c.kind)]
+        """The components of a kind; None: of every kind that is the host's memory."""
+        if kind is None:
+            return [c for c in self.components if c.kind is not Kind.device]
+        return [c for c in self.components if c.kind is kind]
 
     def touched(self, kind: Kind | None = None) -> int:
         """Resident bytes of the whole process."""
@@ -78,12 +85,18 @@ class Need:
         return replace(self, components=(*self.components, *parts))
 
     def with_weights(self, n_bytes: int) -> Need:
-        """The same run with other quants, whose weights have so many bytes."""
-        parts = (
-            replace(c, reserved_bytes=n_bytes, touched_bytes=n_bytes) if c.name == "weights" else c
-            for c in self.components
-        )
-        return replace(self, components=tuple(parts))
+        """The same run with other quants, whose weights have so many bytes. A device with memory of
+        its own has a copy of them there."""
+        more = n_bytes - sum(c.reserved_bytes for c in self.components if c.name == WEIGHTS)
+
+        def resize(part: Component) -> Component:
+            if part.name == WEIGHTS:
+                return replace(part, reserved_bytes=n_bytes, touched_bytes=n_bytes)
+            if part.kind is Kind.device:
+                return device_memory(max(0, part.reserved_bytes + more))
+            return part
+
+        return replace(self, components=tuple(resize(part) for part in self.components))
 
 
 @dataclass(frozen=True)
@@ -116,7 +129,7 @@ def need_of(
     anonymous, mapped = Kind.anonymous, Kind.file
     return Need(
         (
-            Component("weights", mapped, plan.weight_bytes, touched_weights(info, used.n_ctx)),
+            Component(WEIGHTS, mapped, plan.weight_bytes, touched_weights(info, used.n_ctx)),
             Component("metadata", mapped, header_bytes, header_bytes, header_bytes),
             Component("kv cache", anonymous, plan.kv_bytes, filled.kv_bytes),
             # One block at a time is on its way to the kept prefixes, or from there.
@@ -140,6 +153,7 @@ def need_of(
                 before.file_bytes + GROWTH_FILE_BYTES,
                 before.file_bytes,
             ),
+            *([device_memory(plan.device_bytes)] if plan.device_bytes else []),
         ),
         plan.n_ctx,
         plan.n_threads,
@@ -159,6 +173,11 @@ def touched_weights(info: dict[str, int], n_positions: int) -> int:
     """All that a token reads; of an embedding that is not the head too, the rows that are used."""
     embedding_bytes = info["weight_bytes"] - info["token_bytes"]
     return info["token_bytes"] + min(embedding_bytes, n_positions * FAULT_BYTES)
+
+
+def device_memory(n_bytes: int) -> Component:
+    """What an engine takes of its device's own memory, all of it when it opens."""
+    return Component("device memory", Kind.device, n_bytes, n_bytes)
 
 
 def stacks(n_threads: int) -> Component:

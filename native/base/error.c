@@ -3,6 +3,7 @@
 
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
 
 bool ll_fail(ll_error *err, ll_error_code code, const char *format, ...) {
     if (err == NULL || err->code != LL_OK) return false;
@@ -13,6 +14,11 @@ bool ll_fail(ll_error *err, ll_error_code code, const char *format, ...) {
     err->code = code;
     err->offset = 0;
     return false;
+}
+
+void ll_list_name(char *list, size_t capacity, const char *name) {
+    size_t used = strlen(list);
+    (void)snprintf(list + used, capacity - used, used > 0 ? ", %s" : "%s", name);
 }
 
 const char *ll_error_name(ll_error_code code) {

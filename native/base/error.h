@@ -16,4 +16,7 @@
 bool ll_fail(ll_error *err, ll_error_code code, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
+/* Adds a name to a list for a message, "a, b", as far as there is room. */
+void ll_list_name(char *list, size_t capacity, const char *name);
+
 #endif

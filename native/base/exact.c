@@ -80,22 +80,14 @@ uint16_t exact_f32_to_bf16(float x) {
  * a minimax fit of e^r on |r| <= 0.34668 whose coefficients were rounded to f32 one after the
  * other, the rest fitted again each time; its relative error is 3.2e-9. */
 float exact_exp(float x) {
-    const float round_to_integer = 0x1.8p23f;
-    const float log2_e = 0x1.715476p0f;
-    const float ln2_high = 0x1.63p-1f; /* 9 bits, ln2_low is the rest */
-    const float ln2_low = -0x1.bd0106p-13f;
-    if (x < -87.0f) return 0;
-    float z = fmaf(x, log2_e, round_to_integer);
-    float n = z - round_to_integer;
-    float r = fmaf(n, -ln2_high, x);
-    r = fmaf(n, -ln2_low, r);
-    float p = 0x1.6a4f48p-10f;
-    p = fmaf(p, r, 0x1.123984p-7f);
-    p = fmaf(p, r, 0x1.5558aep-5f);
-    p = fmaf(p, r, 0x1.555492p-3f);
-    p = fmaf(p, r, 0x1.fffffcp-2f);
-    p = fmaf(p, r, 1.0f);
-    p = fmaf(p, r, 1.0f);
+    static const float series[EXACT_EXP_TERMS] = EXACT_EXP_SERIES;
+    if (x < EXACT_EXP_LOWEST) return 0;
+    float z = fmaf(x, EXACT_EXP_LOG2_E, EXACT_EXP_ROUND);
+    float n = z - EXACT_EXP_ROUND;
+    float r = fmaf(n, -EXACT_EXP_LN2_HIGH, x);
+    r = fmaf(n, -EXACT_EXP_LN2_LOW, r);
+    float p = series[0];
+    for (int i = 1; i < EXACT_EXP_TERMS; i++) p = fmaf(p, r, series[i]);
     return float_of(bits_of(p) + (bits_of(z) << 23));
 }
 
@@ -107,9 +99,7 @@ float exact_sigmoid(float x) {
 float exact_silu(float x) { return x * exact_sigmoid(x); }
 
 float exact_gelu(float x) {
-    const float linear = 1.5957691216f; /* 2 sqrt(2 / pi) */
-    const float cubic = 0.0713548163f;  /* the same times 0.044715 */
-    float z = x * fmaf(cubic, x * x, linear);
+    float z = x * fmaf(EXACT_GELU_CUBIC, x * x, EXACT_GELU_LINEAR);
     return x * exact_sigmoid(z);
 }
 
@@ -152,18 +142,12 @@ float exact_largest(const float *x, size_t n) {
 }
 
 uint64_t exact_weight(double y) {
+    static const double series[EXACT_WEIGHT_TERMS] = EXACT_WEIGHT_SERIES;
     if (!(y > -EXACT_WEIGHT_BITS)) return 0;
     int whole = (int)(y - 0.5); /* the nearest, as y <= 0 */
     double x = y - whole;       /* in [-0.5, 0.5]: the series of e^(x ln 2) up to x^8 */
-    double p = 1.3215486790144305e-06;
-    p = p * x + 1.5252733804059838e-05;
-    p = p * x + 1.5403530393381606e-04;
-    p = p * x + 1.3333558146428441e-03;
-    p = p * x + 9.6181291076284769e-03;
-    p = p * x + 5.5504108664821576e-02;
-    p = p * x + 2.4022650695910069e-01;
-    p = p * x + 6.9314718055994529e-01;
-    p = p * x + 1.0;
+    double p = series[0];
+    for (int i = 1; i < EXACT_WEIGHT_TERMS; i++) p = p * x + series[i];
     return (uint64_t)(p * 0x1p52) >> (52 - EXACT_WEIGHT_BITS - whole);
 }
 

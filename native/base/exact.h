@@ -15,6 +15,23 @@ uint16_t exact_f32_to_f16(float x); /* round to nearest even, subnormals kept */
 float exact_bf16_to_f32(uint16_t h);
 uint16_t exact_f32_to_bf16(float x);
 
+/* The constants of exact_exp, exact_gelu and exact_weight. They stand here alone: what computes in
+ * lanes reads them too. Series begin with the highest power. */
+#define EXACT_EXP_LOWEST   -87.0f
+#define EXACT_EXP_ROUND    0x1.8p23f /* adding it rounds to an integer, left in the low bits */
+#define EXACT_EXP_LOG2_E   0x1.715476p0f
+#define EXACT_EXP_LN2_HIGH 0x1.63p-1f /* 9 bits, the rest is */
+#define EXACT_EXP_LN2_LOW  -0x1.bd0106p-13f
+#define EXACT_EXP_SERIES                                                                           \
+    {0x1.6a4f48p-10f, 0x1.123984p-7f, 0x1.5558aep-5f, 0x1.555492p-3f, 0x1.fffffcp-2f, 1.0f, 1.0f}
+#define EXACT_GELU_LINEAR 1.5957691216f /* 2 sqrt(2 / pi) */
+#define EXACT_GELU_CUBIC  0.0713548163f /* the same times 0.044715 */
+#define EXACT_WEIGHT_SERIES                                                                        \
+    {1.3215486790144305e-06, 1.5252733804059838e-05, 1.5403530393381606e-04,                       \
+     1.3333558146428441e-03, 9.6181291076284769e-03, 5.5504108664821576e-02,                       \
+     2.4022650695910069e-01, 6.9314718055994529e-01, 1.0}
+enum { EXACT_EXP_TERMS = 7, EXACT_WEIGHT_TERMS = 9 };
+
 /* e^x for x <= 88; 0 below -87. Relative error below 1e-7. */
 float exact_exp(float x);
 /* 1 / (1 + e^-x), computed from e^-|x|. */

@@ -88,7 +88,11 @@ bool ll_engine_sample(ll_engine *e, const ll_draw *draws, size_t n_draws, int32_
     atomic_init(&job.next, 0);
     atomic_init(&job.first_error, n_draws);
     uint32_t n_lanes = count_lanes(&e->options);
-    e->kind->run_tasks(e->device, n_draws < n_lanes ? (uint32_t)n_draws : n_lanes, run_lane, &job);
+    if (n_draws < n_lanes) n_lanes = (uint32_t)n_draws;
+    if (e->kind->run_tasks != NULL)
+        e->kind->run_tasks(e->device, n_lanes, run_lane, &job);
+    else
+        run_lane(&job, 0, 0);
     size_t failed = atomic_load(&job.first_error);
     return failed == n_draws || draw_one(&job, failed, 0, err); /* again, to tell its error */
 }

@@ -12,25 +12,12 @@
 
 enum { DEFAULT_BATCH = 512, MAX_THREADS = 512, MAX_CONTEXT = 1 << 24 };
 
-static bool fail_kernels(const char *name, ll_error *err) {
-    char known[128] = "";
-    for (const kernels *const *k = kernels_list; *k != NULL; k++) {
-        size_t used = strlen(known);
-        if ((*k)->is_available())
-            (void)snprintf(known + used, sizeof known - used, used > 0 ? ", %s" : "%s", (*k)->name);
-    }
-    return ll_fail(err, LL_ERR_ARGUMENT, "no kernels \"%.32s\" on this processor; it has %s", name,
-                   known);
-}
-
 static bool resolve_kv(const char *name, kv_type *out, ll_error *err) {
     *out = KV_F16;
     if (name == NULL || kv_find(name, out)) return true;
     char known[128] = "";
-    for (kv_type type = 0; type < KV_TYPE_COUNT; type++) {
-        size_t used = strlen(known);
-        (void)snprintf(known + used, sizeof known - used, type > 0 ? ", %s" : "%s", kv_names[type]);
-    }
+    for (kv_type type = 0; type < KV_TYPE_COUNT; type++)
+        ll_list_name(known, sizeof known, kv_names[type]);
     return ll_fail(err, LL_ERR_ARGUMENT, "no type \"%.32s\" of keys and values; there are %s", name,
                    known);
 }
@@ -39,16 +26,13 @@ static bool resolve_kv(const char *name, kv_type *out, ll_error *err) {
 static bool resolve_options(const model *m, const ll_engine_options *in, device_options *out,
                             uint32_t *n_sessions, ll_error *err) {
     *n_sessions = in->n_sessions != 0 ? in->n_sessions : 1;
-    const char *name = in->kernels != NULL ? in->kernels : getenv("LOCALLLM_KERNELS");
-    if (name != NULL && name[0] == '\0') name = NULL;
     *out = (device_options){
         .n_ctx = in->n_ctx != 0 ? in->n_ctx : m->n_ctx_train,
         .n_batch = in->n_batch != 0 ? in->n_batch : DEFAULT_BATCH,
         .n_logits = in->n_logits != 0 ? in->n_logits : 1,
         .n_threads = in->n_threads != 0 ? in->n_threads : system_usable_cores(),
-        .kernels = kernels_find(name),
+        .kernels = in->kernels,
     };
-    if (out->kernels == NULL) return fail_kernels(name, err);
     if (!resolve_kv(in->kv_k, &out->kv_k, err) || !resolve_kv(in->kv_v, &out->kv_v, err))
         return false;
     if (out->n_ctx > MAX_CONTEXT || out->n_threads > MAX_THREADS || out->n_batch > MAX_CONTEXT ||
@@ -111,13 +95,14 @@ bool engine_plan_memory(const model *m, const ll_engine_options *options, ll_mem
     device_options resolved;
     uint32_t n_sessions;
     plan p;
-    if (!resolve(&p, m, options, &resolved, &n_sessions, err)) return false;
+    const device_kind *kind = device_find(options->device, err);
+    if (kind == NULL || !resolve(&p, m, options, &resolved, &n_sessions, err)) return false;
     *out = (ll_memory){
         .weight_bytes = m->weight_bytes, .n_ctx = resolved.n_ctx, .n_threads = resolved.n_threads};
-    device_list[0]->plan_memory(&p, &resolved, out);
+    bool ok = kind->plan_memory(&p, &resolved, out, err);
     out->tables_bytes = tables_bytes(&p, &resolved, n_sessions) + draw_scratch_bytes(m, &resolved);
     plan_close(&p);
-    return true;
+    return ok;
 }
 
 ll_engine *engine_open(const model *m, const ll_engine_options *options, ll_error *err) {
@@ -126,9 +111,10 @@ ll_engine *engine_open(const model *m, const ll_engine_options *options, ll_erro
         ll_fail(err, LL_ERR_MEMORY, "no memory for an engine");
         return NULL;
     }
-    e->kind = device_list[0];
+    e->kind = device_find(options->device, err);
     atomic_init(&e->cancel, false);
-    bool ok = resolve(&e->plan, m, options, &e->options, &e->n_sessions_most, err) &&
+    bool ok = e->kind != NULL &&
+              resolve(&e->plan, m, options, &e->options, &e->n_sessions_most, err) &&
               kv_index_open(&e->index, e->options.n_blocks, e->plan.n_groups, err);
     for (uint32_t g = 0; ok && g < e->plan.n_groups; g++) {
         e->blocks_most[g] = count_blocks(&e->plan, g, &e->options);
@@ -144,9 +130,14 @@ ll_engine *engine_open(const model *m, const ll_engine_options *options, ll_erro
         if (!ok) ll_fail(err, LL_ERR_MEMORY, "no memory for batches of %zu rows", n);
     }
     if (ok && draw_open(e, err)) e->device = e->kind->open(&e->plan, &e->options, err);
-    if (e->device != NULL) return e;
-    ll_engine_close(e);
-    return NULL;
+    if (e->device == NULL) {
+        ll_engine_close(e);
+        return NULL;
+    }
+    e->options.kernels = e->kind->kernels(e->device);
+    (void)snprintf(e->arithmetic, sizeof e->arithmetic, "%s-%d", e->kind->arithmetic(e->device),
+                   LL_ARITHMETIC);
+    return e;
 }
 
 void ll_engine_close(ll_engine *e) {
@@ -168,7 +159,9 @@ void ll_engine_measure(const ll_engine *e, ll_memory *out) {
     e->kind->measure_memory(e->device, out);
 }
 
-const char *ll_engine_kernels(const ll_engine *e) { return e->options.kernels->name; }
+const char *ll_engine_device(const ll_engine *e) { return e->kind->name; }
+const char *ll_engine_kernels(const ll_engine *e) { return e->options.kernels; }
+const char *ll_engine_arithmetic(const ll_engine *e) { return e->arithmetic; }
 const char *ll_engine_kv_k(const ll_engine *e) { return kv_names[e->options.kv_k]; }
 const char *ll_engine_kv_v(const ll_engine *e) { return kv_names[e->options.kv_v]; }
 uint32_t ll_engine_n_threads(const ll_engine *e) { return e->options.n_threads; }
@@ -292,17 +285,25 @@ bool ll_engine_get_work(const ll_engine *e, const ll_span *spans, size_t n_spans
 }
 
 bool ll_engine_set_profile(ll_engine *e, bool on, ll_error *err) {
+    if (e->kind->set_profile == NULL)
+        return ll_fail(err, LL_ERR_UNSUPPORTED, "the device \"%s\" does not time its phases",
+                       e->kind->name);
     return e->kind->set_profile(e->device, on, err);
 }
 
 const ll_phase_time *ll_engine_get_profile(const ll_engine *e, size_t *n_phases) {
-    return e->kind->get_profile(e->device, n_phases);
+    *n_phases = 0;
+    return e->kind->get_profile == NULL ? NULL : e->kind->get_profile(e->device, n_phases);
 }
 
 bool ll_engine_set_importance(ll_engine *e, bool on, ll_error *err) {
+    if (e->kind->set_importance == NULL)
+        return ll_fail(err, LL_ERR_UNSUPPORTED, "the device \"%s\" does not collect importance",
+                       e->kind->name);
     return e->kind->set_importance(e->device, on, err);
 }
 
 const ll_importance *ll_engine_get_importance(const ll_engine *e, size_t *n) {
-    return e->kind->get_importance(e->device, n);
+    *n = 0;
+    return e->kind->get_importance == NULL ? NULL : e->kind->get_importance(e->device, n);
 }

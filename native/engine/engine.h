@@ -11,6 +11,7 @@ struct ll_engine {
     device_options options;
     const device_kind *kind;
     device *device;
+    char arithmetic[40];              /* see ll_engine_arithmetic */
     kv_pool pools[MAX_GROUPS];        /* one for each layer group of the plan */
     uint32_t blocks_most[MAX_GROUPS]; /* that a session holds of a group */
     kv_index index;
@@ -38,7 +39,7 @@ typedef struct kv_table {
 
     /* While a step's blocks are reserved: what of them this table has let go. */
     uint32_t n_given_back;
-    bool copies_last; /* the block that the next token goes into, which others hold too */
+    uint32_t shared_last; /* what the next token goes into and others hold; NO_KV_BLOCK: none */
 } kv_table;
 
 struct ll_session {

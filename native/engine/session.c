@@ -105,29 +105,45 @@ uint32_t ll_session_truncate(ll_session *s, uint32_t n_tokens) {
  * new ones, and then the pool has enough for all or not. Where it has not, the sessions hold again
  * what they held: nothing was taken meanwhile, so those blocks are as they were. */
 
+static uint32_t *last_block(const ll_session *s, uint32_t g) {
+    return &s->tables[g].blocks[s->n_tokens / BLOCK_POSITIONS];
+}
+
+static bool writes_last_block(const ll_session *s) { return s->n_tokens % BLOCK_POSITIONS != 0; }
+
 /* How many blocks of a group the session takes to hold n_blocks. */
 static uint32_t count_new(const ll_session *s, uint32_t g, uint32_t n_blocks) {
-    return n_blocks - s->n_blocks + s->tables[g].copies_last;
+    return n_blocks - s->n_blocks + (s->tables[g].shared_last != NO_KV_BLOCK);
 }
 
 /* Lets go of a last block that others hold and the next token is written into, and of blocks that
  * left the window, as many as are more than a session may hold of n_blocks. */
 static void let_go(ll_session *s, uint32_t g, uint32_t n_blocks) {
-    ll_engine *e = s->engine;
+    const ll_engine *e = s->engine;
+    kv_pool *pool = &s->engine->pools[g];
     kv_table *t = &s->tables[g];
-    uint32_t i = s->n_tokens / BLOCK_POSITIONS, first = t->first;
-    t->copies_last =
-        s->n_tokens % BLOCK_POSITIONS != 0 && kv_pool_is_shared(&e->pools[g], t->blocks[i]);
-    if (t->copies_last) kv_pool_drop(&e->pools[g], t->blocks[i]);
+    uint32_t first = t->first;
+    bool copies = writes_last_block(s) && kv_pool_is_shared(pool, *last_block(s, g));
+    t->shared_last = copies ? *last_block(s, g) : NO_KV_BLOCK;
+    if (copies) kv_pool_drop(pool, t->shared_last);
     if (n_blocks - first > e->blocks_most[g]) give_back(s, g, n_blocks - e->blocks_most[g]);
     t->n_given_back = t->first - first;
 }
 
-static void hold_again(ll_session *s, uint32_t g) {
-    kv_pool *pool = &s->engine->pools[g];
+static void hold_window_again(ll_session *s, uint32_t g) {
     kv_table *t = &s->tables[g];
-    for (; t->n_given_back > 0; t->n_given_back--) kv_pool_share(pool, t->blocks[--t->first]);
-    if (t->copies_last) kv_pool_share(pool, t->blocks[s->n_tokens / BLOCK_POSITIONS]);
+    for (; t->n_given_back > 0; t->n_given_back--)
+        kv_pool_share(&s->engine->pools[g], t->blocks[--t->first]);
+}
+
+/* Whether it was copied meanwhile or not. */
+static void hold_last_again(ll_session *s, uint32_t g) {
+    kv_pool *pool = &s->engine->pools[g];
+    uint32_t *last = last_block(s, g), shared = s->tables[g].shared_last;
+    if (shared == NO_KV_BLOCK) return;
+    if (*last != shared) kv_pool_drop(pool, *last);
+    kv_pool_share(pool, shared);
+    *last = shared;
 }
 
 static uint32_t take_block(ll_engine *e, uint32_t g) {
@@ -136,18 +152,13 @@ static uint32_t take_block(ll_engine *e, uint32_t g) {
     return block;
 }
 
-static void take_blocks(ll_session *s, uint32_t g, uint32_t n_blocks) {
+/* Gives the session a block of its own for the one it let go of. */
+static bool copy_last(ll_session *s, uint32_t g, ll_error *err) {
     ll_engine *e = s->engine;
-    kv_table *t = &s->tables[g];
-    uint32_t i = s->n_tokens / BLOCK_POSITIONS;
-    if (t->copies_last) {
-        uint32_t old = t->blocks[i];
-        t->blocks[i] = take_block(e, g);
-        e->kind->copy_block(e->device, g, old, t->blocks[i]);
-    } else if (s->n_tokens % BLOCK_POSITIONS != 0) {
-        kv_index_forget(&e->index, g, t->blocks[i]); /* whose content is about to change */
-    }
-    for (i = s->n_blocks; i < n_blocks; i++) t->blocks[i] = take_block(e, g);
+    uint32_t shared = s->tables[g].shared_last;
+    if (shared == NO_KV_BLOCK) return true;
+    *last_block(s, g) = take_block(e, g);
+    return e->kind->copy_block(e->device, g, shared, *last_block(s, g), err);
 }
 
 static bool check_room(const ll_engine *e, uint32_t g, uint32_t n_needed, ll_error *err) {
@@ -181,21 +192,45 @@ static bool let_all_go(ll_session *first, uint32_t g, ll_error *err) {
     return check_room(first->engine, g, n_needed, err);
 }
 
-bool session_reserve(ll_session *first, ll_error *err) {
-    uint32_t n_groups = first->engine->plan.n_groups, g = 0;
-    bool ok = true;
-    while (ok && g < n_groups) ok = let_all_go(first, g++, err);
-    if (!ok) {
-        while (g-- > 0)
-            for (ll_session *s = first; s != NULL; s = s->next_pending) hold_again(s, g);
-        return false;
-    }
-    for (ll_session *s = first; s != NULL; s = s->next_pending) {
-        uint32_t n_blocks = blocks_with_pending(s);
-        for (g = 0; g < n_groups; g++) take_blocks(s, g, n_blocks);
-        s->n_blocks = n_blocks;
-    }
+static bool copy_all_last(ll_session *first, ll_error *err) {
+    for (ll_session *s = first; s != NULL; s = s->next_pending)
+        for (uint32_t g = 0; g < s->engine->plan.n_groups; g++)
+            if (!copy_last(s, g, err)) return false;
     return true;
+}
+
+/* The first n_groups groups of the sessions hold again what they let go of. Once a block was taken,
+ * what left a window may be another's: that is given back for good. */
+static void undo(ll_session *first, uint32_t n_groups, bool window) {
+    for (ll_session *s = first; s != NULL; s = s->next_pending)
+        for (uint32_t g = 0; g < n_groups; g++) {
+            hold_last_again(s, g);
+            if (window) hold_window_again(s, g);
+        }
+}
+
+/* Takes what there is room for. */
+static void take_all(ll_session *first) {
+    for (ll_session *s = first; s != NULL; s = s->next_pending) {
+        ll_engine *e = s->engine;
+        for (uint32_t g = 0; g < e->plan.n_groups; g++)
+            if (writes_last_block(s)) kv_index_forget(&e->index, g, *last_block(s, g));
+        for (; s->n_blocks < blocks_with_pending(s); s->n_blocks++)
+            for (uint32_t g = 0; g < e->plan.n_groups; g++)
+                s->tables[g].blocks[s->n_blocks] = take_block(e, g);
+    }
+}
+
+bool session_reserve(ll_session *first, ll_error *err) {
+    uint32_t n_groups = first->engine->plan.n_groups, n_done = 0;
+    bool has_room = true;
+    while (has_room && n_done < n_groups) has_room = let_all_go(first, n_done++, err);
+    if (has_room && copy_all_last(first, err)) {
+        take_all(first);
+        return true;
+    }
+    undo(first, n_done, !has_room);
+    return false;
 }
 
 /* ---- sharing --------------------------------------------------------------------------------- */
@@ -325,7 +360,7 @@ bool ll_session_get_block(const ll_session *s, uint32_t i, void *out, ll_error *
     bool whole = has_whole(s, i);
     for (uint32_t g = 0; g < e->plan.n_groups; g++) {
         if (!is_part(e, g, whole)) continue;
-        e->kind->get_block(e->device, g, s->tables[g].blocks[i], at);
+        if (!e->kind->get_block(e->device, g, s->tables[g].blocks[i], at, err)) return false;
         at += e->kind->block_bytes(e->device, g);
     }
     return true;
@@ -349,38 +384,56 @@ static bool check_put(const ll_session *s, const int32_t *ids, size_t n_bytes, l
     return true;
 }
 
-/* Adds a block to the groups that are part of it; the others give back all, as what lies before it
- * is of no use without it. */
+/* Makes room for one more block of the groups that are part of it. */
 static bool reserve_put(ll_session *s, bool whole, ll_error *err) {
-    const ll_engine *e = s->engine;
-    uint32_t n_blocks = s->n_blocks + 1, n_groups = e->plan.n_groups, g = 0;
-    bool ok = true;
-    for (; ok && g < n_groups; g++) {
-        if (!is_part(e, g, whole)) continue;
+    uint32_t n_blocks = s->n_blocks + 1, g = 0;
+    bool has_room = true;
+    for (; has_room && g < s->engine->plan.n_groups; g++) {
+        if (!is_part(s->engine, g, whole)) continue;
         let_go(s, g, n_blocks);
-        ok = check_room(e, g, count_new(s, g, n_blocks), err);
+        has_room = check_room(s->engine, g, count_new(s, g, n_blocks), err);
     }
-    while (!ok && g-- > 0)
-        if (is_part(e, g, whole)) hold_again(s, g);
-    for (g = 0; ok && g < n_groups; g++) {
-        if (is_part(e, g, whole))
-            take_blocks(s, g, n_blocks);
-        else
-            give_back(s, g, n_blocks);
+    while (!has_room && g-- > 0)
+        if (is_part(s->engine, g, whole)) hold_window_again(s, g);
+    return has_room;
+}
+
+/* Gives back blocks [MAX_GROUPS] that no session holds yet; NO_KV_BLOCK is none. */
+static void drop_fresh(ll_engine *e, const uint32_t *fresh) {
+    for (uint32_t g = 0; g < e->plan.n_groups; g++)
+        if (fresh[g] != NO_KV_BLOCK) kv_pool_drop(&e->pools[g], fresh[g]);
+}
+
+/* Copies each group's part of a block into a fresh one, [MAX_GROUPS], which the session does not
+ * hold yet; NO_KV_BLOCK where there is no such part. */
+static bool put_parts(ll_session *s, const char *kv, bool whole, uint32_t *fresh, ll_error *err) {
+    ll_engine *e = s->engine;
+    for (uint32_t g = 0; g < MAX_GROUPS; g++) fresh[g] = NO_KV_BLOCK;
+    for (uint32_t g = 0; g < e->plan.n_groups; g++) {
+        if (!is_part(e, g, whole)) continue;
+        fresh[g] = take_block(e, g);
+        if (!e->kind->put_block(e->device, g, fresh[g], kv, err)) {
+            drop_fresh(e, fresh);
+            return false;
+        }
+        kv += e->kind->block_bytes(e->device, g);
     }
-    return ok;
+    return true;
 }
 
 bool ll_session_put_block(ll_session *s, const int32_t *ids, const void *kv, size_t n_bytes,
                           ll_error *err) {
     ll_engine *e = s->engine;
     bool whole = n_bytes == part_bytes(e, true);
-    if (!check_put(s, ids, n_bytes, err) || !reserve_put(s, whole, err)) return false;
-    const char *at = kv;
+    uint32_t fresh[MAX_GROUPS], i = s->n_blocks;
+    if (!check_put(s, ids, n_bytes, err) || !reserve_put(s, whole, err) ||
+        !put_parts(s, kv, whole, fresh, err))
+        return false;
     for (uint32_t g = 0; g < e->plan.n_groups; g++) {
-        if (!is_part(e, g, whole)) continue;
-        e->kind->put_block(e->device, g, s->tables[g].blocks[s->n_blocks], at);
-        at += e->kind->block_bytes(e->device, g);
+        if (fresh[g] == NO_KV_BLOCK)
+            give_back(s, g, i + 1); /* what lies before it is of no use without it */
+        else
+            s->tables[g].blocks[i] = fresh[g];
     }
     s->n_blocks++;
     memcpy(s->ids + s->n_tokens, ids, BLOCK_POSITIONS * sizeof *ids);

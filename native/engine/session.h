@@ -11,7 +11,8 @@ size_t session_bytes(const plan *p, uint32_t n_ctx);
  * context, ARGUMENT where layers with a window lack what the next token sees. */
 bool session_check(const ll_session *s, ll_error *err);
 /* Makes room for the pending tokens of a list of sessions (next_pending), in blocks that nobody
- * else writes. Takes all of the blocks, which ll_session_truncate undoes, or none: CONTEXT. */
+ * else writes. Takes all of the blocks, which ll_session_truncate undoes, or none: CONTEXT, or the
+ * device's error where it cannot copy. */
 bool session_reserve(ll_session *first, ll_error *err);
 /* The pending rows are computed. */
 void session_commit(ll_session *s);

@@ -1,4 +1,4 @@
-/* gguf: opening a file, looking things up in it, and reading values as the type asked for.
+/* gguf: looking things up in a file, and reading values as the type asked for.
  *
  * The walk in gguf_parse.c has checked every length, so lookups and reads touch only bytes known
  * to be there. Names are found by bisection in the sorted order the walk left behind.
@@ -8,48 +8,49 @@
 #include <float.h>
 #include <inttypes.h>
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
-#include "base/system.h"
 #include "format/gguf_cursor.h"
-#include "format/gguf_parse.h"
-#include "format/gguf_split.h"
-
-gguf *gguf_open(const char *path, ll_error *err) {
-    gguf *g = gguf_map(path, err);
-    return g ? gguf_join(g, path, err) : NULL;
-}
-
-gguf *gguf_map(const char *path, ll_error *err) {
-    const void *data;
-    size_t n_bytes;
-    if (!system_map_file(path, &data, &n_bytes, err)) return NULL;
-    gguf *g = gguf_parse(data, n_bytes, n_bytes, err);
-    if (g)
-        g->mapped = true;
-    else
-        system_unmap(data, n_bytes);
-    return g;
-}
-
-void gguf_close(gguf *g) {
-    if (!g) return;
-    for (uint32_t i = 0; i < g->n_others; i++) gguf_close(g->others[i]);
-    free(g->others);
-    if (g->mapped) system_unmap(g->base, g->header_bytes);
-    free(g->tensors_by_name);
-    free(g->meta_by_name);
-    free(g->tensors);
-    free(g->meta);
-    free(g);
-}
+#include "format/gguf_internal.h"
 
 uint64_t gguf_file_bytes(const gguf *g) { return g->file_bytes; }
 uint64_t gguf_n_meta(const gguf *g) { return g->n_meta; }
 const ll_meta *gguf_meta(const gguf *g, uint64_t i) { return i < g->n_meta ? &g->meta[i] : NULL; }
 uint64_t gguf_n_tensors(const gguf *g) { return g->n_tensors; }
 const gguf_tensor *gguf_tensors(const gguf *g) { return g->tensors; }
+
+/* ---- types and names ------------------------------------------------------------------------ */
+
+/* By ll_value_type. */
+static const struct {
+    const char *name;
+    uint32_t n_bytes;
+} value_types[] = {
+    {"u8",     1},
+    {"i8",     1},
+    {"u16",    2},
+    {"i16",    2},
+    {"u32",    4},
+    {"i32",    4},
+    {"f32",    4},
+    {"bool",   1},
+    {"string", 0},
+    {"array",  0},
+    {"u64",    8},
+    {"i64",    8},
+    {"f64",    8},
+};
+_Static_assert(sizeof value_types / sizeof value_types[0] == LL_VALUE_F64 + 1, "one row a type");
+
+uint32_t gguf_value_bytes(ll_value_type type) { return value_types[type].n_bytes; }
+const char *gguf_value_name(ll_value_type type) { return value_types[type].name; }
+
+int gguf_compare_names(const ll_string *a, const ll_string *b) {
+    size_t n = a->n_bytes < b->n_bytes ? a->n_bytes : b->n_bytes;
+    int order = n ? memcmp(a->data, b->data, n) : 0;
+    if (order) return order;
+    return (a->n_bytes > b->n_bytes) - (a->n_bytes < b->n_bytes);
+}
 
 /* ---- lookup -------------------------------------------------------------------------------- */
 
@@ -74,6 +75,14 @@ const ll_meta *gguf_find_key(const gguf *g, const char *key) {
 
 const gguf_tensor *gguf_find_tensor(const gguf *g, const char *name) {
     return find_name(g->tensors_by_name, g->n_tensors, name);
+}
+
+uint32_t gguf_file_of(const gguf *g, ll_string name) {
+    for (uint32_t i = 0; i < g->n_others; i++) {
+        uintptr_t at = (uintptr_t)name.data, base = (uintptr_t)g->others[i]->base;
+        if (at >= base && at - base < g->others[i]->header_bytes) return i + 1;
+    }
+    return 0;
 }
 
 /* ---- one value ----------------------------------------------------------------------------- */

@@ -42,6 +42,9 @@ const ll_meta *gguf_meta(const gguf *g, uint64_t i); /* NULL from n_meta on */
 uint64_t gguf_n_tensors(const gguf *g);
 const gguf_tensor *gguf_tensors(const gguf *g); /* [n_tensors] */
 
+/* Which of the model's files a tensor of this name, as gguf_tensors has it, lies in; from 0. */
+uint32_t gguf_file_of(const gguf *g, ll_string name);
+
 /* find_: NULL where the file has no such key or tensor. Keys and names are NUL-terminated. */
 const ll_meta *gguf_find_key(const gguf *g, const char *key);
 const gguf_tensor *gguf_find_tensor(const gguf *g, const char *name);

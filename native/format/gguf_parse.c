@@ -4,7 +4,7 @@
  * bounded by a cap above it; every array is allocated only after the bytes that would fill it are
  * known to be there. What passes here may be read afterwards without another check.
  */
-#include "format/gguf_parse.h"
+#include "format/gguf_internal.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -37,38 +37,6 @@
 #define MIN_TENSOR_BYTES ((uint64_t)(8 + 1 + 4 + 8 + 4 + 8))
 
 static const ll_string no_name = {"", 0};
-
-/* By ll_value_type. */
-static const struct {
-    const char *name;
-    uint32_t n_bytes;
-} value_types[] = {
-    {"u8",     1},
-    {"i8",     1},
-    {"u16",    2},
-    {"i16",    2},
-    {"u32",    4},
-    {"i32",    4},
-    {"f32",    4},
-    {"bool",   1},
-    {"string", 0},
-    {"array",  0},
-    {"u64",    8},
-    {"i64",    8},
-    {"f64",    8},
-};
-#define N_VALUE_TYPES (sizeof value_types / sizeof value_types[0])
-_Static_assert(N_VALUE_TYPES == LL_VALUE_F64 + 1, "one row a type");
-
-uint32_t gguf_value_bytes(ll_value_type type) { return value_types[type].n_bytes; }
-const char *gguf_value_name(ll_value_type type) { return value_types[type].name; }
-
-int gguf_compare_names(const ll_string *a, const ll_string *b) {
-    size_t n = a->n_bytes < b->n_bytes ? a->n_bytes : b->n_bytes;
-    int order = n ? memcmp(a->data, b->data, n) : 0;
-    if (order) return order;
-    return (a->n_bytes > b->n_bytes) - (a->n_bytes < b->n_bytes);
-}
 
 /* An array of n records of record_bytes for entries that take at least min_bytes in the file. */
 static bool allocate(cursor *c, uint64_t n, uint64_t max, uint64_t min_bytes, size_t record_bytes,
@@ -120,10 +88,10 @@ static bool take_type(cursor *c, ll_value_type *out, ll_string key) {
     uint64_t start = c->at;
     uint32_t type;
     if (!cursor_take_u32(c, &type, "the type")) return false;
-    if (type >= N_VALUE_TYPES)
+    if (type > LL_VALUE_F64)
         return gguf_fail(c->err, LL_ERR_FORMAT, start,
                          "key '%.*s' has value type %" PRIu32 "; types are 0 to %d",
-                         GGUF_SHOWN(key), type, (int)N_VALUE_TYPES - 1);
+                         GGUF_SHOWN(key), type, (int)LL_VALUE_F64);
     *out = (ll_value_type)type;
     return true;
 }
@@ -407,6 +375,14 @@ static bool walk(cursor *c, gguf *g) {
            find_alignment(c, g, &alignment) && take_tensors(c, g, n_tensors, alignment);
 }
 
+void gguf_release(gguf *g) {
+    free(g->tensors_by_name);
+    free(g->meta_by_name);
+    free(g->tensors);
+    free(g->meta);
+    free(g);
+}
+
 gguf *gguf_parse(const void *header, size_t header_bytes, uint64_t file_bytes, ll_error *err) {
     if (header_bytes > file_bytes || file_bytes > INT64_MAX) {
         ll_fail(err, LL_ERR_ARGUMENT, "%zu header bytes were given of a file of %" PRIu64 " bytes",
@@ -424,6 +400,6 @@ gguf *gguf_parse(const void *header, size_t header_bytes, uint64_t file_bytes, l
     cursor c = {.base = header, .given = header_bytes, .file_bytes = file_bytes, .err = err};
     cursor_begin(&c, "", no_name);
     if (walk(&c, g)) return g;
-    gguf_close(g);
+    gguf_release(g);
     return NULL;
 }

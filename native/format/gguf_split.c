@@ -1,5 +1,5 @@
-/* gguf_split: finds the files of a split model by their names and holds each against the others:
- * its number, their count, the number of tensors of all, and that no tensor occurs twice.
+/* gguf_split: the names of a split model's files, and each held against the others: its number,
+ * their count, the number of tensors of all, and that no tensor occurs twice.
  */
 #include "format/gguf_split.h"
 
@@ -8,18 +8,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/system.h"
 #include "format/gguf_cursor.h"
-#include "format/gguf_parse.h"
 
-/* Paths are as long as the caller's; what a name adds to its prefix is -00001-of-00003.gguf. */
+/* What a name adds to its prefix is -00001-of-00003.gguf. */
 enum { ENDING_BYTES = 20, N_DIGITS = 5, COUNT_AT = 10, MAX_FILES = 99999 };
-
-typedef struct split_name {
-    char *path;      /* with room for any file's ending */
-    size_t n_prefix; /* bytes before the ending */
-    const char *base;
-} split_name;
 
 static bool read_digits(const char *text, uint32_t *out) {
     *out = 0;
@@ -40,7 +32,19 @@ static bool read_ending(const char *path, uint32_t *number, uint32_t *count) {
            memcmp(ending + COUNT_AT + N_DIGITS, ".gguf", 5) == 0;
 }
 
-static bool open_name(split_name *s, const char *path, ll_error *err) {
+bool split_open_name(split_name *s, const char *path, uint32_t count, ll_error *err) {
+    uint32_t number, named;
+    if (!read_ending(path, &number, &named) || number < 1 || number > named)
+        return ll_fail(err, LL_ERR_FORMAT,
+                       "the file is one of %" PRIu32
+                       " of a split model, but its name does not end as"
+                       " -00001-of-%05" PRIu32 ".gguf does",
+                       count, count);
+    if (named != count)
+        return ll_fail(err, LL_ERR_FORMAT,
+                       "the name says that the model is split over %" PRIu32
+                       " files, the file says %" PRIu32,
+                       named, count);
     size_t n = strlen(path);
     s->path = malloc(n + 1);
     if (s->path == NULL) return ll_fail(err, LL_ERR_MEMORY, "no memory for a path");
@@ -51,14 +55,16 @@ static bool open_name(split_name *s, const char *path, ll_error *err) {
     return true;
 }
 
-/* Makes s->path the path of a file of the model, both numbers at most MAX_FILES. */
-static void set_name(split_name *s, uint32_t number, uint32_t count) {
+void split_close_name(split_name *s) { free(s->path); }
+
+void split_set_name(split_name *s, uint32_t number, uint32_t count) {
     (void)snprintf(s->path + s->n_prefix, ENDING_BYTES + 1, "-%05u-of-%05u.gguf",
                    number % (MAX_FILES + 1), count % (MAX_FILES + 1));
 }
 
-/* A message that begins with the file's name; the cause keeps its code and its byte. */
-static bool fail_in(const split_name *s, const ll_error *cause, ll_error *err) {
+/* ---- one file -------------------------------------------------------------------------------- */
+
+bool split_fail_in(const split_name *s, const ll_error *cause, ll_error *err) {
     bool first = err && err->code == LL_OK;
     ll_fail(err, cause->code, "%.120s: %.380s", s->base, cause->message);
     if (first) err->offset = cause->offset;
@@ -78,7 +84,7 @@ static bool check_key(const split_name *s, const gguf *g, const char *key, uint3
     uint32_t value = 0;
     if (gguf_find_key(g, key) == NULL)
         return ll_fail(err, LL_ERR_FORMAT, "%.120s: the key %s is missing", s->base, key);
-    if (!gguf_read_u32(g, key, &value, &cause)) return fail_in(s, &cause, err);
+    if (!gguf_read_u32(g, key, &value, &cause)) return split_fail_in(s, &cause, err);
     return value == expected || fail_split(s, key, value, expected, err);
 }
 
@@ -92,49 +98,25 @@ static bool check_family(const split_name *s, const gguf *first, const gguf *g, 
     ll_string ours = {"", 0}, theirs = {"", 0};
     ll_error cause = {.code = LL_OK};
     if (!gguf_read_string(first, key, &ours, &cause) || !gguf_read_string(g, key, &theirs, &cause))
-        return fail_in(s, &cause, err);
+        return split_fail_in(s, &cause, err);
     if (gguf_find_key(g, key) == NULL || same_text(&ours, &theirs)) return true;
     return ll_fail(err, LL_ERR_FORMAT, "%.120s belongs to another model: it is %.*s, not %.*s",
                    s->base, GGUF_SHOWN(theirs), GGUF_SHOWN(ours));
 }
 
-/* Opens the file that s names and holds it against what its name and the first file say. */
-static gguf *open_file(const split_name *s, uint32_t number, uint32_t count, const gguf *first,
-                       ll_error *err) {
-    ll_error cause = {.code = LL_OK};
-    if (!system_file_exists(s->path)) {
-        ll_fail(err, LL_ERR_FORMAT, "%.120s is missing: the model is split over %" PRIu32 " files",
-                s->base, count);
-        return NULL;
-    }
-    gguf *g = gguf_map(s->path, &cause);
-    if (g == NULL) {
-        fail_in(s, &cause, err);
-        return NULL;
-    }
+bool split_check_file(const split_name *s, const gguf *g, uint32_t number, uint32_t count,
+                      const gguf *first, ll_error *err) {
     uint32_t n_tensors = 0;
-    const gguf *head = first ? first : g;
-    if (!gguf_read_u32(head, "split.tensors.count", &n_tensors, NULL)) n_tensors = 0;
-    if (check_key(s, g, "split.count", count, err) &&
-        check_key(s, g, "split.no", number - 1, err) &&
-        check_key(s, g, "split.tensors.count", n_tensors, err) && check_family(s, head, g, err))
-        return g;
-    gguf_close(g);
-    return NULL;
+    if (!gguf_read_u32(first, "split.tensors.count", &n_tensors, NULL)) n_tensors = 0;
+    return check_key(s, g, "split.count", count, err) &&
+           check_key(s, g, "split.no", number - 1, err) &&
+           check_key(s, g, "split.tensors.count", n_tensors, err) && check_family(s, first, g, err);
 }
 
 /* ---- one table of tensors ------------------------------------------------------------------- */
 
 static int order_names(const void *a, const void *b) {
     return gguf_compare_names(*(const ll_string *const *)a, *(const ll_string *const *)b);
-}
-
-uint32_t gguf_file_of(const gguf *g, ll_string name) {
-    for (uint32_t i = 0; i < g->n_others; i++) {
-        uintptr_t at = (uintptr_t)name.data, base = (uintptr_t)g->others[i]->base;
-        if (at >= base && at - base < g->others[i]->header_bytes) return i + 1;
-    }
-    return 0;
 }
 
 static bool sort_tensors(gguf *g, split_name *s, ll_error *err) {
@@ -144,7 +126,7 @@ static bool sort_tensors(gguf *g, split_name *s, ll_error *err) {
         const ll_string *a = g->tensors_by_name[i - 1], *b = g->tensors_by_name[i];
         if (!same_text(a, b)) continue;
         uint32_t x = gguf_file_of(g, *a) + 1, y = gguf_file_of(g, *b) + 1, count = g->n_others + 1;
-        set_name(s, x > y ? x : y, count);
+        split_set_name(s, x > y ? x : y, count);
         return ll_fail(err, LL_ERR_FORMAT,
                        "%.120s: the tensor '%.*s' is in file %" PRIu32 " of the model too", s->base,
                        GGUF_SHOWN(*a), x < y ? x : y);
@@ -152,7 +134,7 @@ static bool sort_tensors(gguf *g, split_name *s, ll_error *err) {
     return true;
 }
 
-static bool take_tensors_of_all(gguf *g, split_name *s, ll_error *err) {
+bool split_join_tensors(gguf *g, split_name *s, ll_error *err) {
     uint64_t n = g->n_tensors;
     uint32_t declared = 0;
     for (uint32_t i = 0; i < g->n_others; i++) n += g->others[i]->n_tensors;
@@ -183,53 +165,4 @@ static bool take_tensors_of_all(gguf *g, split_name *s, ll_error *err) {
     g->tensors_by_name = by_name;
     g->n_tensors = n;
     return sort_tensors(g, s, err);
-}
-
-/* ---- the whole ------------------------------------------------------------------------------ */
-
-static gguf *open_all(split_name *s, uint32_t count, ll_error *err) {
-    set_name(s, 1, count);
-    gguf *g = open_file(s, 1, count, NULL, err);
-    if (g == NULL) return NULL;
-    g->others = calloc(count - 1, sizeof *g->others);
-    bool ok = g->others != NULL || ll_fail(err, LL_ERR_MEMORY, "no memory for %u files", count);
-    for (uint32_t number = 2; ok && number <= count; number++) {
-        set_name(s, number, count);
-        gguf *other = open_file(s, number, count, g, err);
-        ok = other != NULL;
-        if (ok) g->others[g->n_others++] = other;
-    }
-    set_name(s, 1, count);
-    if (ok && take_tensors_of_all(g, s, err)) return g;
-    gguf_close(g);
-    return NULL;
-}
-
-gguf *gguf_join(gguf *file, const char *path, ll_error *err) {
-    uint32_t count = 1, number, named;
-    if (!gguf_read_u32(file, "split.count", &count, err)) {
-        gguf_close(file);
-        return NULL;
-    }
-    if (count <= 1) return file;
-    gguf_close(file);
-    if (!read_ending(path, &number, &named) || number < 1 || number > named) {
-        ll_fail(err, LL_ERR_FORMAT,
-                "the file is one of %" PRIu32 " of a split model, but its name does not end as"
-                " -00001-of-%05" PRIu32 ".gguf does",
-                count, count);
-        return NULL;
-    }
-    if (named != count) {
-        ll_fail(err, LL_ERR_FORMAT,
-                "the name says that the model is split over %" PRIu32
-                " files, the file says %" PRIu32,
-                named, count);
-        return NULL;
-    }
-    split_name s = {.path = NULL};
-    if (!open_name(&s, path, err)) return NULL;
-    gguf *whole = open_all(&s, count, err);
-    free(s.path);
-    return whole;
 }

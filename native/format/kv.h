@@ -28,7 +28,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { KV_CHUNK = 64, KV_BLOCK_DIM = 32 };
+enum {
+    KV_CHUNK = 64,
+    KV_BLOCK_DIM = 32,
+    BLOCK_POSITIONS = KV_CHUNK, /* positions of one KV block: a chunk of each layer and head */
+};
 
 typedef enum kv_type { KV_F16, KV_Q8_0, KV_Q4_0, KV_TYPE_COUNT } kv_type;
 

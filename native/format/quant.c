@@ -3,14 +3,7 @@
  */
 #include "format/quant.h"
 
-#include <assert.h>
-
 #include "format/quant_blocks.h"
-#include "format/quant_formats.h"
-
-#define X(label, stem, id, dim, bytes, kind) +1
-static_assert(QUANT_FORMATS(X) == QUANT_COUNT, "every quant has its row");
-#undef X
 
 #define X(label, stem, id, dim, bytes, kind)                                                       \
     [QUANT_##label] = {.name = #label,                                                             \
@@ -20,7 +13,7 @@ static_assert(QUANT_FORMATS(X) == QUANT_COUNT, "every quant has its row");
                        .acts = kind,                                                               \
                        .dequantize = quant_##stem##_dequantize,                                    \
                        .dot = quant_##stem##_dot},
-const quant_traits quant_table[QUANT_COUNT] = {QUANT_FORMATS(X)};
+const quant_traits quant_table[QUANT_COUNT] = {QUANTS(X)};
 #undef X
 
 const quant_traits *quant_find(uint32_t ggml_id) {

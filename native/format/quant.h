@@ -11,26 +11,14 @@
 #include <stdint.h>
 
 #include "format/acts.h"
+#include "format/quant_formats.h"
 
-/* Order is ours; ggml's number is in the row. */
+/* The order is the list's; ggml's number is in the row. */
 typedef enum quant {
-    QUANT_F32,
-    QUANT_F16,
-    QUANT_BF16,
-    QUANT_Q4_0,
-    QUANT_Q4_1,
-    QUANT_Q5_0,
-    QUANT_Q5_1,
-    QUANT_Q8_0,
-    QUANT_IQ4_NL,
-    QUANT_MXFP4,
-    QUANT_Q2_K,
-    QUANT_Q3_K,
-    QUANT_Q4_K,
-    QUANT_Q5_K,
-    QUANT_Q6_K,
-    QUANT_IQ4_XS,
-    QUANT_COUNT
+#define X(name, ...) QUANT_##name,
+    QUANTS(X)
+#undef X
+        QUANT_COUNT
 } quant;
 
 typedef struct quant_traits {

@@ -12,6 +12,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "format/quant.h"
+
 enum { QUANT_DIM_32 = 32, QUANT_DIM_K = 256 };
 
 /* ---- blocks of 32 -------------------------------------------------------------------------- */
@@ -149,5 +151,12 @@ static inline void quant_iq4_xs_scales(const block_iq4_xs *b, int8_t sc[8]) {
         sc[s] = (int8_t)((low | high << 4) - 32);
     }
 }
+
+/* The scalar functions of every format; their contracts are quant_traits' in quant.h. */
+#define X(name, stem, ...)                                                                         \
+    void quant_##stem##_dequantize(const void *blocks, float *out, size_t n);                      \
+    float quant_##stem##_dot(const void *row, const acts *a, size_t col);
+QUANTS(X)
+#undef X
 
 #endif

@@ -13,7 +13,7 @@
 #include <string.h>
 
 #include "base/exact.h"
-#include "format/quant_formats.h"
+#include "format/quant_blocks.h"
 
 enum { N_LANES = 16 };
 

@@ -3,19 +3,9 @@
 
 #include <string.h>
 
-const kernels *const kernels_list[] = {
-#if defined(__x86_64__)
-    &kernels_avx512_amd, /* AMD's with AVX-512 */
-    &kernels_avx512,     /* others with it */
-    &kernels_avx2_vnni,  /* with AVX-VNNI and no AVX-512 */
-    &kernels_avx2,       /* all others of the last ten years */
-#elif defined(__aarch64__)
-    &kernels_neon_i8mm,    /* SMMLA */
-    &kernels_neon_dotprod, /* SDOT */
-    &kernels_neon,         /* all others */
-#endif
-    &kernels_scalar,     NULL,
-};
+#define X(name) &kernels_##name,
+const kernels *const kernels_list[] = {KERNELS_LIST(X) NULL};
+#undef X
 
 const kernels *kernels_find(const char *name) {
     for (const kernels *const *k = kernels_list; *k; k++) {

@@ -14,16 +14,27 @@
 #include "format/acts.h"
 #include "format/kv.h"
 #include "format/quant.h"
+#include "kernels/peak.h"
 
 enum {
     KERNELS_SCRATCH_BYTES = 512 * 1024, /* per thread, 64-byte aligned, for unpacked panels */
     KERNELS_CHUNK = KV_CHUNK,           /* positions of one attention chunk = one KV block */
 };
 
-/* y[c * y_stride + r] = dot(row r, column c) for r in [0, n_rows), c in [col0, col0 + n_cols);
- * `rows` points at the first row, rows are row_bytes apart, y at column col0, row 0. */
-typedef void matmul_kernel(const void *rows, size_t row_bytes, size_t n_rows, const acts *a,
-                           size_t col0, size_t n_cols, float *y, size_t y_stride, void *scratch);
+/* A matrix product: y[c * y_stride + r] = dot(row r, column col0 + c) for every row r and every
+ * c < n_cols. Where there is a dot of no values, 0 is written. */
+typedef struct product {
+    const uint8_t
+        *rows; /* the first of n_rows, at an even address, each row_bytes behind the last */
+    size_t row_bytes, n_rows;
+    const acts *a; /* the columns, at any address that acts_place gives them */
+    size_t col0, n_cols;
+    float *y; /* [n_cols][y_stride] */
+    size_t y_stride;
+    void *scratch; /* KERNELS_SCRATCH_BYTES of the calling thread alone, 64-byte aligned */
+} product;
+
+typedef void matmul_kernel(const product *p);
 
 /* One chunk of keys and values of one KV head, at most KERNELS_CHUNK positions, as format/kv.h lays
  * their types out. */
@@ -94,19 +105,56 @@ typedef struct kernels {
 
     /* Multiply-adds that take some milliseconds: no task keeps a thread longer from a cancel. */
     size_t task_macs;
+
+    /* What bounds all of these: the loops of peak.h, with int8 and with floats. */
+    peak_loop peaks[N_PEAKS];
 } kernels;
 
-extern const kernels kernels_scalar;
+/* The sets that are compiled for this architecture, the best first. A set is a folder and a line.
+ */
 #if defined(__x86_64__)
-extern const kernels kernels_avx2;
-extern const kernels kernels_avx2_vnni;
-extern const kernels kernels_avx512;
-extern const kernels kernels_avx512_amd;
+#define KERNELS_LIST(X)                                                                            \
+    X(avx512_amd) /* AMD's with AVX-512 */                                                         \
+    X(avx512)     /* others with it */                                                             \
+    X(avx2_vnni)  /* with AVX-VNNI and no AVX-512 */                                               \
+    X(avx2)       /* all others of the last ten years */                                           \
+    X(scalar)
 #elif defined(__aarch64__)
-extern const kernels kernels_neon;
-extern const kernels kernels_neon_dotprod;
-extern const kernels kernels_neon_i8mm;
+#define KERNELS_LIST(X)                                                                            \
+    X(neon_i8mm)    /* SMMLA */                                                                    \
+    X(neon_dotprod) /* SDOT */                                                                     \
+    X(neon)         /* all others */                                                               \
+    X(scalar)
+#else
+#define KERNELS_LIST(X) X(scalar)
 #endif
+
+#define X(name) extern const kernels kernels_##name;
+KERNELS_LIST(X)
+#undef X
+
+/* Declares what an instruction set has beside its products, under names that begin with `isa`. */
+#define KERNELS_DECLARE(isa)                                                                       \
+    void isa##_quantize(acts *a, size_t col, const float *x);                                      \
+    void isa##_rms_norm(const float *x, const float *weight, float eps, float *y, size_t n);       \
+    void isa##_add(const float *x, float *y, size_t n);                                            \
+    void isa##_silu_mul(const float *gate, const float *up, float *y, size_t n);                   \
+    void isa##_gelu_mul(const float *gate, const float *up, float *y, size_t n);                   \
+    void isa##_to_f16(const float *x, uint16_t *y, size_t n);                                      \
+    float isa##_largest(const float *x, size_t n);                                                 \
+    uint64_t isa##_sum_weights(const float *x, size_t n, float best, double scale);                \
+    void isa##_attend(const attend_chunk *chunk, const float *q, size_t q_stride, size_t n_rows,   \
+                      float scale, const uint8_t *first, const uint8_t *last, attend_state *state, \
+                      void *scratch);                                                              \
+    void isa##_attend_merge(attend_state *into, const attend_state *from, size_t head_dim);        \
+    size_t isa##_attend_scratch(size_t head_dim, size_t n_rows);                                   \
+    size_t isa##_matmul_scratch(quant q, size_t n, size_t n_rows, size_t n_cols)
+
+/* The rows of those over vectors in a struct of kernels. */
+#define KERNELS_VECTORS(isa)                                                                       \
+    .quantize = isa##_quantize, .rms_norm = isa##_rms_norm, .add = isa##_add,                      \
+    .silu_mul = isa##_silu_mul, .gelu_mul = isa##_gelu_mul, .to_f16 = isa##_to_f16,                \
+    .largest = isa##_largest, .sum_weights = isa##_sum_weights
 
 /* The kernels of that name, or NULL where the name is unknown or the processor lacks the
  * instructions. A NULL name asks for the best available. */
@@ -115,7 +163,7 @@ const kernels *kernels_find(const char *name);
 /* k's kernel for a quant, the scalar one where k has none. */
 matmul_kernel *kernels_matmul(const kernels *k, quant q);
 
-/* All compiled-in kernels, best first, NULL-terminated; also those the processor lacks. */
+/* All of KERNELS_LIST, NULL-terminated; also those the processor lacks. */
 extern const kernels *const kernels_list[];
 
 #endif

@@ -8,7 +8,6 @@
 #include "base/threads.h"
 #include "kernels/kernels.h"
 #include "localllm.h"
-#include "machine/peak.h"
 
 void ll_machine_get(ll_machine *out) {
     *out = (ll_machine){.n_cores = system_usable_cores()};
@@ -100,12 +99,12 @@ static void count_macs(void *arg, uint32_t thread) {
     c->n_macs += n_macs;
 }
 
-double ll_machine_peak(const char *kernels, ll_arithmetic arithmetic, uint32_t n_threads,
-                       double seconds) {
-    if (kernels == NULL || kernels_find(kernels) == NULL || n_threads == 0) return 0;
+double ll_machine_peak(const char *name, bool is_float, uint32_t n_threads, double seconds) {
+    const kernels *k = name == NULL ? NULL : kernels_find(name);
+    if (k == NULL || n_threads == 0) return 0;
     threads *pool = threads_open(n_threads, NULL);
     if (pool == NULL) return 0;
-    counting c = {.loop = peak_find(kernels, arithmetic)};
+    counting c = {.loop = k->peaks[is_float ? PEAK_FLOAT : PEAK_INT8]};
     double start = system_seconds();
     c.until = start + seconds;
     threads_run(pool, count_macs, &c);

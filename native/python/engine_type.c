@@ -52,9 +52,9 @@ static int engine_init(PyObject *self, PyObject *args, PyObject *kwargs) {
     module_state *st = module_state_of(self);
     PyObject *model;
     ll_engine_options o = {.n_sessions = 1, .n_logits = 1};
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!|$IIIIIIzzz", names, st->model_type, &model,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!|$IIIIIIzzzz", names, st->model_type, &model,
                                      &o.n_ctx, &o.n_sessions, &o.kv_tokens, &o.n_batch, &o.n_logits,
-                                     &o.n_threads, &o.kernels, &o.kv_k, &o.kv_v))
+                                     &o.n_threads, &o.device, &o.kernels, &o.kv_k, &o.kv_v))
         return -1;
     ll_model *m = model_get_open(model);
     if (m == NULL) return -1;
@@ -427,6 +427,8 @@ typedef struct engine_namer {
     engine_name *read;
 } engine_namer;
 
+static engine_namer read_device = {ll_engine_device};
+static engine_namer read_arithmetic = {ll_engine_arithmetic};
 static engine_namer read_kernels = {ll_engine_kernels};
 static engine_namer read_kv_k = {ll_engine_kv_k};
 static engine_namer read_kv_v = {ll_engine_kv_v};
@@ -480,6 +482,8 @@ static PyObject *engine_get_gives_back(PyObject *self, void *unused) {
 }
 
 static PyGetSetDef engine_getset[] = {
+    {"device", engine_get_name, NULL, "Name of the device.", &read_device},
+    {"arithmetic", engine_get_name, NULL, "What bits it computes.", &read_arithmetic},
     {"kernels", engine_get_name, NULL, "Name of the kernels in use.", &read_kernels},
     {"kv_k", engine_get_name, NULL, "What keys are stored as.", &read_kv_k},
     {"kv_v", engine_get_name, NULL, "What values are stored as.", &read_kv_v},

@@ -293,8 +293,8 @@ static PyObject *model_find_token(PyObject *self, PyObject *text) {
 static PyObject *model_plan(PyObject *self, PyObject *args, PyObject *kwargs) {
     static char *names[] = {OPTION_NAMES};
     ll_engine_options o = {.n_sessions = 1, .n_logits = 1};
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$IIIIIIzzz", names, &o.n_ctx, &o.n_sessions,
-                                     &o.kv_tokens, &o.n_batch, &o.n_logits, &o.n_threads,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$IIIIIIzzzz", names, &o.n_ctx, &o.n_sessions,
+                                     &o.kv_tokens, &o.n_batch, &o.n_logits, &o.n_threads, &o.device,
                                      &o.kernels, &o.kv_k, &o.kv_v))
         return NULL;
     ll_model *m = model_get_open(self);
@@ -302,7 +302,7 @@ static PyObject *model_plan(PyObject *self, PyObject *args, PyObject *kwargs) {
     ll_memory memory;
     ll_error err = {0};
     if (!ll_engine_plan(m, &o, &memory, &err)) return module_raise(module_state_of(self), &err);
-    return Py_BuildValue("{sKsKsKsKsKsKsKsKsKsIsI}", "weight_bytes",
+    return Py_BuildValue("{sKsKsKsKsKsKsKsKsKsKsIsI}", "weight_bytes",
                          (unsigned long long)memory.weight_bytes, "kv_bytes",
                          (unsigned long long)memory.kv_bytes, "block_bytes",
                          (unsigned long long)memory.block_bytes, "scratch_touched_bytes",
@@ -311,7 +311,8 @@ static PyObject *model_plan(PyObject *self, PyObject *args, PyObject *kwargs) {
                          (unsigned long long)memory.logits_bytes, "tables_bytes",
                          (unsigned long long)memory.tables_bytes, "tokenizer_bytes",
                          (unsigned long long)memory.tokenizer_bytes, "importance_bytes",
-                         (unsigned long long)memory.importance_bytes, "n_ctx", memory.n_ctx,
+                         (unsigned long long)memory.importance_bytes, "device_bytes",
+                         (unsigned long long)memory.device_bytes, "n_ctx", memory.n_ctx,
                          "n_threads", memory.n_threads);
 }
 

@@ -54,6 +54,17 @@ static PyObject *machine(PyObject *self, PyObject *unused) {
                            : Py_BuildValue("{sIsN}", "n_cores", m.n_cores, "kernels", kernels);
 }
 
+static PyObject *device_info(PyObject *self, PyObject *args) {
+    const char *name = NULL;
+    ll_device_info info;
+    ll_error err = {0};
+    if (!PyArg_ParseTuple(args, "|z", &name)) return NULL;
+    if (!ll_device_get_info(name, &info, &err)) return module_raise(PyModule_GetState(self), &err);
+    return Py_BuildValue("{sssKsK}", "name", info.name, "free_bytes",
+                         (unsigned long long)info.free_bytes, "total_bytes",
+                         (unsigned long long)info.total_bytes);
+}
+
 static PyObject *read_rate(PyObject *self, PyObject *args) {
     (void)self;
     unsigned long long n_bytes;
@@ -71,8 +82,7 @@ static PyObject *peak(PyObject *self, PyObject *args) {
     unsigned n_threads;
     double seconds, rate;
     if (!PyArg_ParseTuple(args, "spId", &kernels, &is_float, &n_threads, &seconds)) return NULL;
-    ll_arithmetic arithmetic = is_float ? LL_FLOAT : LL_INT8;
-    Py_BEGIN_ALLOW_THREADS rate = ll_machine_peak(kernels, arithmetic, n_threads, seconds);
+    Py_BEGIN_ALLOW_THREADS rate = ll_machine_peak(kernels, is_float != 0, n_threads, seconds);
     Py_END_ALLOW_THREADS return PyFloat_FromDouble(rate);
 }
 
@@ -112,6 +122,8 @@ static PyMethodDef module_methods[] = {
     {"quants", quants, METH_NOARGS, "The formats of weights: ggml's id, block's values, bytes."},
     {"sampling", module_sampling, METH_NOARGS, "The sampler's settings: name, ends, off."},
     {"machine", machine, METH_NOARGS, "Usable cores and available kernels."},
+    {"device_info", device_info, METH_VARARGS,
+     "A device's name and what memory of its own it has."},
     {"read_rate", read_rate, METH_VARARGS, "Bytes per second read from memory."},
     {"peak", peak, METH_VARARGS, "Multiply-adds per second of threads that do nothing else."},
     {0}

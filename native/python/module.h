@@ -54,10 +54,10 @@ PyObject *module_sampling(PyObject *self, PyObject *unused);
 bool sampling_read(PyObject *given, ll_sampling *out);
 void sampling_free(ll_sampling *s);
 
-/* The fields of ll_engine_options as keyword arguments, in the order of "IIIIIIzzz". */
+/* The fields of ll_engine_options as keyword arguments, in the order of "IIIIIIzzzz". */
 #define OPTION_NAMES                                                                               \
-    "n_ctx", "n_sessions", "kv_tokens", "n_batch", "n_logits", "n_threads", "kernels", "kv_k",     \
-        "kv_v", NULL
+    "n_ctx", "n_sessions", "kv_tokens", "n_batch", "n_logits", "n_threads", "device", "kernels",   \
+        "kv_k", "kv_v", NULL
 
 extern PyType_Spec model_spec, engine_spec, session_spec, quantizer_spec;
 

@@ -127,6 +127,18 @@ static void cpu_close(device *opaque) {
     free(d);
 }
 
+const kernels *cpu_find_kernels(const char *name, ll_error *err) {
+    if (name == NULL) name = getenv("LOCALLLM_KERNELS");
+    if (name != NULL && name[0] == '\0') name = NULL;
+    const kernels *found = kernels_find(name);
+    if (found != NULL) return found;
+    char known[128] = "";
+    for (const kernels *const *k = kernels_list; *k != NULL; k++)
+        if ((*k)->is_available()) ll_list_name(known, sizeof known, (*k)->name);
+    ll_fail(err, LL_ERR_ARGUMENT, "no kernels \"%.32s\" on this processor; it has %s", name, known);
+    return NULL;
+}
+
 static device *cpu_open(const plan *p, const device_options *options, ll_error *err) {
     cpu *d = calloc(1, sizeof *d);
     if (d == NULL) {
@@ -135,14 +147,25 @@ static device *cpu_open(const plan *p, const device_options *options, ll_error *
     }
     d->plan = p;
     d->model = p->model;
-    d->kernels = options->kernels;
+    d->kernels = cpu_find_kernels(options->kernels, err);
     d->options = *options;
-    if (build_phases(d, err) && cpu_place(d, err)) d->pool = threads_open(options->n_threads, err);
+    d->options.kernels = NULL; /* the caller's string */
+    if (d->kernels != NULL && build_phases(d, err) && cpu_place(d, err))
+        d->pool = threads_open(options->n_threads, err);
     if (d->pool == NULL) {
         cpu_close((device *)(void *)d);
         return NULL;
     }
     return (device *)(void *)d;
+}
+
+static const char *cpu_kernels(const device *opaque) {
+    return ((const cpu *)(const void *)opaque)->kernels->name;
+}
+
+static const char *cpu_arithmetic(const device *opaque) {
+    (void)opaque;
+    return "canonical";
 }
 
 static const float *cpu_logits(const device *opaque) {
@@ -163,16 +186,18 @@ const device_kind device_cpu = {
     .measure_memory = cpu_measure_memory,
     .open = cpu_open,
     .close = cpu_close,
+    .kernels = cpu_kernels,
+    .arithmetic = cpu_arithmetic,
     .run = cpu_run,
+    .logits = cpu_logits,
+    .peaks = cpu_peaks,
     .block_bytes = cpu_block_bytes,
     .get_block = cpu_get_block,
     .put_block = cpu_put_block,
     .copy_block = cpu_copy_block,
-    .logits = cpu_logits,
     .set_profile = cpu_set_profile,
     .get_profile = cpu_get_profile,
     .set_importance = cpu_set_importance,
     .get_importance = cpu_get_importance,
-    .peaks = cpu_peaks,
     .run_tasks = cpu_run_tasks,
 };

@@ -10,6 +10,7 @@
 
 #include "base/threads.h"
 #include "device/device.h"
+#include "kernels/kernels.h"
 
 extern const device_kind device_cpu;
 
@@ -97,16 +98,16 @@ struct cpu {
 /* ---- cpu_memory.c ---- */
 
 /* Byte counts of scratch, logits and KV; the allocator and the memory plan both come from here. */
-void cpu_plan_memory(const plan *p, const device_options *options, ll_memory *out);
+bool cpu_plan_memory(const plan *p, const device_options *options, ll_memory *out, ll_error *err);
 void cpu_measure_memory(const device *d, ll_memory *out);
 bool cpu_place(cpu *d, ll_error *err);
 void cpu_release(cpu *d);
 
 /* See device_kind. */
 size_t cpu_block_bytes(const device *d, uint32_t group);
-void cpu_get_block(const device *d, uint32_t group, uint32_t block, void *out);
-void cpu_put_block(device *d, uint32_t group, uint32_t block, const void *kv);
-void cpu_copy_block(device *d, uint32_t group, uint32_t from, uint32_t to);
+bool cpu_get_block(const device *d, uint32_t group, uint32_t block, void *out, ll_error *err);
+bool cpu_put_block(device *d, uint32_t group, uint32_t block, const void *kv, ll_error *err);
+bool cpu_copy_block(device *d, uint32_t group, uint32_t from, uint32_t to, ll_error *err);
 
 /* Scratch of one thread: the kernels' panel, a tile of outputs, and one row of floats. */
 void *cpu_thread_panel(const cpu *d, uint32_t thread);
@@ -182,6 +183,10 @@ void cpu_collect_importance(cpu *d, const phase *ended);
 /* ---- cpu.c ---- */
 
 static inline const row_set *cpu_rows_of(const cpu *d, const step *s) { return &d->sets[s->rows]; }
+
+/* The kernels of that name, for NULL those of $LOCALLLM_KERNELS or else the best; NULL and
+ * ARGUMENT, naming those there are, where this processor has none of that name. */
+const kernels *cpu_find_kernels(const char *name, ll_error *err);
 
 /* Row i of a step's buffer; the residual alone is indexed by the row of the batch. */
 float *cpu_buffer_row(const cpu *d, buffer_id buffer, const row_set *set, uint32_t i);

@@ -125,9 +125,17 @@ static void multiply_columns(const cpu *d, uint32_t id, range r, uint32_t n_prep
     acts a;
     acts_kind kind = quant_table[w->type].acts;
     acts_place(&a, kind, w->n, n_prepared, d->acts_memory[kind]);
-    kernels_matmul(d->kernels, w->type)((const char *)w->data + r.first * w->row_bytes,
-                                        w->row_bytes, r.n, &a, columns.first, columns.n, y,
-                                        y_stride, cpu_thread_panel(d, thread));
+    kernels_matmul(d->kernels, w->type)(&(product){
+        .rows = (const uint8_t *)w->data + r.first * w->row_bytes,
+        .row_bytes = w->row_bytes,
+        .n_rows = r.n,
+        .a = &a,
+        .col0 = columns.first,
+        .n_cols = columns.n,
+        .y = y,
+        .y_stride = y_stride,
+        .scratch = cpu_thread_panel(d, thread),
+    });
 }
 
 static void multiply(const cpu *d, const step *s, uint32_t id, range r, float *y, size_t y_stride,

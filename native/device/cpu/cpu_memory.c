@@ -130,8 +130,12 @@ static size_t count_scratch(cpu *d) {
     return counting.used;
 }
 
-void cpu_plan_memory(const plan *p, const device_options *options, ll_memory *out) {
-    cpu d = {.plan = p, .model = p->model, .kernels = options->kernels, .options = *options};
+bool cpu_plan_memory(const plan *p, const device_options *options, ll_memory *out, ll_error *err) {
+    cpu d = {.plan = p,
+             .model = p->model,
+             .kernels = cpu_find_kernels(options->kernels, err),
+             .options = *options};
+    if (d.kernels == NULL) return false;
     out->scratch_bytes = count_scratch(&d);
     size_t per_thread = touched_thread_bytes(&d);
     out->scratch_touched_bytes = out->scratch_bytes;
@@ -141,6 +145,7 @@ void cpu_plan_memory(const plan *p, const device_options *options, ll_memory *ou
     for (uint32_t g = 0; g < p->n_groups; g++) out->block_bytes += d.block_bytes[g];
     out->logits_bytes = (uint64_t)options->n_logits * p->model->n_vocab * sizeof(float);
     out->importance_bytes = cpu_importance_bytes(p);
+    return true;
 }
 
 void cpu_measure_memory(const device *opaque, ll_memory *out) {
@@ -196,19 +201,27 @@ size_t cpu_block_bytes(const device *opaque, uint32_t group) {
     return ((const cpu *)(const void *)opaque)->block_bytes[group];
 }
 
-void cpu_get_block(const device *opaque, uint32_t group, uint32_t block, void *out) {
+static char *block_at(const cpu *d, uint32_t group, uint32_t block) {
+    return d->kv[group] + d->block_bytes[group] * block;
+}
+
+bool cpu_get_block(const device *opaque, uint32_t group, uint32_t block, void *out, ll_error *err) {
     const cpu *d = (const cpu *)(const void *)opaque;
-    memcpy(out, d->kv[group] + d->block_bytes[group] * block, d->block_bytes[group]);
+    (void)err;
+    memcpy(out, block_at(d, group, block), d->block_bytes[group]);
+    return true;
 }
 
-void cpu_put_block(device *opaque, uint32_t group, uint32_t block, const void *kv) {
-    cpu *d = (cpu *)(void *)opaque;
-    memcpy(d->kv[group] + d->block_bytes[group] * block, kv, d->block_bytes[group]);
+bool cpu_put_block(device *opaque, uint32_t group, uint32_t block, const void *kv, ll_error *err) {
+    const cpu *d = (const cpu *)(const void *)opaque;
+    (void)err;
+    memcpy(block_at(d, group, block), kv, d->block_bytes[group]);
+    return true;
 }
 
-void cpu_copy_block(device *opaque, uint32_t group, uint32_t from, uint32_t to) {
-    cpu *d = (cpu *)(void *)opaque;
-    cpu_put_block(opaque, group, to, d->kv[group] + d->block_bytes[group] * from);
+bool cpu_copy_block(device *opaque, uint32_t group, uint32_t from, uint32_t to, ll_error *err) {
+    const cpu *d = (const cpu *)(const void *)opaque;
+    return cpu_put_block(opaque, group, to, block_at(d, group, from), err);
 }
 
 /* A block is [layers of the group][K, then V][kv head], each a chunk of format/kv.h. */

@@ -15,8 +15,8 @@
 #include <stdbool.h>
 #include <string.h>
 
-#include "kernels/avx2/avx2_exp.h"
-#include "kernels/avx2/avx2_vector.h"
+#include "kernels/avx2/avx2_kernels.h"
+#include "kernels/avx2/avx2_vec.h"
 
 enum {
     TILE_ROWS = 4,
@@ -39,7 +39,7 @@ typedef enum form { F32, F16, Q8, Q4 } form;
 
 static const form form_of[KV_TYPE_COUNT] = {[KV_F16] = F16, [KV_Q8_0] = Q8, [KV_Q4_0] = Q4};
 
-EXP_INLINE bool has_scales(form as) { return as == Q8 || as == Q4; }
+VEC_INLINE bool has_scales(form as) { return as == Q8 || as == Q4; }
 
 /* Where the keys or values of a tile lie, from its first lane on. */
 typedef struct source {
@@ -52,7 +52,7 @@ typedef struct source {
 } source;
 
 /* Eight values from element i; of Q8, the codes. */
-EXP_INLINE __m256 load(form as, const void *from, size_t i) {
+VEC_INLINE __m256 load(form as, const void *from, size_t i) {
     if (as == F32) return _mm256_loadu_ps((const float *)from + i);
     if (as == F16)
         return _mm256_cvtph_ps(_mm_loadu_si128((const void *)((const uint16_t *)from + i)));
@@ -61,20 +61,20 @@ EXP_INLINE __m256 load(form as, const void *from, size_t i) {
 }
 
 /* Asks for element i of the next chunk: into L2, as two chunks are more than L1 has room for. */
-EXP_INLINE void fetch(form as, const source *s, size_t i) {
+VEC_INLINE void fetch(form as, const source *s, size_t i) {
     if (as == F32 || s->next == NULL) return;
     const size_t at = as == F16 ? i * sizeof(uint16_t) : as == Q8 ? i : i / 2;
     _mm_prefetch((const char *)s->next + at, _MM_HINT_T1);
 }
 
 /* What the u4 in eight lanes stand for. */
-EXP_INLINE __m256 number_of_q4(__m256i codes) {
+VEC_INLINE __m256 number_of_q4(__m256i codes) {
     codes = _mm256_and_si256(codes, _mm256_set1_epi32(15));
     return _mm256_cvtepi32_ps(_mm256_sub_epi32(codes, _mm256_set1_epi32(8)));
 }
 
 /* Channel d of eight keys; of Q8 and Q4, the codes. */
-EXP_INLINE __m256 load_keys(form as, const source *k, size_t d, size_t key) {
+VEC_INLINE __m256 load_keys(form as, const source *k, size_t d, size_t key) {
     if (as != Q4) return load(as, k->at, d * k->stride + key);
     const uint8_t *pairs = (const uint8_t *)k->at + d / 2 * k->stride + key;
     __m256i codes = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)pairs));
@@ -82,7 +82,7 @@ EXP_INLINE __m256 load_keys(form as, const source *k, size_t d, size_t key) {
 }
 
 /* Eight channels of value j from d on; of Q8 and Q4, the codes. */
-EXP_INLINE __m256 load_values(form as, const source *v, size_t j, size_t d) {
+VEC_INLINE __m256 load_values(form as, const source *v, size_t j, size_t d) {
     const size_t i = j * v->stride + d;
     if (as != Q4) return load(as, v->at, i);
     int32_t pairs;
@@ -92,13 +92,13 @@ EXP_INLINE __m256 load_values(form as, const source *v, size_t j, size_t d) {
 }
 
 /* The scales of eight keys in the block of channel d. */
-EXP_INLINE __m256 key_scales(const source *k, size_t d, size_t key) {
+VEC_INLINE __m256 key_scales(const source *k, size_t d, size_t key) {
     const uint16_t *scales = k->scales + d / KV_BLOCK_DIM * k->scale_stride + key;
     return _mm256_cvtph_ps(_mm_loadu_si128((const void *)scales));
 }
 
 /* The scale of value j. */
-EXP_INLINE __m256 value_scale(const source *v, size_t j) {
+VEC_INLINE __m256 value_scale(const source *v, size_t j) {
     return _mm256_cvtph_ps(_mm_set1_epi16((short)v->scales[j * v->scale_stride]));
 }
 
@@ -130,7 +130,7 @@ static source values_at(const attend_chunk *chunk, size_t j, size_t d) {
 }
 
 /* A slab of keys, channel by channel. */
-EXP_INLINE void convert_keys(form as, source k, size_t head_dim, float (*to)[SLAB]) {
+VEC_INLINE void convert_keys(form as, source k, size_t head_dim, float (*to)[SLAB]) {
     for (size_t d = 0; d < head_dim; d++) {
         fetch(as, &k, d * k.stride);
         for (size_t j = 0; j < SLAB; j += 8) {
@@ -142,7 +142,7 @@ EXP_INLINE void convert_keys(form as, source k, size_t head_dim, float (*to)[SLA
 }
 
 /* n_dims channels of n values. */
-EXP_INLINE void convert_values(form as, source v, size_t n, size_t n_dims, float (*to)[SLAB]) {
+VEC_INLINE void convert_values(form as, source v, size_t n, size_t n_dims, float (*to)[SLAB]) {
     for (size_t j = 0; j < n; j++) {
         fetch(as, &v, j * v.stride);
         for (size_t d = 0; d < n_dims; d += 8) {
@@ -154,7 +154,7 @@ EXP_INLINE void convert_values(form as, source v, size_t n, size_t n_dims, float
 }
 
 /* p[r][8 v ...] = scale * q[r] . keys, for n_rows rows and 8 * n_vectors keys at k. */
-EXP_INLINE void score_tile(form as, int n_rows, int n_vectors, source k, size_t head_dim,
+VEC_INLINE void score_tile(form as, int n_rows, int n_vectors, source k, size_t head_dim,
                            const float *q, size_t q_stride, float scale, float (*p)[KERNELS_CHUNK],
                            size_t key) {
     __m256 sums[TILE_ROWS][CHAINS];
@@ -199,7 +199,7 @@ EXP_INLINE void score_tile(form as, int n_rows, int n_vectors, source k, size_t 
     }
 }
 
-EXP_INLINE void score_rows(form as, size_t n_rows, source k, size_t head_dim, const float *q,
+VEC_INLINE void score_rows(form as, size_t n_rows, source k, size_t head_dim, const float *q,
                            size_t q_stride, float scale, float (*p)[KERNELS_CHUNK], size_t key) {
     switch (n_rows) {
     case 1:
@@ -218,7 +218,7 @@ EXP_INLINE void score_rows(form as, size_t n_rows, source k, size_t head_dim, co
 }
 
 /* Lanes of 8 positions from j that lie in [first, last). */
-EXP_INLINE __m256 visible(size_t j, size_t first, size_t last) {
+VEC_INLINE __m256 visible(size_t j, size_t first, size_t last) {
     __m256i at =
         _mm256_add_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32((int)j));
     __m256i in = _mm256_and_si256(_mm256_cmpgt_epi32(at, _mm256_set1_epi32((int)first - 1)),
@@ -249,16 +249,16 @@ static void softmax(float *p, size_t first, size_t last, attend_state *state) {
     const __m256 m = _mm256_set1_ps(state->m);
     __m256 lanes[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
     for (size_t j = first / 8 * 8; j < last; j += 8) {
-        __m256 e = exp_256(_mm256_sub_ps(_mm256_loadu_ps(p + j), m));
+        __m256 e = vec_exp(_mm256_sub_ps(_mm256_loadu_ps(p + j), m));
         _mm256_storeu_ps(p + j, e);
         __m256 *lane = &lanes[j / 8 % 2];
         *lane = _mm256_add_ps(*lane, _mm256_and_ps(e, visible(j, first, last)));
     }
-    state->l = tree_256(lanes[0], lanes[1]);
+    state->l = vec_tree16(lanes);
 }
 
 /* o[r][d ...] += p[r][j] * v[j], j in [first, last) ascending, for 8 * n_vectors dimensions. */
-EXP_INLINE void value_tile(form as, int n_rows, int n_vectors, source v, const float *p,
+VEC_INLINE void value_tile(form as, int n_rows, int n_vectors, source v, const float *p,
                            size_t first, size_t last, const attend_state *state, size_t dim) {
     __m256 sums[TILE_ROWS][CHAINS];
 #pragma GCC unroll 4
@@ -291,7 +291,7 @@ EXP_INLINE void value_tile(form as, int n_rows, int n_vectors, source v, const f
 }
 
 /* The same for up to SLAB dimensions from dim. */
-EXP_INLINE void value_rows(form as, size_t n_rows, size_t n_dims, source v, const float *p,
+VEC_INLINE void value_rows(form as, size_t n_rows, size_t n_dims, source v, const float *p,
                            size_t first, size_t last, const attend_state *state, size_t dim) {
     if (first >= last) return;
     if (n_dims < SLAB) {
@@ -317,7 +317,7 @@ EXP_INLINE void value_rows(form as, size_t n_rows, size_t n_dims, source v, cons
 }
 
 /* Rows see different positions: together where all of them see, each alone before and after. */
-EXP_INLINE void value_ranges(form as, size_t n_rows, size_t n_dims, source v, const float *p,
+VEC_INLINE void value_ranges(form as, size_t n_rows, size_t n_dims, source v, const float *p,
                              const uint8_t *first, const uint8_t *last, const attend_state *state,
                              size_t dim) {
     size_t from = 0, to = KERNELS_CHUNK;
@@ -429,8 +429,8 @@ void avx2_attend(const attend_chunk *chunk, const float *q, size_t q_stride, siz
 
 void avx2_attend_merge(attend_state *into, const attend_state *from, size_t head_dim) {
     const float m = from->m > into->m ? from->m : into->m;
-    const __m256 scale_into = exp_256(_mm256_set1_ps(into->m - m));
-    const __m256 scale_from = exp_256(_mm256_set1_ps(from->m - m));
+    const __m256 scale_into = vec_exp(_mm256_set1_ps(into->m - m));
+    const __m256 scale_from = vec_exp(_mm256_set1_ps(from->m - m));
     const float a = _mm256_cvtss_f32(scale_into), b = _mm256_cvtss_f32(scale_from);
     into->m = m;
     into->l = fmaf(from->l, b, into->l * a);

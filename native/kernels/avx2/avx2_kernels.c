@@ -1,8 +1,8 @@
 /* avx2_kernels: what AVX2, FMA and F16C have kernels for. */
+#include "kernels/avx2/avx2_kernels.h"
+
 #include "base/isa.h"
-#include "kernels/avx2/avx2_matmul.h"
 #include "kernels/avx2/avx2_tile.h"
-#include "kernels/avx2/avx2_vector.h"
 
 size_t avx2_matmul_scratch(quant q, size_t n, size_t n_rows, size_t n_cols) {
     (void)n;
@@ -11,36 +11,24 @@ size_t avx2_matmul_scratch(quant q, size_t n, size_t n_rows, size_t n_cols) {
     return tile_scratch(n_rows, n_cols);
 }
 
-const kernels kernels_avx2 = {
-    .name = "avx2",
-    .is_available = isa_has_avx2,
-    .task_macs = 256 << 20,
-    .matmul[QUANT_F32] = avx2_matmul_f32,
-    .matmul[QUANT_F16] = avx2_matmul_f16,
-    .matmul[QUANT_BF16] = avx2_matmul_bf16,
-    .matmul[QUANT_Q4_0] = avx2_matmul_q4_0,
-    .matmul[QUANT_Q4_1] = avx2_matmul_q4_1,
-    .matmul[QUANT_Q5_0] = avx2_matmul_q5_0,
-    .matmul[QUANT_Q5_1] = avx2_matmul_q5_1,
-    .matmul[QUANT_Q8_0] = avx2_matmul_q8_0,
-    .matmul[QUANT_IQ4_NL] = avx2_matmul_iq4_nl,
-    .matmul[QUANT_MXFP4] = avx2_matmul_mxfp4,
-    .matmul[QUANT_Q2_K] = avx2_matmul_q2_k,
-    .matmul[QUANT_Q3_K] = avx2_matmul_q3_k,
-    .matmul[QUANT_Q4_K] = avx2_matmul_q4_k,
-    .matmul[QUANT_Q5_K] = avx2_matmul_q5_k,
-    .matmul[QUANT_Q6_K] = avx2_matmul_q6_k,
-    .matmul[QUANT_IQ4_XS] = avx2_matmul_iq4_xs,
-    .quantize = avx2_quantize,
-    .rms_norm = avx2_rms_norm,
-    .add = avx2_add,
-    .silu_mul = avx2_silu_mul,
-    .gelu_mul = avx2_gelu_mul,
-    .to_f16 = avx2_to_f16,
-    .largest = avx2_largest,
-    .sum_weights = avx2_sum_weights,
-    .attend = avx2_attend,
-    .attend_merge = avx2_attend_merge,
-    .matmul_scratch = avx2_matmul_scratch,
-    .attend_scratch = avx2_attend_scratch,
+/* Products of bytes come in pairs as int16; without the sum they would not be multiply-adds. */
+#define DOT(i)                                                                                     \
+    "vpmaddubsw %%ymm12, %%ymm13, %%ymm14\n\t"                                                     \
+    "vpaddw %%ymm14, %%ymm" #i ", %%ymm" #i "\n\t"
+#define FMA(i) "vfmadd231ps %%ymm12, %%ymm13, %%ymm" #i "\n\t"
+static PEAK_LOOP(peak_int8, DOT) PEAK_LOOP(avx2_peak_float, FMA)
+
+#define X(name, stem, ...) [QUANT_##name] = avx2_matmul_##stem,
+    const kernels kernels_avx2 = {
+        .name = "avx2",
+        .is_available = isa_has_avx2,
+        .task_macs = 256 << 20,
+        .matmul = {QUANTS_FAST(X)},
+        KERNELS_VECTORS(avx2),
+        .attend = avx2_attend,
+        .attend_merge = avx2_attend_merge,
+        .matmul_scratch = avx2_matmul_scratch,
+        .attend_scratch = avx2_attend_scratch,
+        .peaks = {{peak_int8, PEAK_CHAINS * 32}, {avx2_peak_float, PEAK_CHAINS * 8}},
 };
+#undef X

@@ -19,8 +19,8 @@
 #include <string.h>
 
 #include "base/exact.h"
-#include "kernels/avx2/avx2_exp.h"
-#include "kernels/avx2/avx2_matmul.h"
+#include "kernels/avx2/avx2_kernels.h"
+#include "kernels/avx2/avx2_vec.h"
 
 typedef enum number { F32, F16, BF16 } number;
 
@@ -46,16 +46,16 @@ static_assert(sizeof(panel) <= (size_t)KERNELS_SCRATCH_BYTES, "fits scratch");
 
 /* ---- steps --------------------------------------------------------------------------------- */
 
-EXP_INLINE size_t value_bytes(number k) { return k == F32 ? sizeof(float) : sizeof(uint16_t); }
-EXP_INLINE size_t block_dim(number k) { return k == BF16 ? 2 * N_LANES : N_LANES; }
-EXP_INLINE size_t block_steps(number k) { return k == BF16 ? 2 : 1; }
+VEC_INLINE size_t value_bytes(number k) { return k == F32 ? sizeof(float) : sizeof(uint16_t); }
+VEC_INLINE size_t block_dim(number k) { return k == BF16 ? 2 * N_LANES : N_LANES; }
+VEC_INLINE size_t block_steps(number k) { return k == BF16 ? 2 : 1; }
 
-EXP_INLINE const void *value_at(number k, const void *values, size_t i) {
+VEC_INLINE const void *value_at(number k, const void *values, size_t i) {
     return (const uint8_t *)values + i * value_bytes(k);
 }
 
 /* Lanes 8 half to 8 half + 7 of a step of the whole block at `block`. */
-EXP_INLINE __m256 load_lanes(number k, const void *block, size_t step, size_t half) {
+VEC_INLINE __m256 load_lanes(number k, const void *block, size_t step, size_t half) {
     const void *at = value_at(k, block, half * block_dim(k) / 2);
     if (k == F32) return _mm256_loadu_ps(at);
     if (k == F16) return _mm256_cvtph_ps(_mm_loadu_si128(at));
@@ -95,7 +95,7 @@ typedef struct columns {
 
 /* lanes[row][column] of n_rows x n_cols dots over n values. `ahead` is prefetched: the rows behind
  * these, in the order they lie in. */
-EXP_INLINE void dot_tile(number k, int n_rows, int n_cols, const uint8_t *rows, size_t row_bytes,
+VEC_INLINE void dot_tile(number k, int n_rows, int n_cols, const uint8_t *rows, size_t row_bytes,
                          columns x, size_t n, float (*lanes)[FEW_COLS][N_LANES]) {
     const size_t dim = block_dim(k);
     const uint8_t *ahead = rows + (size_t)n_rows * row_bytes;
@@ -151,9 +151,9 @@ EXP_INLINE void dot_tile(number k, int n_rows, int n_cols, const uint8_t *rows, 
 }
 
 /* Rows of a tile: one column's dots have two chains of fmaf each, too few to hide their latency. */
-EXP_INLINE size_t few_rows(int n_cols) { return n_cols == 1 ? 4 : n_cols == FEW_COLS ? 1 : 2; }
+VEC_INLINE size_t few_rows(int n_cols) { return n_cols == 1 ? 4 : n_cols == FEW_COLS ? 1 : 2; }
 
-EXP_INLINE void dot_few(number k, int n_cols, const uint8_t *rows, size_t row_bytes, size_t n_rows,
+VEC_INLINE void dot_few(number k, int n_cols, const uint8_t *rows, size_t row_bytes, size_t n_rows,
                         columns x, size_t n, float (*lanes)[FEW_COLS][N_LANES]) {
     const size_t tile = few_rows(n_cols);
     size_t r = 0;
@@ -168,7 +168,7 @@ EXP_INLINE void dot_few(number k, int n_cols, const uint8_t *rows, size_t row_by
 /* ---- many columns --------------------------------------------------------------------------- */
 
 /* The steps of values [i, end) of `values`, which has n, `stride` lanes apart. */
-EXP_INLINE void widen(number k, const void *values, size_t i, size_t end, size_t n, float fill,
+VEC_INLINE void widen(number k, const void *values, size_t i, size_t end, size_t n, float fill,
                       float *to, size_t stride) {
     for (; i < end; i += block_dim(k)) {
         float last[2][N_LANES];
@@ -185,7 +185,7 @@ EXP_INLINE void widen(number k, const void *values, size_t i, size_t end, size_t
 }
 
 /* One row with six columns, n_steps. */
-EXP_INLINE void dot_span(const float *w, float (*x)[PANEL_COLS][N_LANES], size_t n_steps,
+VEC_INLINE void dot_span(const float *w, float (*x)[PANEL_COLS][N_LANES], size_t n_steps,
                          float lanes[PANEL_COLS][N_LANES]) {
     __m256 sums[PANEL_COLS][2];
 #pragma GCC unroll 6
@@ -214,7 +214,7 @@ static size_t n_steps_of(number k, size_t n) {
     return (n + block_dim(k) - 1) / block_dim(k) * block_steps(k);
 }
 
-EXP_INLINE void widen_rows(number k, const uint8_t *rows, size_t row_bytes, size_t n_rows, size_t n,
+VEC_INLINE void widen_rows(number k, const uint8_t *rows, size_t row_bytes, size_t n_rows, size_t n,
                            float *to) {
     const size_t span = SPAN_STEPS / block_steps(k) * block_dim(k);
     for (size_t i = 0; i < n; i += span) {
@@ -227,7 +227,7 @@ EXP_INLINE void widen_rows(number k, const uint8_t *rows, size_t row_bytes, size
 }
 
 /* p->lanes of n_rows widened rows with six columns. */
-EXP_INLINE void dot_panel(number k, panel *p, size_t n_rows, columns x, size_t n) {
+VEC_INLINE void dot_panel(number k, panel *p, size_t n_rows, columns x, size_t n) {
     const size_t span = SPAN_STEPS / block_steps(k) * block_dim(k);
     const float *w = p->rows;
     memset(p->lanes, 0, n_rows * sizeof *p->lanes);
@@ -256,16 +256,16 @@ static void leave(number k, unsigned state) {
     if (k == BF16) _mm_setcsr(state);
 }
 
-EXP_INLINE __m256 without_subnormals(__m256 x) {
+VEC_INLINE __m256 without_subnormals(__m256 x) {
     const __m256 sign = _mm256_set1_ps(-0.0f);
     __m256 is_tiny = _mm256_cmp_ps(_mm256_andnot_ps(sign, x), _mm256_set1_ps(FLT_MIN), _CMP_LT_OQ);
     return _mm256_blendv_ps(x, _mm256_and_ps(x, sign), is_tiny);
 }
 
-EXP_INLINE float sum_lanes(number k, const float lanes[N_LANES]) {
+VEC_INLINE float sum_lanes(number k, const float lanes[N_LANES]) {
     __m256 low = _mm256_loadu_ps(lanes), high = _mm256_loadu_ps(lanes + 8);
     if (k == BF16) low = without_subnormals(low), high = without_subnormals(high);
-    return tree_256(low, high);
+    return vec_tree16((const vec[2]){low, high});
 }
 
 typedef void few_function(const uint8_t *rows, size_t row_bytes, size_t n_rows, columns x, size_t n,
@@ -281,59 +281,56 @@ typedef struct float_quant {
     panel_function *panel;
 } float_quant;
 
-static void multiply_few(const float_quant *q, const uint8_t *rows, size_t row_bytes, size_t n_rows,
-                         columns x, size_t n_cols, size_t n, float *y, size_t y_stride) {
+/* Columns [col, col + n_cols) of the product, FEW_COLS at most. */
+static void multiply_few(const float_quant *q, const product *p, columns x, size_t col,
+                         size_t n_cols) {
     float lanes[FEW_ROWS][FEW_COLS][N_LANES];
-    for (size_t row0 = 0; row0 < n_rows; row0 += FEW_ROWS) {
-        const size_t n_here = smaller(FEW_ROWS, n_rows - row0);
+    for (size_t row0 = 0; row0 < p->n_rows; row0 += FEW_ROWS) {
+        const size_t n_here = smaller(FEW_ROWS, p->n_rows - row0);
+        const columns at = {x.k, x.x + col * x.x_bytes, x.x_bytes};
         const unsigned state = enter(q->k);
-        q->few[n_cols - 1](rows + row0 * row_bytes, row_bytes, n_here, x, n, lanes);
+        q->few[n_cols - 1](p->rows + row0 * p->row_bytes, p->row_bytes, n_here, at, p->a->n, lanes);
         leave(q->k, state);
         for (size_t c = 0; c < n_cols; c++) {
             for (size_t r = 0; r < n_here; r++) {
-                y[c * y_stride + row0 + r] = sum_lanes(q->k, lanes[r][c]);
+                p->y[(col + c) * p->y_stride + row0 + r] = sum_lanes(q->k, lanes[r][c]);
             }
         }
     }
 }
 
-static void multiply_many(const float_quant *q, const uint8_t *rows, size_t row_bytes,
-                          size_t n_rows, columns x, size_t n_cols, size_t n, float *y,
-                          size_t y_stride, size_t group, panel *p) {
-    for (size_t row0 = 0; row0 < n_rows; row0 += group) {
-        const size_t n_here = smaller(group, n_rows - row0);
-        q->widen(rows + row0 * row_bytes, row_bytes, n_here, n, p->rows);
+/* The first n_cols columns, a multiple of PANEL_COLS, a group of rows at a time. */
+static void multiply_many(const float_quant *q, const product *p, columns x, size_t n_cols,
+                          size_t group) {
+    panel *const scratch = p->scratch;
+    for (size_t row0 = 0; row0 < p->n_rows; row0 += group) {
+        const size_t n_here = smaller(group, p->n_rows - row0);
+        q->widen(p->rows + row0 * p->row_bytes, p->row_bytes, n_here, p->a->n, scratch->rows);
         for (size_t col = 0; col < n_cols; col += PANEL_COLS) {
             const columns at = {x.k, x.x + col * x.x_bytes, x.x_bytes};
             const unsigned state = enter(q->k);
-            q->panel(p, n_here, at, n);
+            q->panel(scratch, n_here, at, p->a->n);
             leave(q->k, state);
             for (size_t c = 0; c < PANEL_COLS; c++) {
-                float *to = y + (col + c) * y_stride + row0;
-                for (size_t r = 0; r < n_here; r++) to[r] = sum_lanes(q->k, p->lanes[r][c]);
+                float *to = p->y + (col + c) * p->y_stride + row0;
+                for (size_t r = 0; r < n_here; r++) to[r] = sum_lanes(q->k, scratch->lanes[r][c]);
             }
         }
     }
 }
 
-static void multiply(const float_quant *q, const void *rows, size_t row_bytes, size_t n_rows,
-                     const acts *a, size_t col0, size_t n_cols, float *y, size_t y_stride,
-                     void *scratch) {
+static void multiply(const float_quant *q, const product *p) {
     const number k = q->k == BF16 ? BF16 : F32;
-    const size_t x_bytes = a->n * value_bytes(k), row_floats = n_steps_of(q->k, a->n) * N_LANES;
-    const void *values = k == BF16 ? (const void *)a->bf16 : (const void *)a->f32;
-    const columns x = {k, (const uint8_t *)values + col0 * x_bytes, x_bytes};
+    const size_t n = p->a->n, x_bytes = n * value_bytes(k);
+    const size_t row_floats = n_steps_of(q->k, n) * N_LANES;
+    const void *values = k == BF16 ? (const void *)p->a->bf16 : (const void *)p->a->f32;
+    const columns x = {k, (const uint8_t *)values + p->col0 * x_bytes, x_bytes};
     size_t c = 0;
-    if (n_cols >= MANY_COLS && row_floats && row_floats * sizeof(float) <= ROWS_BYTES) {
-        const size_t group = smaller(MOST_ROWS, ROWS_BYTES / sizeof(float) / row_floats);
-        c = n_cols / PANEL_COLS * PANEL_COLS;
-        multiply_many(q, rows, row_bytes, n_rows, x, c, a->n, y, y_stride, group, scratch);
+    if (p->n_cols >= MANY_COLS && row_floats && row_floats * sizeof(float) <= ROWS_BYTES) {
+        c = p->n_cols / PANEL_COLS * PANEL_COLS;
+        multiply_many(q, p, x, c, smaller(MOST_ROWS, ROWS_BYTES / sizeof(float) / row_floats));
     }
-    for (; c < n_cols; c += FEW_COLS) {
-        const columns at = {k, x.x + c * x_bytes, x_bytes};
-        multiply_few(q, rows, row_bytes, n_rows, at, smaller(FEW_COLS, n_cols - c), a->n,
-                     y + c * y_stride, y_stride);
-    }
+    for (; c < p->n_cols; c += FEW_COLS) multiply_few(q, p, x, c, smaller(FEW_COLS, p->n_cols - c));
 }
 
 size_t avx2_float_scratch(size_t n_cols) { return n_cols >= MANY_COLS ? sizeof(panel) : 0; }
@@ -361,16 +358,14 @@ size_t avx2_float_scratch(size_t n_cols) { return n_cols >= MANY_COLS ? sizeof(p
         x.k = number == BF16 ? BF16 : F32;                                                         \
         dot_panel(number, p, n_rows, x, n);                                                        \
     }                                                                                              \
-    void avx2_matmul_##stem(const void *rows, size_t row_bytes, size_t n_rows, const acts *a,      \
-                            size_t col0, size_t n_cols, float *y, size_t y_stride,                 \
-                            void *scratch) {                                                       \
+    void avx2_matmul_##stem(const product *p) {                                                    \
         static const float_quant q = {                                                             \
             number,                                                                                \
             {stem##_few_1, stem##_few_2, stem##_few_3, stem##_few_4},                              \
             stem##_widen,                                                                          \
             stem##_panel,                                                                          \
         };                                                                                         \
-        multiply(&q, rows, row_bytes, n_rows, a, col0, n_cols, y, y_stride, scratch);              \
+        multiply(&q, p);                                                                           \
     }
 
 /* clang-format on */

@@ -426,8 +426,7 @@ enum { PANEL_L1_SLAB_32 = 12 * 1024, PANEL_L1_SLAB_256 = 8 * 1024 };
                            float *sums, size_t stride) {                                           \
         panel_dot_any##dim(name##_traits, slabs, cols, n_cols, n_blocks, sums, stride);            \
     }                                                                                              \
-    void STEP_NAME(name)(const void *rows, size_t row_bytes, size_t n_rows, const acts *a,         \
-                         size_t col0, size_t n_cols, float *y, size_t y_stride, void *scratch) {   \
+    void STEP_NAME(name)(const product *p) {                                                       \
         const bool in_int16 = dot_is_signed(name##_traits);                                        \
         const tile_quant q = {                                                                     \
             .block_dim = dim,                                                                      \
@@ -442,7 +441,7 @@ enum { PANEL_L1_SLAB_32 = 12 * 1024, PANEL_L1_SLAB_256 = 8 * 1024 };
             .pack = name##_pack,                                                                   \
             .dot = name##_dot,                                                                     \
         };                                                                                         \
-        tile_matmul(&q, rows, row_bytes, n_rows, a, col0, n_cols, y, y_stride, scratch);           \
+        tile_matmul(&q, p);                                                                        \
     }
 
 #define PANEL_STREAM(name, dim, suffix, n_cols, is_long)                                           \

@@ -13,7 +13,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "format/acts.h"
+#include "kernels/kernels.h"
 
 #define TILE_INLINE static inline __attribute__((always_inline))
 
@@ -85,9 +85,7 @@ typedef struct tile_quant {
 } tile_quant;
 
 /* The matmul of kernels.h for a quant that has tiles. */
-void tile_matmul(const tile_quant *q, const void *rows, size_t row_bytes, size_t n_rows,
-                 const acts *a, size_t col0, size_t n_cols, float *y, size_t y_stride,
-                 void *scratch);
+void tile_matmul(const tile_quant *q, const product *p);
 
 /* What it touches of scratch; see kernels.h. */
 size_t tile_scratch(size_t n_rows, size_t n_cols);

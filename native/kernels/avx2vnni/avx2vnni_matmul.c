@@ -3,5 +3,5 @@
  */
 #define STEP_VNNI
 
-#include "kernels/avx2/avx2_matmul_k.c"
-#include "kernels/avx2/avx2_matmul_legacy.c"
+#include "kernels/avx2/avx2_matmul_256.c"
+#include "kernels/avx2/avx2_matmul_32.c"

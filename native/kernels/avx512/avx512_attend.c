@@ -16,8 +16,8 @@
 #include <stdbool.h>
 #include <string.h>
 
-#include "kernels/avx512/avx512_exp.h"
-#include "kernels/avx512/avx512_vector.h"
+#include "kernels/avx512/avx512_kernels.h"
+#include "kernels/avx512/avx512_vec.h"
 
 enum {
     N_LANES = 16,
@@ -35,7 +35,7 @@ typedef enum form { F32, F16, Q8, Q4, N_FORMS } form;
 
 static const form form_of[KV_TYPE_COUNT] = {[KV_F16] = F16, [KV_Q8_0] = Q8, [KV_Q4_0] = Q4};
 
-EXP_INLINE bool has_scales(form as) { return as == Q8 || as == Q4; }
+VEC_INLINE bool has_scales(form as) { return as == Q8 || as == Q4; }
 
 /* Query rows of one call, BLOCK_ROWS at most, and where their chunk's numbers lie. Strides count
  * elements. */
@@ -55,26 +55,26 @@ typedef struct block {
 } block;
 
 /* Element i of what is stored at `from`, i even. */
-EXP_INLINE const void *element(form as, const void *from, size_t i) {
+VEC_INLINE const void *element(form as, const void *from, size_t i) {
     static const size_t bytes[N_FORMS] = {[F32] = 4, [F16] = 2, [Q8] = 1};
     return (const char *)from + (as == Q4 ? i / 2 : i * bytes[as]);
 }
 
 /* The lanes `m` of 16 numbers at `from`; of Q8, the codes. */
-EXP_INLINE __m512 load(form as, const void *from, __mmask16 m) {
+VEC_INLINE __m512 load(form as, const void *from, __mmask16 m) {
     if (as == F32) return _mm512_maskz_loadu_ps(m, from);
     if (as == F16) return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(m, from));
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(m, from)));
 }
 
 /* What a u4 stands for; of the lanes of `codes` the lowest four bits count. */
-EXP_INLINE __m512 number_of_q4(__m512i codes) {
+VEC_INLINE __m512 number_of_q4(__m512i codes) {
     const __m512 numbers = _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
     return _mm512_permutexvar_ps(codes, numbers);
 }
 
 /* Channel d of 16 keys; of Q8 and Q4, the codes. */
-EXP_INLINE __m512 load_keys(form as, const block *b, size_t d, size_t key) {
+VEC_INLINE __m512 load_keys(form as, const block *b, size_t d, size_t key) {
     if (as != Q4) return load(as, element(as, b->k, d * KERNELS_CHUNK + key), 0xffff);
     const uint8_t *pairs = (const uint8_t *)b->k + d / 2 * KERNELS_CHUNK + key;
     __m512i codes = _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)pairs));
@@ -82,7 +82,7 @@ EXP_INLINE __m512 load_keys(form as, const block *b, size_t d, size_t key) {
 }
 
 /* The lanes m of 16 channels of a value at `from`; of Q8 and Q4, the codes. */
-EXP_INLINE __m512 load_values(form as, const void *from, __mmask16 m) {
+VEC_INLINE __m512 load_values(form as, const void *from, __mmask16 m) {
     if (as != Q4) return load(as, from, m);
     __mmask16 m_pairs = m == 0xffff ? 0xff : 0xf; /* lanes come in eights */
     __m128i pairs = _mm_maskz_loadu_epi8(m_pairs, from);
@@ -91,13 +91,13 @@ EXP_INLINE __m512 load_values(form as, const void *from, __mmask16 m) {
 }
 
 /* The scales of 16 keys in the block of channel d. */
-EXP_INLINE __m512 key_scales(const block *b, size_t d, size_t key) {
+VEC_INLINE __m512 key_scales(const block *b, size_t d, size_t key) {
     const uint16_t *scales = b->k_scales + d / KV_BLOCK_DIM * KERNELS_CHUNK + key;
     return _mm512_cvtph_ps(_mm256_loadu_si256((const void *)scales));
 }
 
 /* The scale of block i of value j. */
-EXP_INLINE __m512 value_scale(const block *b, size_t j, size_t i) {
+VEC_INLINE __m512 value_scale(const block *b, size_t j, size_t i) {
     return _mm512_set1_ps(b->v_scales[j * b->n_blocks + i]);
 }
 
@@ -105,14 +105,14 @@ EXP_INLINE __m512 value_scale(const block *b, size_t j, size_t i) {
 
 /* Asks for part i of head_dim of its keys or values: into L2, as two chunks are more than L1 has
  * room for. */
-EXP_INLINE void fetch(form as, const void *next, size_t i) {
+VEC_INLINE void fetch(form as, const void *next, size_t i) {
     if (as == F32 || next == NULL) return;
     const char *part = element(as, next, i * KERNELS_CHUNK);
     _mm_prefetch(part, _MM_HINT_T1);
     if (as == F16) _mm_prefetch(part + LINE, _MM_HINT_T1);
 }
 
-EXP_INLINE void fetch_scales(form as, const block *b, const void *next) {
+VEC_INLINE void fetch_scales(form as, const block *b, const void *next) {
     if (!has_scales(as) || next == NULL) return;
     const char *scales = element(as, next, b->head_dim * KERNELS_CHUNK);
     const size_t n_bytes = b->n_blocks * KERNELS_CHUNK * sizeof(uint16_t);
@@ -122,7 +122,7 @@ EXP_INLINE void fetch_scales(form as, const block *b, const void *next) {
 /* ---- scores -------------------------------------------------------------------------------- */
 
 /* p[row ...][key ...] = scale * q . keys, for n_rows rows and 16 * n_vectors keys. */
-EXP_INLINE void score_tile(form as, int n_rows, int n_vectors, const block *b, size_t row,
+VEC_INLINE void score_tile(form as, int n_rows, int n_vectors, const block *b, size_t row,
                            size_t key) {
     const float *q = b->q + row * b->q_stride;
     const void *next = row == 0 ? b->next_k : NULL; /* once is enough */
@@ -168,7 +168,7 @@ EXP_INLINE void score_tile(form as, int n_rows, int n_vectors, const block *b, s
     }
 }
 
-EXP_INLINE void score_rows(form as, int n_vectors, const block *b, size_t key) {
+VEC_INLINE void score_rows(form as, int n_vectors, const block *b, size_t key) {
     size_t r = 0;
     for (; r + TILE_ROWS <= b->n_rows; r += TILE_ROWS) {
         score_tile(as, TILE_ROWS, n_vectors, b, r, key);
@@ -218,11 +218,11 @@ static void exponentials(float *p, uint64_t visible, attend_state *state) {
     for (size_t v = 0; v < TILE_VECTORS; v++) {
         __mmask16 seen = (__mmask16)(visible >> N_LANES * v);
         if (!seen) continue;
-        __m512 e = exp_512(_mm512_sub_ps(_mm512_loadu_ps(p + N_LANES * v), m));
+        __m512 e = vec_exp(_mm512_sub_ps(_mm512_loadu_ps(p + N_LANES * v), m));
         _mm512_storeu_ps(p + N_LANES * v, e);
         lanes = _mm512_mask_add_ps(lanes, seen, lanes, e);
     }
-    state->l = tree_512(lanes);
+    state->l = vec_tree16(&lanes);
 }
 
 /* All maxima first: within a row one thing waits for the other, but rows do not wait for rows. */
@@ -236,7 +236,7 @@ static void softmax(const block *b) {
 
 /* o[row ...][dim ...] += p[row ...][j] * v[j], j in [first, last) ascending, for 16 * n_vectors
  * dimensions, or the lanes m of a single vector. */
-EXP_INLINE void value_tile(form as, int n_rows, int n_vectors, const block *b, size_t row,
+VEC_INLINE void value_tile(form as, int n_rows, int n_vectors, const block *b, size_t row,
                            size_t first, size_t last, size_t dim, __mmask16 m) {
     const void *next = row == 0 ? b->next_v : NULL;
     __m512 sums[TILE_ROWS][TILE_VECTORS];
@@ -277,7 +277,7 @@ EXP_INLINE void value_tile(form as, int n_rows, int n_vectors, const block *b, s
 }
 
 /* The same for all dimensions. */
-EXP_INLINE void value_dims(form as, int n_rows, const block *b, size_t row, size_t first,
+VEC_INLINE void value_dims(form as, int n_rows, const block *b, size_t row, size_t first,
                            size_t last) {
     if (first >= last) return;
     size_t dim = 0;
@@ -290,7 +290,7 @@ EXP_INLINE void value_dims(form as, int n_rows, const block *b, size_t row, size
 }
 
 /* Rows see different positions: together where all of them see, each alone before and after. */
-EXP_INLINE void value_ranges(form as, int n_rows, const block *b, size_t row) {
+VEC_INLINE void value_ranges(form as, int n_rows, const block *b, size_t row) {
     size_t from = 0, to = KERNELS_CHUNK;
     for (size_t r = row; r < row + (size_t)n_rows; r++) {
         from = b->first[r] > from ? b->first[r] : from;
@@ -307,7 +307,7 @@ EXP_INLINE void value_ranges(form as, int n_rows, const block *b, size_t row) {
     }
 }
 
-EXP_INLINE void value_rows(form as, const block *b) {
+VEC_INLINE void value_rows(form as, const block *b) {
     size_t r = 0;
     for (; r + TILE_ROWS <= b->n_rows; r += TILE_ROWS) value_ranges(as, TILE_ROWS, b, r);
     switch (b->n_rows - r) {
@@ -328,7 +328,7 @@ EXP_INLINE void value_rows(form as, const block *b) {
 /* ---- a block of rows ----------------------------------------------------------------------- */
 
 /* Keys [key0, key1) in multiples of 16; up to 16 of them are one register instead of four. */
-EXP_INLINE void score_keys(form as, const block *b, size_t key0, size_t key1) {
+VEC_INLINE void score_keys(form as, const block *b, size_t key0, size_t key1) {
     if (key1 - key0 <= N_LANES) {
         score_rows(as, 1, b, key0);
     } else {
@@ -365,7 +365,7 @@ static void attend_block(form k, form v, const block *b, size_t key0, size_t key
 
 /* ---- conversion ---------------------------------------------------------------------------- */
 
-EXP_INLINE void convert_keys(form as, const block *b, float *to) {
+VEC_INLINE void convert_keys(form as, const block *b, float *to) {
     for (size_t d = 0; d < b->head_dim; d++) {
         fetch(as, b->next_k, d);
         for (size_t j = 0; j < KERNELS_CHUNK; j += N_LANES) {
@@ -377,7 +377,7 @@ EXP_INLINE void convert_keys(form as, const block *b, float *to) {
 }
 
 /* In rows of 16s. */
-EXP_INLINE void convert_values(form as, const block *b, float *to, size_t to_stride) {
+VEC_INLINE void convert_values(form as, const block *b, float *to, size_t to_stride) {
     for (size_t j = 0; j < KERNELS_CHUNK; j++) {
         for (size_t i = j; i < b->head_dim; i += KERNELS_CHUNK) fetch(as, b->next_v, i);
         for (size_t d = 0; d < b->head_dim; d += N_LANES) {
@@ -488,8 +488,8 @@ void avx512_attend(const attend_chunk *chunk, const float *q, size_t q_stride, s
 
 void avx512_attend_merge(attend_state *into, const attend_state *from, size_t head_dim) {
     const float m = from->m > into->m ? from->m : into->m;
-    const __m512 scale_into = exp_512(_mm512_set1_ps(into->m - m));
-    const __m512 scale_from = exp_512(_mm512_set1_ps(from->m - m));
+    const __m512 scale_into = vec_exp(_mm512_set1_ps(into->m - m));
+    const __m512 scale_from = vec_exp(_mm512_set1_ps(from->m - m));
     const float a = _mm_cvtss_f32(_mm512_castps512_ps128(scale_into));
     const float b = _mm_cvtss_f32(_mm512_castps512_ps128(scale_from));
     into->m = m;

@@ -18,9 +18,9 @@
 #include <stdbool.h>
 #include <string.h>
 
-#include "kernels/avx512/avx512_exp.h"
 #include "kernels/avx512/avx512_float.h"
-#include "kernels/avx512/avx512_matmul.h"
+#include "kernels/avx512/avx512_kernels.h"
+#include "kernels/avx512/avx512_vec.h"
 
 enum {
     TILE_ROWS = 8, /* 8 x 3 chains hide the latency of fmaf, and need 11 loads per 24 */
@@ -54,7 +54,7 @@ static size_t even_part(size_t n, size_t most) {
 static const float row_fill = -0.0f, col_fill = 0.0f;
 
 /* Values [i, end) of the n at `values`, their steps `stride` floats apart. */
-EXP_INLINE void widen(number k, const uint8_t *values, size_t i, size_t end, size_t n, float fill,
+VEC_INLINE void widen(number k, const uint8_t *values, size_t i, size_t end, size_t n, float fill,
                       float *to, size_t stride) {
     const size_t whole = smaller(end, n - n % block_dim(k));
     for (; i < whole; i += block_dim(k)) {
@@ -94,7 +94,7 @@ typedef struct columns {
 } columns;
 
 /* sums[row][column] += one block, which begins with value i; n values of it are there. */
-EXP_INLINE void add_block(number k, size_t n_rows, size_t n_cols, const uint8_t *rows,
+VEC_INLINE void add_block(number k, size_t n_rows, size_t n_cols, const uint8_t *rows,
                           size_t stride, columns x, size_t i, size_t n,
                           __m512 sums[TILE_ROWS][FEW_TILE_COLS]) {
     const number kx = acts_number(k);
@@ -120,7 +120,7 @@ EXP_INLINE void add_block(number k, size_t n_rows, size_t n_cols, const uint8_t 
 }
 
 /* out[column][row] = the dots of n_rows rows of a tile with some columns, straight from memory. */
-EXP_INLINE void dot_rows(number k, size_t n_rows, size_t n_cols, const uint8_t *rows, size_t stride,
+VEC_INLINE void dot_rows(number k, size_t n_rows, size_t n_cols, const uint8_t *rows, size_t stride,
                          columns x, size_t n, lanes (*out)[TILE_ROWS], size_t r0) {
     __m512 sums[TILE_ROWS][FEW_TILE_COLS];
 #pragma GCC unroll 8
@@ -146,7 +146,7 @@ EXP_INLINE void dot_rows(number k, size_t n_rows, size_t n_cols, const uint8_t *
 }
 
 /* A whole tile with 1 to FEW_TILE_COLS columns: 4 x 6 chains, or eight of one column. */
-EXP_INLINE void dot_few(number k, size_t n_cols, const uint8_t *rows, size_t stride, columns x,
+VEC_INLINE void dot_few(number k, size_t n_cols, const uint8_t *rows, size_t stride, columns x,
                         size_t n, lanes (*out)[TILE_ROWS]) {
     const size_t n_rows = n_cols == 1 ? TILE_ROWS : TILE_ROWS / 2;
     for (size_t r = 0; r < TILE_ROWS; r += n_rows) {
@@ -155,7 +155,7 @@ EXP_INLINE void dot_few(number k, size_t n_cols, const uint8_t *rows, size_t str
 }
 
 /* out[column][row] += a span of a widened tile with some columns. */
-EXP_INLINE void dot_span(size_t n_cols, const float *rows, const float *cols, size_t n_steps,
+VEC_INLINE void dot_span(size_t n_cols, const float *rows, const float *cols, size_t n_steps,
                          lanes (*out)[TILE_ROWS]) {
     __m512 sums[TILE_COLS][TILE_ROWS];
 #pragma GCC unroll 3
@@ -184,7 +184,7 @@ EXP_INLINE void dot_span(size_t n_cols, const float *rows, const float *cols, si
 
 /* ---- the lanes' sums ------------------------------------------------------------------------- */
 
-EXP_INLINE __m512 load_lanes(number k, const float *from) {
+VEC_INLINE __m512 load_lanes(number k, const float *from) {
     const __m512 x = _mm512_loadu_ps(from);
     if (k != BF16) return x;
     const __m512 sign = _mm512_set1_ps(-0.0f);
@@ -194,15 +194,15 @@ EXP_INLINE __m512 load_lanes(number k, const float *from) {
 }
 
 /* The lanes of two rows folded to eight sums each, those of four to four each, of eight to two. */
-EXP_INLINE __m512 fold_two(number k, const float *from) {
+VEC_INLINE __m512 fold_two(number k, const float *from) {
     __m512 a = load_lanes(k, from), b = load_lanes(k, from + N_LANES);
     return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
 }
-EXP_INLINE __m512 fold_four(number k, const float *from) {
+VEC_INLINE __m512 fold_four(number k, const float *from) {
     __m512 a = fold_two(k, from), b = fold_two(k, from + 2 * N_LANES);
     return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
 }
-EXP_INLINE __m512 fold_eight(number k, const float *from) {
+VEC_INLINE __m512 fold_eight(number k, const float *from) {
     __m512d a = _mm512_castps_pd(fold_four(k, from));
     __m512d b = _mm512_castps_pd(fold_four(k, from + 4 * N_LANES));
     return _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)),
@@ -210,7 +210,7 @@ EXP_INLINE __m512 fold_eight(number k, const float *from) {
 }
 
 /* exact_tree16 of a tile's eight rows at once. */
-EXP_INLINE void sum_rows(number k, const float *from, float *y, size_t apart) {
+VEC_INLINE void sum_rows(number k, const float *from, float *y, size_t apart) {
     const __m512i in_order = _mm512_setr_epi32(0, 4, 8, 12, 2, 6, 10, 14, 0, 0, 0, 0, 0, 0, 0, 0);
     __m512 pairs = fold_eight(k, from);
     __m512 sums = _mm512_add_ps(pairs, _mm512_shuffle_ps(pairs, pairs, 0xf5));
@@ -391,32 +391,33 @@ size_t avx512_float_scratch(quant q, size_t n, size_t n_rows, size_t n_cols) {
     return smaller(TILE_FLOATS + of_cols, SCRATCH_FLOATS) * sizeof(float);
 }
 
-static void multiply(const float_quant *q, const void *rows, size_t row_bytes, size_t n_rows,
-                     const acts *a, size_t col0, size_t n_cols, float *y, size_t y_stride,
-                     void *scratch) {
-    const size_t x_bytes = a->n * value_bytes(acts_number(q->k));
-    const void *x = q->k == BF16 ? (const void *)a->bf16 : (const void *)a->f32;
-    const size_t n_whole = n_whole_cols(q->k, a->n);
-    const bool is_whole = n_whole >= smaller(n_cols, MOST_COLS / 2);
+static void multiply(const float_quant *q, const product *p) {
+    const size_t n = p->a->n, x_bytes = n * value_bytes(acts_number(q->k));
+    const void *values = q->k == BF16 ? (const void *)p->a->bf16 : (const void *)p->a->f32;
+    const uint8_t *const x = (const uint8_t *)values + p->col0 * x_bytes;
+    const size_t n_whole = n_whole_cols(q->k, n);
+    const bool is_whole = n_whole >= smaller(p->n_cols, MOST_COLS / 2);
     const size_t most_cols = is_whole ? smaller(n_whole, MOST_COLS) : MOST_COLS;
-    const size_t rows_part = even_part(n_rows, MOST_ROWS), cols_part = even_part(n_cols, most_cols);
+    const size_t rows_part = even_part(p->n_rows, MOST_ROWS);
+    const size_t cols_part = even_part(p->n_cols, most_cols);
     walk w = {.q = q,
-              .row_bytes = row_bytes,
+              .row_bytes = p->row_bytes,
               .x_bytes = x_bytes,
-              .n = a->n,
+              .n = n,
               .is_whole = is_whole,
-              .y_stride = y_stride,
-              .span = scratch,
-              .sums = (void *)((float *)scratch + TILE_FLOATS)};
-    for (size_t r = 0; r < n_rows; r += rows_part) {
-        w.rows = (const uint8_t *)rows + r * row_bytes;
-        w.n_rows = smaller(rows_part, n_rows - r);
-        for (size_t c = 0; c < n_cols; c += cols_part) {
-            w.x = (const uint8_t *)x + (col0 + c) * x_bytes;
-            w.n_cols = smaller(cols_part, n_cols - c);
-            const size_t next = c + cols_part < n_cols ? c + cols_part : 0; /* 0: another task's */
-            w.next_x = cols_part < n_cols ? (const uint8_t *)x + (col0 + next) * x_bytes : NULL;
-            w.y = y + c * y_stride + r;
+              .y_stride = p->y_stride,
+              .span = p->scratch,
+              .sums = (void *)((float *)p->scratch + TILE_FLOATS)};
+    for (size_t r = 0; r < p->n_rows; r += rows_part) {
+        w.rows = p->rows + r * p->row_bytes;
+        w.n_rows = smaller(rows_part, p->n_rows - r);
+        for (size_t c = 0; c < p->n_cols; c += cols_part) {
+            w.x = x + c * x_bytes;
+            w.n_cols = smaller(cols_part, p->n_cols - c);
+            /* 0: another task's */
+            const size_t next = c + cols_part < p->n_cols ? c + cols_part : 0;
+            w.next_x = cols_part < p->n_cols ? x + next * x_bytes : NULL;
+            w.y = p->y + c * p->y_stride + r;
             (w.n_cols <= FEW_COLS ? multiply_few : multiply_panel)(&w);
         }
     }
@@ -450,9 +451,7 @@ static void multiply(const float_quant *q, const void *rows, size_t row_bytes, s
                                                           size_t apart) {                          \
         sum_rows(number, from, y, apart);                                                          \
     }                                                                                              \
-    void avx512_matmul_##stem(const void *rows, size_t row_bytes, size_t n_rows, const acts *a,    \
-                              size_t col0, size_t n_cols, float *y, size_t y_stride,               \
-                              void *scratch) {                                                     \
+    void avx512_matmul_##stem(const product *p) {                                                  \
         static const float_quant q = {                                                             \
             number,                                                                                \
             widen_##stem,                                                                          \
@@ -461,7 +460,7 @@ static void multiply(const float_quant *q, const void *rows, size_t row_bytes, s
             {dot_few_##stem##_1, dot_few_##stem##_2, dot_few_##stem##_3, dot_few_##stem##_4,       \
              dot_few_##stem##_5, dot_few_##stem##_6},                                              \
         };                                                                                         \
-        multiply(&q, rows, row_bytes, n_rows, a, col0, n_cols, y, y_stride, scratch);              \
+        multiply(&q, p);                                                                           \
     }
 
 /* clang-format on */

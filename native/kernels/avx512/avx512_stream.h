@@ -61,10 +61,10 @@ TILE_INLINE void stream_fetch_next(tile_rows rows, size_t block_bytes) {
 
 /* ---- superblocks --------------------------------------------------------------------------- */
 
-/* All of one format: STREAM_K(name in quant_blocks.h, class of dots, parts, groups a part, which).
- * Its author writes stem_head(rows, tile, top), which unpacks all but the codes, and
+/* All of one format: STREAM_256(name in quant_blocks.h, class of dots, parts, groups a part,
+ * which). Its author writes stem_head(rows, tile, top), which unpacks all but the codes, and
  * stem_part(rows, top, i, w), which unpacks part i of the codes, group which(i, g) at w[4 g]. */
-#define STREAM_K(stem, class, n_parts, n_groups, which)                                            \
+#define STREAM_256(stem, class, n_parts, n_groups, which)                                          \
     static void stem##_unpack(tile_rows rows, size_t n_blocks, void *tiles) {                      \
         tile256 *t = tiles;                                                                        \
         for (size_t b = 0; b < n_blocks; b++, t++, rows.first += sizeof(block_##stem)) {           \
@@ -79,17 +79,17 @@ TILE_INLINE void stream_fetch_next(tile_rows rows, size_t block_bytes) {
             }                                                                                      \
         }                                                                                          \
     }                                                                                              \
-    STREAM_K_COLUMNS(stem, class, n_parts, n_groups, which, 1)                                     \
-    STREAM_K_COLUMNS(stem, class, n_parts, n_groups, which, 2)                                     \
-    STREAM_K_COLUMNS(stem, class, n_parts, n_groups, which, 3)                                     \
-    STREAM_K_COLUMNS(stem, class, n_parts, n_groups, which, 4)                                     \
-    STREAM_K_COLUMNS(stem, class, n_parts, n_groups, which, 5)                                     \
-    STREAM_K_COLUMNS(stem, class, n_parts, n_groups, which, 6)                                     \
-    STREAM_K_COLUMNS(stem, class, n_parts, n_groups, which, 7)                                     \
-    STREAM_K_COLUMNS(stem, class, n_parts, n_groups, which, 8)                                     \
+    STREAM_256_COLUMNS(stem, class, n_parts, n_groups, which, 1)                                   \
+    STREAM_256_COLUMNS(stem, class, n_parts, n_groups, which, 2)                                   \
+    STREAM_256_COLUMNS(stem, class, n_parts, n_groups, which, 3)                                   \
+    STREAM_256_COLUMNS(stem, class, n_parts, n_groups, which, 4)                                   \
+    STREAM_256_COLUMNS(stem, class, n_parts, n_groups, which, 5)                                   \
+    STREAM_256_COLUMNS(stem, class, n_parts, n_groups, which, 6)                                   \
+    STREAM_256_COLUMNS(stem, class, n_parts, n_groups, which, 7)                                   \
+    STREAM_256_COLUMNS(stem, class, n_parts, n_groups, which, 8)                                   \
     STREAM_MATMUL(stem, class, 256, tile256, 0)
 
-#define STREAM_K_COLUMNS(stem, class, n_parts, n_groups, which, N)                                 \
+#define STREAM_256_COLUMNS(stem, class, n_parts, n_groups, which, N)                               \
     static void stem##_stream_##N(tile_rows rows, const uint8_t *ahead, const acts *a, size_t col, \
                                   float out[TILE_STREAM_COLS][TILE_ROWS]) {                        \
         const dot_traits f = class##_traits;                                                       \
@@ -143,26 +143,26 @@ TILE_INLINE __m512 stream_block(bool has_min, float zero, const tile32 *t, const
     return _mm512_fmadd_ps(x, _mm512_set1_ps(d_a), acc);
 }
 
-/* All of one format: STREAM_LEGACY(name, class of dots, zero point). Its author writes
+/* All of one format: STREAM_32(name, class of dots, zero point). Its author writes
  * stem_block(rows, tile), which unpacks one block of 16 rows. */
-#define STREAM_LEGACY(stem, class, zero_point)                                                     \
+#define STREAM_32(stem, class, zero_point)                                                         \
     static void stem##_unpack(tile_rows rows, size_t n_blocks, void *tiles) {                      \
         tile32 *t = tiles;                                                                         \
         for (size_t b = 0; b < n_blocks; b++, rows.first += sizeof(block_##stem)) {                \
             stem##_block(rows, t + b);                                                             \
         }                                                                                          \
     }                                                                                              \
-    STREAM_LEGACY_COLUMNS(stem, class, zero_point, 1)                                              \
-    STREAM_LEGACY_COLUMNS(stem, class, zero_point, 2)                                              \
-    STREAM_LEGACY_COLUMNS(stem, class, zero_point, 3)                                              \
-    STREAM_LEGACY_COLUMNS(stem, class, zero_point, 4)                                              \
-    STREAM_LEGACY_COLUMNS(stem, class, zero_point, 5)                                              \
-    STREAM_LEGACY_COLUMNS(stem, class, zero_point, 6)                                              \
-    STREAM_LEGACY_COLUMNS(stem, class, zero_point, 7)                                              \
-    STREAM_LEGACY_COLUMNS(stem, class, zero_point, 8)                                              \
+    STREAM_32_COLUMNS(stem, class, zero_point, 1)                                                  \
+    STREAM_32_COLUMNS(stem, class, zero_point, 2)                                                  \
+    STREAM_32_COLUMNS(stem, class, zero_point, 3)                                                  \
+    STREAM_32_COLUMNS(stem, class, zero_point, 4)                                                  \
+    STREAM_32_COLUMNS(stem, class, zero_point, 5)                                                  \
+    STREAM_32_COLUMNS(stem, class, zero_point, 6)                                                  \
+    STREAM_32_COLUMNS(stem, class, zero_point, 7)                                                  \
+    STREAM_32_COLUMNS(stem, class, zero_point, 8)                                                  \
     STREAM_MATMUL(stem, class, 32, tile32, zero_point)
 
-#define STREAM_LEGACY_COLUMNS(stem, class, zero_point, N)                                          \
+#define STREAM_32_COLUMNS(stem, class, zero_point, N)                                              \
     static void stem##_stream_##N(tile_rows rows, const uint8_t *ahead, const acts *a, size_t col, \
                                   float out[TILE_STREAM_COLS][TILE_ROWS]) {                        \
         const size_t n_bytes = TILE_ROWS * sizeof(block_##stem), next = a->n_cols;                 \
@@ -185,9 +185,7 @@ TILE_INLINE __m512 stream_block(bool has_min, float zero, const tile32 *t, const
 
 /* The matmul_kernel of one format. */
 #define STREAM_MATMUL(stem, class, dim, tile, zero_point)                                          \
-    void avx512_matmul_##stem(const void *rows, size_t row_bytes, size_t n_rows, const acts *a,    \
-                              size_t col0, size_t n_cols, float *y, size_t y_stride,               \
-                              void *scratch) {                                                     \
+    void avx512_matmul_##stem(const product *p) {                                                  \
         static const tile_quant quant = {                                                          \
             .block_dim = dim,                                                                      \
             .block_bytes = sizeof(block_##stem),                                                   \
@@ -198,8 +196,7 @@ TILE_INLINE __m512 stream_block(bool has_min, float zero, const tile32 *t, const
                        stem##_stream_5, stem##_stream_6, stem##_stream_7, stem##_stream_8},        \
             .dots = &avx512_##class,                                                               \
         };                                                                                         \
-        avx512_tile_matmul(&quant, rows, row_bytes, n_rows, a, col0, n_cols, y, y_stride,          \
-                           scratch);                                                               \
+        avx512_tile_matmul(&quant, p);                                                             \
     }
 
 #endif

@@ -6,23 +6,17 @@
  * Q4_0 30 -> 45; F16 is slower with AVX2.
  */
 #include "base/isa.h"
-#include "format/quant_formats.h"
-#include "kernels/avx2/avx2_matmul.h"
-#include "kernels/avx512/avx512_matmul.h"
-#include "kernels/avx512/avx512_vector.h"
+#include "kernels/avx2/avx2_kernels.h"
+#include "kernels/avx512/avx512_kernels.h"
 
 /* The most columns that AVX2 takes, by the activations of a quant. */
 enum { FEW_ACTS_F32 = 0, FEW_ACTS_BF16 = 0, FEW_ACTS_Q8_32 = 1, FEW_ACTS_Q8_256 = 4 };
 
 #define X(name, stem, ggml_id, block_dim, block_bytes, acts_kind)                                  \
-    static void matmul_##stem(const void *rows, size_t row_bytes, size_t n_rows, const acts *a,    \
-                              size_t col0, size_t n_cols, float *y, size_t y_stride,               \
-                              void *scratch) {                                                     \
-        matmul_kernel *matmul =                                                                    \
-            n_cols <= (size_t)FEW_##acts_kind ? avx2_matmul_##stem : avx512_matmul_##stem;         \
-        matmul(rows, row_bytes, n_rows, a, col0, n_cols, y, y_stride, scratch);                    \
+    static void matmul_##stem(const product *p) {                                                  \
+        (p->n_cols <= (size_t)FEW_##acts_kind ? avx2_matmul_##stem : avx512_matmul_##stem)(p);     \
     }
-QUANT_FORMATS(X)
+QUANTS_FAST(X)
 #undef X
 
 static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
@@ -47,26 +41,17 @@ static void attend(const attend_chunk *chunk, const float *q, size_t q_stride, s
                          scratch);
 }
 
+#define X(name, stem, ...) [QUANT_##name] = matmul_##stem,
 const kernels kernels_avx512_amd = {
     .name = "avx512_amd",
     .is_available = isa_has_avx512_amd,
     .task_macs = 256 << 20,
-    .matmul =
-        {
-#define X(name, stem, ggml_id, block_dim, block_bytes, acts_kind) [QUANT_##name] = matmul_##stem,
-            QUANT_FORMATS(X)
-#undef X
-        },
-    .quantize = avx512_quantize,
-    .rms_norm = avx512_rms_norm,
-    .add = avx512_add,
-    .silu_mul = avx512_silu_mul,
-    .gelu_mul = avx512_gelu_mul,
-    .to_f16 = avx512_to_f16,
-    .largest = avx512_largest,
-    .sum_weights = avx512_sum_weights,
+    .matmul = {QUANTS_FAST(X)},
+    KERNELS_VECTORS(avx512),
     .attend = attend,
     .attend_merge = avx512_attend_merge,
     .matmul_scratch = matmul_scratch,
     .attend_scratch = avx512_attend_scratch,
+    .peaks = {{avx512_peak_int8, PEAK_CHAINS * 64}, {avx512_peak_float, PEAK_CHAINS * 16}},
 };
+#undef X

@@ -12,8 +12,8 @@
 #include <string.h>
 
 #include "base/exact.h"
-#include "kernels/neon/neon_exp.h"
-#include "kernels/neon/neon_vector.h"
+#include "kernels/neon/neon_kernels.h"
+#include "kernels/neon/neon_vec.h"
 
 enum {
     TILE_ROWS = 4,
@@ -38,7 +38,7 @@ typedef enum form { F32, F16, Q8, Q4 } form;
 
 static const form form_of[KV_TYPE_COUNT] = {[KV_F16] = F16, [KV_Q8_0] = Q8, [KV_Q4_0] = Q4};
 
-EXP_INLINE bool has_scales(form as) { return as == Q8 || as == Q4; }
+VEC_INLINE bool has_scales(form as) { return as == Q8 || as == Q4; }
 
 /* Where the keys or values of a tile lie, from its first lane on. */
 typedef struct source {
@@ -50,13 +50,13 @@ typedef struct source {
 } source;
 
 /* n_vectors, 2 or 4, times four values from element i; of Q8, the codes. */
-EXP_INLINE void convert_codes(int8x8_t bytes, float32x4_t *to) {
+VEC_INLINE void convert_codes(int8x8_t bytes, float32x4_t *to) {
     int16x8_t codes = vmovl_s8(bytes);
     to[0] = vcvtq_f32_s32(vmovl_s16(vget_low_s16(codes)));
     to[1] = vcvtq_f32_s32(vmovl_s16(vget_high_s16(codes)));
 }
 
-EXP_INLINE void load(form as, const void *from, size_t i, size_t n_vectors, float32x4_t *to) {
+VEC_INLINE void load(form as, const void *from, size_t i, size_t n_vectors, float32x4_t *to) {
 #pragma GCC unroll 4
     for (size_t v = 0; v < n_vectors && as == F32; v++) {
         to[v] = vld1q_f32((const float *)from + i + 4 * v);
@@ -73,12 +73,12 @@ EXP_INLINE void load(form as, const void *from, size_t i, size_t n_vectors, floa
 }
 
 /* What eight u4 stand for. */
-EXP_INLINE int8x8_t number_of_q4(uint8x8_t codes) {
+VEC_INLINE int8x8_t number_of_q4(uint8x8_t codes) {
     return vsub_s8(vreinterpret_s8_u8(codes), vdup_n_s8(8));
 }
 
 /* Channel d of a slab of keys; of Q8 and Q4, the codes. */
-EXP_INLINE void load_keys(form as, const source *k, size_t d, float32x4_t *to) {
+VEC_INLINE void load_keys(form as, const source *k, size_t d, float32x4_t *to) {
     if (as != Q4) {
         load(as, k->at, d * k->stride, VECTORS, to);
         return;
@@ -93,7 +93,7 @@ EXP_INLINE void load_keys(form as, const source *k, size_t d, float32x4_t *to) {
 }
 
 /* n_vectors, 2 or 4, times four channels of value j from d on; of Q8 and Q4, the codes. */
-EXP_INLINE void load_values(form as, const source *v, size_t j, size_t d, size_t n_vectors,
+VEC_INLINE void load_values(form as, const source *v, size_t j, size_t d, size_t n_vectors,
                             float32x4_t *to) {
     const size_t i = j * v->stride + d;
     if (as != Q4) {
@@ -111,13 +111,13 @@ EXP_INLINE void load_values(form as, const source *v, size_t j, size_t d, size_t
 }
 
 /* The scales of four keys in the block of channel d. */
-EXP_INLINE float32x4_t key_scales(const source *k, size_t d, size_t key) {
+VEC_INLINE float32x4_t key_scales(const source *k, size_t d, size_t key) {
     const uint16_t *scales = k->scales + d / KV_BLOCK_DIM * k->scale_stride + key;
     return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(scales)));
 }
 
 /* The scale of value j. */
-EXP_INLINE float32x4_t value_scale(const source *v, size_t j) {
+VEC_INLINE float32x4_t value_scale(const source *v, size_t j) {
     return vcvt_f32_f16(vreinterpret_f16_u16(vld1_dup_u16(v->scales + j * v->scale_stride)));
 }
 
@@ -139,7 +139,7 @@ static source values_at(const attend_chunk *chunk, size_t j, size_t d) {
 }
 
 /* A slab of keys, channel by channel. */
-EXP_INLINE void convert_keys(form as, source k, size_t head_dim, float (*to)[SLAB]) {
+VEC_INLINE void convert_keys(form as, source k, size_t head_dim, float (*to)[SLAB]) {
     for (size_t d = 0; d < head_dim; d++) {
         float32x4_t x[VECTORS];
         load_keys(as, &k, d, x);
@@ -151,7 +151,7 @@ EXP_INLINE void convert_keys(form as, source k, size_t head_dim, float (*to)[SLA
 }
 
 /* n_dims channels of n values. */
-EXP_INLINE void convert_values(form as, source v, size_t n, size_t n_dims, float (*to)[SLAB]) {
+VEC_INLINE void convert_values(form as, source v, size_t n, size_t n_dims, float (*to)[SLAB]) {
     for (size_t j = 0; j < n; j++) {
         for (size_t d = 0; d < n_dims; d += 8) {
             float32x4_t x[2];
@@ -165,7 +165,7 @@ EXP_INLINE void convert_values(form as, source v, size_t n, size_t n_dims, float
 }
 
 /* p[r][key ...] = scale * q[r] . keys, for n_rows rows and a slab of keys at k. */
-EXP_INLINE void score_tile(form as, int n_rows, source k, size_t head_dim, const float *q,
+VEC_INLINE void score_tile(form as, int n_rows, source k, size_t head_dim, const float *q,
                            size_t q_stride, float scale, float (*p)[KERNELS_CHUNK], size_t key) {
     float32x4_t sums[TILE_ROWS][VECTORS];
 #pragma GCC unroll 4
@@ -205,7 +205,7 @@ EXP_INLINE void score_tile(form as, int n_rows, source k, size_t head_dim, const
     }
 }
 
-EXP_INLINE void score_rows(form as, size_t n_rows, source k, size_t head_dim, const float *q,
+VEC_INLINE void score_rows(form as, size_t n_rows, source k, size_t head_dim, const float *q,
                            size_t q_stride, float scale, float (*p)[KERNELS_CHUNK], size_t key) {
     switch (n_rows) {
     case 1:
@@ -224,7 +224,7 @@ EXP_INLINE void score_rows(form as, size_t n_rows, source k, size_t head_dim, co
 }
 
 /* Lanes of 4 positions from j that lie in [first, last). */
-EXP_INLINE uint32x4_t visible(size_t j, size_t first, size_t last) {
+VEC_INLINE uint32x4_t visible(size_t j, size_t first, size_t last) {
     static const uint32_t lanes[4] = {0, 1, 2, 3};
     uint32x4_t at = vaddq_u32(vld1q_u32(lanes), vdupq_n_u32((uint32_t)j));
     return vandq_u32(vcgeq_u32(at, vdupq_n_u32((uint32_t)first)),
@@ -251,17 +251,17 @@ static void softmax(float *p, size_t first, size_t last, attend_state *state) {
     const float32x4_t m = vdupq_n_f32(state->m);
     float32x4_t lanes[4] = {vdupq_n_f32(0), vdupq_n_f32(0), vdupq_n_f32(0), vdupq_n_f32(0)};
     for (size_t j = first / 4 * 4; j < last; j += 4) {
-        float32x4_t e = exp_f32x4(vsubq_f32(vld1q_f32(p + j), m));
+        float32x4_t e = vec_exp(vsubq_f32(vld1q_f32(p + j), m));
         vst1q_f32(p + j, e);
         uint32x4_t seen = vandq_u32(vreinterpretq_u32_f32(e), visible(j, first, last));
         float32x4_t *lane = &lanes[j / 4 % 4];
         *lane = vaddq_f32(*lane, vreinterpretq_f32_u32(seen));
     }
-    state->l = tree_f32x4(lanes);
+    state->l = vec_tree16(lanes);
 }
 
 /* o[r][dim ...] += p[r][j] * v[j], j in [first, last) ascending, for 4 * n_vectors dimensions. */
-EXP_INLINE void value_tile(form as, int n_rows, int n_vectors, source v, const float *p,
+VEC_INLINE void value_tile(form as, int n_rows, int n_vectors, source v, const float *p,
                            size_t first, size_t last, const attend_state *state, size_t dim) {
     float32x4_t sums[TILE_ROWS][VECTORS];
 #pragma GCC unroll 4
@@ -291,7 +291,7 @@ EXP_INLINE void value_tile(form as, int n_rows, int n_vectors, source v, const f
 }
 
 /* The same for up to SLAB dimensions, a multiple of 8. */
-EXP_INLINE void value_rows(form as, size_t n_rows, size_t n_dims, source v, const float *p,
+VEC_INLINE void value_rows(form as, size_t n_rows, size_t n_dims, source v, const float *p,
                            size_t first, size_t last, const attend_state *state, size_t dim) {
     if (first >= last) return;
     if (n_dims < SLAB) {
@@ -317,7 +317,7 @@ EXP_INLINE void value_rows(form as, size_t n_rows, size_t n_dims, source v, cons
 }
 
 /* Rows see different positions: together where all of them see, each alone before and after. */
-EXP_INLINE void value_ranges(form as, size_t n_rows, size_t n_dims, source v, const float *p,
+VEC_INLINE void value_ranges(form as, size_t n_rows, size_t n_dims, source v, const float *p,
                              const uint8_t *first, const uint8_t *last, const attend_state *state,
                              size_t dim) {
     size_t from = 0, to = KERNELS_CHUNK;

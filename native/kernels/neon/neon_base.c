@@ -7,7 +7,6 @@
  */
 #include <stdbool.h>
 
-#include "kernels/neon/neon_kernels.h"
 #include "kernels/neon/neon_lanes.h"
 
 /* pairs[g][h] = (or +=) products of step s; the halves are rows 0 and 1, 2 and 3 of a group. */
@@ -57,7 +56,12 @@ TILE_INLINE void dot_values(int n, bool is_wide, int n_cols, const tile16 *weigh
     }
 }
 
-#include "kernels/neon/neon_matmul_k.h"
-#include "kernels/neon/neon_matmul_legacy.h"
+#include "kernels/neon/neon_matmul_256.h"
+#include "kernels/neon/neon_matmul_32.h"
+#include "kernels/neon/neon_set.h"
 
-NEON_KERNELS(neon);
+#define PEAK_FMA(i) "fmla v" #i ".4s, v24.4s, v25.4s\n\t"
+PEAK_LOOP(neon_peak_float, PEAK_FMA)
+
+#define PEAK_DOT(i) "smlal v" #i ".8h, v24.8b, v25.8b\n\t"
+NEON_KERNELS(neon, PEAK_DOT, 8);

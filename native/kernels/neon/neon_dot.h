@@ -186,9 +186,7 @@ TILE_INLINE void dot_store(int n_cols, float *out, size_t stride,
     DOT_COLUMNS(name, dim, 2, __VA_ARGS__)                                                         \
     DOT_COLUMNS(name, dim, 3, __VA_ARGS__)                                                         \
     DOT_COLUMNS(name, dim, 4, __VA_ARGS__)                                                         \
-    static void matmul_##name(const void *rows, size_t row_bytes, size_t n_rows, const acts *a,    \
-                              size_t col0, size_t n_cols, float *y, size_t y_stride,               \
-                              void *scratch) {                                                     \
+    static void matmul_##name(const product *p) {                                                  \
         static const tile_quant q = {                                                              \
             .block_dim = dim,                                                                      \
             .block_bytes = sizeof(block_##name),                                                   \
@@ -197,7 +195,7 @@ TILE_INLINE void dot_store(int n_cols, float *out, size_t stride,
             .stream = {name##_stream_1, name##_stream_2, name##_stream_3, name##_stream_4},        \
             .dot = {name##_dot_1, name##_dot_2, name##_dot_3, name##_dot_4},                       \
         };                                                                                         \
-        neon_tile_matmul(&q, rows, row_bytes, n_rows, a, col0, n_cols, y, y_stride, scratch);      \
+        neon_tile_matmul(&q, p);                                                                   \
     }
 
 /* The tile_stream and the tile_dot of one number of columns. */

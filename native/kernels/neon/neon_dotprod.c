@@ -5,7 +5,6 @@
  */
 #include <stdbool.h>
 
-#include "kernels/neon/neon_kernels.h"
 #include "kernels/neon/neon_lanes.h"
 
 TILE_INLINE void dot_values(int n, bool is_wide, int n_cols, const tile16 *w, const int8_t *q,
@@ -37,7 +36,9 @@ TILE_INLINE void dot_values(int n, bool is_wide, int n_cols, const tile16 *w, co
     }
 }
 
-#include "kernels/neon/neon_matmul_k.h"
-#include "kernels/neon/neon_matmul_legacy.h"
+#include "kernels/neon/neon_matmul_256.h"
+#include "kernels/neon/neon_matmul_32.h"
+#include "kernels/neon/neon_set.h"
 
-NEON_KERNELS(neon_dotprod);
+#define PEAK_DOT(i) "sdot v" #i ".4s, v24.16b, v25.16b\n\t"
+NEON_KERNELS(neon_dotprod, PEAK_DOT, 16);

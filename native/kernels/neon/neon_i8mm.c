@@ -7,7 +7,6 @@
  */
 #include <stdbool.h>
 
-#include "kernels/neon/neon_kernels.h"
 #include "kernels/neon/neon_tile.h"
 
 #define DOT_REGISTERS(n_cols) (((n_cols) + 1) / 2 * 2)
@@ -83,7 +82,9 @@ TILE_INLINE void dot_values(int n, bool is_wide, int n_cols, const tile16 *w, co
     }
 }
 
-#include "kernels/neon/neon_matmul_k.h"
-#include "kernels/neon/neon_matmul_legacy.h"
+#include "kernels/neon/neon_matmul_256.h"
+#include "kernels/neon/neon_matmul_32.h"
+#include "kernels/neon/neon_set.h"
 
-NEON_KERNELS(neon_i8mm);
+#define PEAK_DOT(i) "smmla v" #i ".4s, v24.16b, v25.16b\n\t"
+NEON_KERNELS(neon_i8mm, PEAK_DOT, 32);

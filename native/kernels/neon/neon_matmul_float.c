@@ -4,14 +4,14 @@
  * and run enough chains of fmaf at once to hide their latency. A format is a function that takes
  * sixteen lanes one step further; the tiles and the walk are the same.
  */
-#include "kernels/neon/neon_matmul_float.h"
+#include "kernels/neon/neon_kernels.h"
 
 #include <arm_neon.h>
 #include <float.h>
 #include <stdbool.h>
 #include <string.h>
 
-#include "kernels/neon/neon_exp.h"
+#include "kernels/neon/neon_vec.h"
 
 enum {
     N_VECTORS = 4, /* of the 16 lanes */
@@ -23,14 +23,14 @@ enum {
 
 typedef enum kind { F32, F16, BF16 } kind;
 
-EXP_INLINE size_t weight_bytes(kind k) { return k == F32 ? sizeof(float) : sizeof(uint16_t); }
-EXP_INLINE size_t act_bytes(kind k) { return k == BF16 ? sizeof(uint16_t) : sizeof(float); }
+VEC_INLINE size_t weight_bytes(kind k) { return k == F32 ? sizeof(float) : sizeof(uint16_t); }
+VEC_INLINE size_t act_bytes(kind k) { return k == BF16 ? sizeof(uint16_t) : sizeof(float); }
 
 /* Values that a step takes: BF16 has pairs, each in one lane. */
-EXP_INLINE size_t step_dim(kind k) { return k == BF16 ? 32 : 16; }
+VEC_INLINE size_t step_dim(kind k) { return k == BF16 ? 32 : 16; }
 
 /* Subnormals as zeros of their sign. */
-EXP_INLINE float32x4_t without_subnormals(float32x4_t x) {
+VEC_INLINE float32x4_t without_subnormals(float32x4_t x) {
     uint32x4_t is_subnormal = vcaltq_f32(x, vdupq_n_f32(FLT_MIN));
     uint32x4_t cleared = vandq_u32(is_subnormal, vdupq_n_u32(0x7fffffff));
     return vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(x), cleared));
@@ -43,7 +43,7 @@ typedef struct lanes {
 } lanes;
 
 /* Where the exponent is zero only the sign is kept. */
-EXP_INLINE lanes load_bf16_pairs(const void *from, size_t i) {
+VEC_INLINE lanes load_bf16_pairs(const void *from, size_t i) {
     uint16x8_t x = vld1q_u16((const uint16_t *)from + i);
     uint16x8_t is_normal = vtstq_u16(x, vdupq_n_u16(0x7f80));
     x = vandq_u16(x, vorrq_u16(is_normal, vdupq_n_u16(0x8000)));
@@ -55,18 +55,18 @@ EXP_INLINE lanes load_bf16_pairs(const void *from, size_t i) {
     };
 }
 
-EXP_INLINE lanes load_weights(kind k, const void *row, size_t i) {
+VEC_INLINE lanes load_weights(kind k, const void *row, size_t i) {
     if (k == BF16) return load_bf16_pairs(row, i);
     if (k == F32) return (lanes){{vld1q_f32((const float *)row + i)}};
     return (lanes){{vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16((const uint16_t *)row + i)))}};
 }
 
-EXP_INLINE lanes load_acts(kind k, const void *col, size_t i) {
+VEC_INLINE lanes load_acts(kind k, const void *col, size_t i) {
     if (k == BF16) return load_bf16_pairs(col, i);
     return (lanes){{vld1q_f32((const float *)col + i)}};
 }
 
-EXP_INLINE float32x4_t step(kind k, float32x4_t sum, lanes w, lanes a) {
+VEC_INLINE float32x4_t step(kind k, float32x4_t sum, lanes w, lanes a) {
     if (k != BF16) return vfmaq_f32(sum, w.v[0], a.v[0]);
     sum = without_subnormals(vfmaq_f32(sum, w.v[1], a.v[1]));
     return without_subnormals(vfmaq_f32(sum, w.v[0], a.v[0]));
@@ -74,7 +74,7 @@ EXP_INLINE float32x4_t step(kind k, float32x4_t sum, lanes w, lanes a) {
 
 /* The last n values, fewer than a step, from copies that are filled up with -0 and 0: their product
  * is -0, which added to any sum is that sum, bit for bit. */
-EXP_INLINE void add_tail(kind k, const uint8_t *row, const uint8_t *col, size_t n,
+VEC_INLINE void add_tail(kind k, const uint8_t *row, const uint8_t *col, size_t n,
                          float32x4_t sums[N_VECTORS]) {
     uint32_t w[16], a[16] = {0};
     for (int i = 0; i < 16; i++) w[i] = k == F32 ? 0x80000000 : 0x80008000;
@@ -87,7 +87,7 @@ EXP_INLINE void add_tail(kind k, const uint8_t *row, const uint8_t *col, size_t 
 }
 
 /* y[c * y_stride + r] of n_rows rows and n_cols columns. */
-EXP_INLINE void dot_tile(kind k, int n_rows, int n_cols, const uint8_t *rows, size_t row_bytes,
+VEC_INLINE void dot_tile(kind k, int n_rows, int n_cols, const uint8_t *rows, size_t row_bytes,
                          const uint8_t *cols, size_t n, float *y, size_t y_stride) {
     const size_t col_bytes = n * act_bytes(k);
     float32x4_t sums[ONE_COL_ROWS][MANY_COLS][N_VECTORS];
@@ -128,12 +128,12 @@ EXP_INLINE void dot_tile(kind k, int n_rows, int n_cols, const uint8_t *rows, si
                 add_tail(k, rows + (size_t)r * row_bytes + i * weight_bytes(k),
                          cols + (size_t)c * col_bytes + i * act_bytes(k), n - i, sums[r][c]);
             }
-            y[(size_t)c * y_stride + (size_t)r] = tree_f32x4(sums[r][c]);
+            y[(size_t)c * y_stride + (size_t)r] = vec_tree16(sums[r][c]);
         }
     }
 }
 
-EXP_INLINE void dot_rows(kind k, int n_rows, size_t n_cols, const uint8_t *rows, size_t row_bytes,
+VEC_INLINE void dot_rows(kind k, int n_rows, size_t n_cols, const uint8_t *rows, size_t row_bytes,
                          const uint8_t *cols, size_t n, float *y, size_t y_stride) {
     const size_t col_bytes = n * act_bytes(k);
     size_t c = 0;
@@ -147,38 +147,31 @@ EXP_INLINE void dot_rows(kind k, int n_rows, size_t n_cols, const uint8_t *rows,
     }
 }
 
-EXP_INLINE void matmul(kind k, const uint8_t *rows, size_t row_bytes, size_t n_rows, const acts *a,
-                       size_t col0, size_t n_cols, float *y, size_t y_stride) {
-    const size_t n = a->n, col_bytes = n * act_bytes(k);
-    const uint8_t *cols = (k == BF16 ? (const uint8_t *)a->bf16 : (const uint8_t *)a->f32);
-    cols += col0 * col_bytes;
+VEC_INLINE void matmul(kind k, const product *p) {
+    const size_t n = p->a->n, col_bytes = n * act_bytes(k);
+    const uint8_t *cols = k == BF16 ? (const uint8_t *)p->a->bf16 : (const uint8_t *)p->a->f32;
+    cols += p->col0 * col_bytes;
     size_t pass = COLS_BYTES / (n ? col_bytes : 1) / MANY_COLS * MANY_COLS;
     if (pass < MANY_COLS) pass = MANY_COLS;
-    for (size_t c = 0; c < n_cols; c += pass) {
-        const size_t n_pass = n_cols - c < pass ? n_cols - c : pass;
-        const uint8_t *at = cols + c * col_bytes;
-        float *to = y + c * y_stride;
+    for (size_t c = 0; c < p->n_cols; c += pass) {
+        const size_t n_pass = p->n_cols - c < pass ? p->n_cols - c : pass;
+        const uint8_t *at = cols + c * col_bytes, *row = p->rows;
+        float *to = p->y + c * p->y_stride;
         size_t r = 0;
-        for (; n_pass == 1 && r + ONE_COL_ROWS <= n_rows; r += ONE_COL_ROWS) {
-            dot_tile(k, ONE_COL_ROWS, 1, rows + r * row_bytes, row_bytes, at, n, to + r, y_stride);
+        for (; n_pass == 1 && r + ONE_COL_ROWS <= p->n_rows; r += ONE_COL_ROWS) {
+            dot_tile(k, ONE_COL_ROWS, 1, row, p->row_bytes, at, n, to + r, p->y_stride);
+            row += ONE_COL_ROWS * p->row_bytes;
         }
-        for (; r + MANY_ROWS <= n_rows; r += MANY_ROWS) {
-            dot_rows(k, MANY_ROWS, n_pass, rows + r * row_bytes, row_bytes, at, n, to + r,
-                     y_stride);
+        for (; r + MANY_ROWS <= p->n_rows; r += MANY_ROWS) {
+            dot_rows(k, MANY_ROWS, n_pass, row, p->row_bytes, at, n, to + r, p->y_stride);
+            row += MANY_ROWS * p->row_bytes;
         }
-        if (r < n_rows) {
-            dot_rows(k, 1, n_pass, rows + r * row_bytes, row_bytes, at, n, to + r, y_stride);
-        }
+        if (r < p->n_rows) dot_rows(k, 1, n_pass, row, p->row_bytes, at, n, to + r, p->y_stride);
     }
 }
 
 #define MATMUL(name, kind)                                                                         \
-    void neon_matmul_##name(const void *rows, size_t row_bytes, size_t n_rows, const acts *a,      \
-                            size_t col0, size_t n_cols, float *y, size_t y_stride,                 \
-                            void *scratch) {                                                       \
-        (void)scratch;                                                                             \
-        matmul(kind, rows, row_bytes, n_rows, a, col0, n_cols, y, y_stride);                       \
-    }
+    void neon_matmul_##name(const product *p) { matmul(kind, p); }
 
 MATMUL(f32, F32)
 MATMUL(f16, F16)

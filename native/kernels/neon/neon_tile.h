@@ -14,8 +14,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "format/acts.h"
-#include "format/quant.h"
+#include "kernels/kernels.h"
 
 #define TILE_INLINE static inline __attribute__((always_inline))
 
@@ -65,12 +64,7 @@ typedef struct tile_quant {
 } tile_quant;
 
 /* The matmul of kernels.h for a quant that has tiles. */
-void neon_tile_matmul(const tile_quant *q, const void *rows, size_t row_bytes, size_t n_rows,
-                      const acts *a, size_t col0, size_t n_cols, float *y, size_t y_stride,
-                      void *scratch);
-
-/* What the matmuls of all quants touch of scratch; those of floats touch none. See kernels.h. */
-size_t neon_matmul_scratch(quant q, size_t n, size_t n_rows, size_t n_cols);
+void neon_tile_matmul(const tile_quant *q, const product *p);
 
 /* ---- what unpacking is made of -------------------------------------------------------------- */
 

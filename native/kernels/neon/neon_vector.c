@@ -1,149 +1,58 @@
-/* neon_vector: rounding of activations, norms, activations, conversions.
- *
- * Lane for lane what the scalar functions do; a tail that does not fill a register goes through
- * the scalar function itself.
+/* neon_vector: the kernels over vectors, of which only rounding to int8 and sums over logits are
+ * NEON's own.
  */
-#include "kernels/neon/neon_vector.h"
+#include "kernels/neon/neon_kernels.h"
+#include "kernels/neon/neon_vec.h"
 
-#include <math.h>
-#include <string.h>
+/* ---- rounding of activations --------------------------------------------------------------- */
 
-#include "base/exact.h"
-#include "kernels/neon/neon_exp.h"
-
-/* ---- quantize ------------------------------------------------------------------------------ */
-
-/* The largest magnitude, compared as integers, so that anything not finite wins. */
-EXP_INLINE float largest_magnitude(const float *x, size_t n) {
-    const uint32x4_t magnitude = vdupq_n_u32(0x7fffffff);
-    uint32x4_t largest = vdupq_n_u32(0);
-    for (size_t i = 0; i < n; i += 4) {
-        uint32x4_t bits = vreinterpretq_u32_f32(vld1q_f32(x + i));
-        largest = vmaxq_u32(largest, vandq_u32(bits, magnitude));
-    }
-    uint32_t bits = vmaxvq_u32(largest);
-    float amax;
-    memcpy(&amax, &bits, sizeof amax);
-    return amax;
-}
-
-/* Rounds n values, a multiple of 16, and gives sums[i] of 16 each. */
-EXP_INLINE float quantize_block(const float *x, size_t n, int8_t *q, int16_t *sums) {
-    float amax = largest_magnitude(x, n);
-    if (!isfinite(amax) || amax < 1e-30f) {
-        memset(q, 0, n);
-        memset(sums, 0, n / 16 * sizeof *sums);
-        return isfinite(amax) ? 0 : NAN;
-    }
-    const float32x4_t inverse = vdupq_n_f32(127.0f / amax);
+VEC_INLINE void round_values(const float *x, size_t n, float factor, int8_t *q) {
+    const float32x4_t factors = vdupq_n_f32(factor);
     for (size_t i = 0; i < n; i += 16) {
         int16x4_t v[4];
 #pragma GCC unroll 4
         for (size_t k = 0; k < 4; k++) {
-            v[k] = vmovn_s32(vcvtnq_s32_f32(vmulq_f32(vld1q_f32(x + i + 4 * k), inverse)));
+            v[k] = vmovn_s32(vcvtnq_s32_f32(vmulq_f32(vld1q_f32(x + i + 4 * k), factors)));
         }
         int8x8_t low = vmovn_s16(vcombine_s16(v[0], v[1]));
-        int8x16_t bytes = vcombine_s8(low, vmovn_s16(vcombine_s16(v[2], v[3])));
-        vst1q_s8(q + i, bytes);
-        sums[i / 16] = vaddlvq_s8(bytes);
-    }
-    return amax / 127.0f;
-}
-
-static void quantize_32(acts *a, size_t col, const float *x) {
-    size_t n_blocks = a->n / 32;
-    for (size_t b = 0; b < n_blocks; b++) {
-        size_t block = acts_block(a, b, col);
-        int16_t sums[2];
-        a->d[block] = quantize_block(x + b * 32, 32, a->q + block * 32, sums);
-        a->sum[block] = (float)(sums[0] + sums[1]);
+        vst1q_s8(q + i, vcombine_s8(low, vmovn_s16(vcombine_s16(v[2], v[3]))));
     }
 }
 
-static void quantize_256(acts *a, size_t col, const float *x) {
-    size_t n_blocks = a->n / 256;
-    for (size_t b = 0; b < n_blocks; b++) {
-        size_t block = acts_block(a, b, col);
-        a->d[block] = quantize_block(x + b * 256, 256, a->q + block * 256, a->sums + block * 16);
-    }
+VEC_INLINE void sum_values(const int8_t *q, size_t n, int16_t *sums) {
+    for (size_t i = 0; i < n; i += 16) sums[i / 16] = vaddlvq_s8(vld1q_s8(q + i));
 }
 
-void neon_quantize(acts *a, size_t col, const float *x) {
-    if (a->kind == ACTS_Q8_32) {
-        quantize_32(a, col, x);
-    } else if (a->kind == ACTS_Q8_256) {
-        quantize_256(a, col, x);
-    } else {
-        acts_quantize(a, col, x);
-    }
+#define VEC_KERNEL(name) neon_##name
+#include "kernels/vec_kernels.h"
+
+/* ---- sums over logits ---------------------------------------------------------------------- */
+
+/* exact_weight of two, 0 where y is too low. */
+VEC_INLINE uint64x2_t weights_of_two(float64x2_t y) {
+    static const double series[EXACT_WEIGHT_TERMS] = EXACT_WEIGHT_SERIES;
+    uint64x2_t wanted = vcgtq_f64(y, vdupq_n_f64(-EXACT_WEIGHT_BITS));
+    int64x2_t whole = vcvtq_s64_f64(vsubq_f64(y, vdupq_n_f64(0.5)));
+    float64x2_t r = vsubq_f64(y, vcvtq_f64_s64(whole));
+    float64x2_t p = vdupq_n_f64(series[0]);
+#pragma GCC unroll 8
+    for (int i = 1; i < EXACT_WEIGHT_TERMS; i++)
+        p = vaddq_f64(vmulq_f64(p, r), vdupq_n_f64(series[i]));
+    uint64x2_t fixed = vcvtq_u64_f64(vmulq_f64(p, vdupq_n_f64(0x1p52)));
+    int64x2_t left = vsubq_s64(whole, vdupq_n_s64(52 - EXACT_WEIGHT_BITS)); /* negative: right */
+    return vandq_u64(wanted, vshlq_u64(fixed, left));
 }
 
-/* ---- norms and sums ------------------------------------------------------------------------ */
-
-static float sum_squares(const float *x, size_t n) {
-    float lanes[64] = {0};
-    float32x4_t v[16];
-    size_t i = 0;
-#pragma GCC unroll 16
-    for (int k = 0; k < 16; k++) v[k] = vdupq_n_f32(0);
-    for (; i + 64 <= n; i += 64) {
-#pragma GCC unroll 16
-        for (size_t k = 0; k < 16; k++) {
-            float32x4_t t = vld1q_f32(x + i + 4 * k);
-            v[k] = vfmaq_f32(v[k], t, t);
-        }
-    }
-#pragma GCC unroll 16
-    for (int k = 0; k < 16; k++) vst1q_f32(lanes + 4 * k, v[k]);
-    for (size_t l = 0; i + l < n; l++) lanes[l] = fmaf(x[i + l], x[i + l], lanes[l]);
-    float32x4_t sixteen[4];
-    for (int k = 0; k < 4; k++) {
-        const float *p = lanes + 4 * k;
-        float32x4_t low = vaddq_f32(vld1q_f32(p), vld1q_f32(p + 16));
-        sixteen[k] = vaddq_f32(low, vaddq_f32(vld1q_f32(p + 32), vld1q_f32(p + 48)));
-    }
-    return tree_f32x4(sixteen);
-}
-
-void neon_rms_norm(const float *x, const float *weight, float eps, float *y, size_t n) {
-    const float scale = 1.0f / sqrtf(sum_squares(x, n) / (float)n + eps);
+uint64_t neon_sum_weights(const float *x, size_t n, float best, double scale) {
+    const float64x2_t bests = vdupq_n_f64((double)best), scales = vdupq_n_f64(scale);
+    uint64x2_t sums[2] = {vdupq_n_u64(0), vdupq_n_u64(0)};
     size_t i = 0;
     for (; i + 4 <= n; i += 4) {
-        float32x4_t t = vmulq_n_f32(vld1q_f32(x + i), scale);
-        if (weight) t = vmulq_f32(t, vld1q_f32(weight + i));
-        vst1q_f32(y + i, t);
+        float32x4_t four = vld1q_f32(x + i);
+        float64x2_t low = vcvt_f64_f32(vget_low_f32(four)), high = vcvt_high_f64_f32(four);
+        sums[0] = vaddq_u64(sums[0], weights_of_two(vmulq_f64(vsubq_f64(low, bests), scales)));
+        sums[1] = vaddq_u64(sums[1], weights_of_two(vmulq_f64(vsubq_f64(high, bests), scales)));
     }
-    for (; i < n; i++) y[i] = weight ? (x[i] * scale) * weight[i] : x[i] * scale;
-}
-
-void neon_add(const float *x, float *y, size_t n) {
-    size_t i = 0;
-    for (; i + 4 <= n; i += 4) vst1q_f32(y + i, vaddq_f32(vld1q_f32(x + i), vld1q_f32(y + i)));
-    for (; i < n; i++) y[i] = x[i] + y[i];
-}
-
-/* ---- activations --------------------------------------------------------------------------- */
-
-void neon_silu_mul(const float *gate, const float *up, float *y, size_t n) {
-    size_t i = 0;
-    for (; i + 4 <= n; i += 4) {
-        vst1q_f32(y + i, vmulq_f32(silu_f32x4(vld1q_f32(gate + i)), vld1q_f32(up + i)));
-    }
-    for (; i < n; i++) y[i] = exact_silu(gate[i]) * up[i];
-}
-
-void neon_gelu_mul(const float *gate, const float *up, float *y, size_t n) {
-    size_t i = 0;
-    for (; i + 4 <= n; i += 4) {
-        vst1q_f32(y + i, vmulq_f32(gelu_f32x4(vld1q_f32(gate + i)), vld1q_f32(up + i)));
-    }
-    for (; i < n; i++) y[i] = exact_gelu(gate[i]) * up[i];
-}
-
-void neon_to_f16(const float *x, uint16_t *y, size_t n) {
-    size_t i = 0;
-    for (; i + 4 <= n; i += 4) {
-        vst1_u16(y + i, vreinterpret_u16_f16(vcvt_f16_f32(vld1q_f32(x + i))));
-    }
-    for (; i < n; i++) y[i] = exact_f32_to_f16(x[i]);
+    uint64_t sum = vaddvq_u64(vaddq_u64(sums[0], sums[1]));
+    return sum + exact_sum_weights(x + i, n - i, best, scale);
 }

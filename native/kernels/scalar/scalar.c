@@ -2,32 +2,26 @@
  * to hold the others against. Only loops over the functions of format/ and base/exact.
  */
 #include <math.h>
+#include <string.h>
 
 #include "base/exact.h"
 #include "format/quant_blocks.h"
-#include "format/quant_formats.h"
 #include "kernels/kernels.h"
 
 static bool is_available(void) { return true; }
 
-static void matmul(quant q, const void *rows, size_t row_bytes, size_t n_rows, const acts *a,
-                   size_t col0, size_t n_cols, float *y, size_t y_stride) {
-    for (size_t r = 0; r < n_rows; r++) {
-        const void *row = (const uint8_t *)rows + r * row_bytes;
-        for (size_t c = 0; c < n_cols; c++) {
-            y[c * y_stride + r] = quant_table[q].dot(row, a, col0 + c);
+static void matmul(quant q, const product *p) {
+    for (size_t r = 0; r < p->n_rows; r++) {
+        const uint8_t *row = p->rows + r * p->row_bytes;
+        for (size_t c = 0; c < p->n_cols; c++) {
+            p->y[c * p->y_stride + r] = quant_table[q].dot(row, p->a, p->col0 + c);
         }
     }
 }
 
-#define X(label, stem, id, dim, bytes, kind)                                                       \
-    static void matmul_##stem(const void *rows, size_t row_bytes, size_t n_rows, const acts *a,    \
-                              size_t col0, size_t n_cols, float *y, size_t y_stride,               \
-                              void *scratch) {                                                     \
-        (void)scratch;                                                                             \
-        matmul(QUANT_##label, rows, row_bytes, n_rows, a, col0, n_cols, y, y_stride);              \
-    }
-QUANT_FORMATS(X)
+#define X(name, stem, ...)                                                                         \
+    static void matmul_##stem(const product *p) { matmul(QUANT_##name, p); }
+QUANTS(X)
 #undef X
 
 static void add(const float *x, float *y, size_t n) {
@@ -104,12 +98,42 @@ static size_t attend_scratch(size_t head_dim, size_t n_rows) {
     return 0;
 }
 
-#define X(label, stem, id, dim, bytes, kind) [QUANT_##label] = matmul_##stem,
+/* ---- peaks: what the compiler makes of loops like these ---------------------------------------
+ */
+
+enum { LANES = 16, BYTES = 256 };
+
+static volatile float float_sink;
+static volatile int32_t int_sink;
+
+static void portable_int8(uint64_t n_turns) {
+    static volatile int8_t seed = 3;
+    int8_t a[BYTES], b[BYTES];
+    memset(a, seed, sizeof a);
+    memset(b, seed, sizeof b);
+    int32_t total = 0;
+    for (uint64_t turn = 0; turn < n_turns; turn++) {
+        int32_t sum = 0;
+        a[turn % BYTES] = (int8_t)turn; /* so that no turn is the one before it */
+        for (int i = 0; i < BYTES; i++) sum += a[i] * b[i];
+        total ^= sum;
+    }
+    int_sink = total;
+}
+
+static void portable_float(uint64_t n_turns) {
+    float sums[LANES] = {0}, factor = float_sink;
+    for (uint64_t turn = 0; turn < n_turns; turn++)
+        for (int i = 0; i < LANES; i++) sums[i] = fmaf(factor, factor, sums[i]);
+    for (int i = 0; i < LANES; i++) float_sink = sums[i];
+}
+
+#define X(name, stem, ...) [QUANT_##name] = matmul_##stem,
 const kernels kernels_scalar = {
     .name = "scalar",
     .is_available = is_available,
     .task_macs = 16 << 20,
-    .matmul = {QUANT_FORMATS(X)},
+    .matmul = {QUANTS(X)},
     .quantize = acts_quantize,
     .rms_norm = exact_rms_norm,
     .add = add,
@@ -122,5 +146,6 @@ const kernels kernels_scalar = {
     .attend_merge = attend_merge,
     .matmul_scratch = matmul_scratch,
     .attend_scratch = attend_scratch,
+    .peaks = {{portable_int8, BYTES}, {portable_float, LANES}},
 };
 #undef X

@@ -1,4 +1,4 @@
-/* quant_k: the formats of 256-value superblocks whose sub-blocks have integer scales.
+/* quant_256: the formats of 256-value superblocks whose sub-blocks have integer scales.
  *
  * A format is one function that decodes a superblock into integer codes, a scale (and minimum) for
  * every 16 of them, and the floats both are multiplied with. Formats with sub-blocks of 32 repeat
@@ -14,7 +14,6 @@
 
 #include "base/exact.h"
 #include "format/quant_blocks.h"
-#include "format/quant_formats.h"
 
 enum { GROUP_DIM = 16, N_GROUPS = QUANT_DIM_K / GROUP_DIM };
 

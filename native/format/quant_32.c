@@ -1,4 +1,4 @@
-/* quant_legacy: the formats with one scale for 32 values.
+/* quant_32: the formats with one scale for 32 values.
  *
  * A format is one function that decodes a block into integer codes and its scale (and minimum);
  * the value of a code and the dot of a row are the same two loops for all of them:
@@ -12,7 +12,6 @@
 
 #include "base/exact.h"
 #include "format/quant_blocks.h"
-#include "format/quant_formats.h"
 
 /* llama.cpp's non-linear 4-bit codebook. */
 const int8_t quant_iq4_values[16] = {-127, -104, -83, -65, -49, -35, -22, -10,

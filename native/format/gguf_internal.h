@@ -1,10 +1,13 @@
-/* gguf_parse: what the reader (gguf.c) and the header's walk (gguf_parse.c) share.
+/* gguf_internal: what the reader's files share.
+ *
+ * gguf_file.c owns what is open and calls the header's walk (gguf_parse.c) and what joins the files
+ * of a split model (gguf_split.c); those call the lookups (gguf.c), which call none of them.
  *
  * Everything points into the header's bytes: a key's or a name's place in the file is its
  * address minus `base`, so no offsets are stored beside it.
  */
-#ifndef LL_FORMAT_GGUF_PARSE_H
-#define LL_FORMAT_GGUF_PARSE_H
+#ifndef LL_FORMAT_GGUF_INTERNAL_H
+#define LL_FORMAT_GGUF_INTERNAL_H
 
 #include "format/gguf.h"
 
@@ -25,8 +28,8 @@ struct gguf {
     const ll_string **tensors_by_name; /* [n_tensors] */
 };
 
-/* Maps and checks one file alone. Errors: those of gguf_open. */
-gguf *gguf_map(const char *path, ll_error *err);
+/* Frees what gguf_parse allocated; neither the header's bytes nor other files. */
+void gguf_release(gguf *g);
 
 /* Bytes of one value of a type, or 0 where values differ in length. */
 uint32_t gguf_value_bytes(ll_value_type type);

@@ -1,9 +1,9 @@
-/* avx2_matmul_legacy: the formats of 32-value blocks; each is one function that unpacks a slab's
+/* avx2_matmul_32: the formats of 32-value blocks; each is one function that unpacks a slab's
  * blocks into tiles, and one row of the list at the end.
  *
  * Nibbles are transposed while still packed, so a block of eight rows takes half the shuffles.
  */
-#include "kernels/avx2/avx2_matmul.h"
+#include "kernels/avx2/avx2_kernels.h"
 #include "kernels/avx2/avx2_panel.h"
 
 #include "format/quant_blocks.h"

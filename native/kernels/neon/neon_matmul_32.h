@@ -1,11 +1,11 @@
-/* neon_matmul_legacy: the formats of 32-value blocks; each is one function that unpacks four rows'
+/* neon_matmul_32: the formats of 32-value blocks; each is one function that unpacks four rows'
  * blocks into a group of a tile, and one row of the list at the end. Compiled once for each set of
  * NEON kernels, after neon_dot.h.
  *
  * Nibbles are arranged while still packed, so a block takes half the shuffles.
  */
-#ifndef LL_KERNELS_NEON_MATMUL_LEGACY_H
-#define LL_KERNELS_NEON_MATMUL_LEGACY_H
+#ifndef LL_KERNELS_NEON_MATMUL_32_H
+#define LL_KERNELS_NEON_MATMUL_32_H
 
 #include "kernels/neon/neon_dot.h"
 

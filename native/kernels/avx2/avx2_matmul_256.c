@@ -1,10 +1,10 @@
-/* avx2_matmul_k: the formats of 256-value superblocks; each is a function for the headers of a
+/* avx2_matmul_256: the formats of 256-value superblocks; each is a function for the headers of a
  * slab's superblocks, one for a quarter of their codes, and one row of the list at the end.
  *
  * Headers are transposed like codes, so the scales of eight rows are decoded at once. Which values
  * a quarter holds is told in avx2_dot.h.
  */
-#include "kernels/avx2/avx2_matmul.h"
+#include "kernels/avx2/avx2_kernels.h"
 #include "kernels/avx2/avx2_panel.h"
 
 #include "format/quant_blocks.h"

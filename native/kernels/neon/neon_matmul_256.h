@@ -1,11 +1,11 @@
-/* neon_matmul_k: the formats of 256-value superblocks; each is one function that unpacks four
+/* neon_matmul_256: the formats of 256-value superblocks; each is one function that unpacks four
  * rows' superblocks into a group of a tile, and one row of the list at the end. Compiled once for
  * each set of NEON kernels, after neon_dot.h.
  *
  * Headers are transposed, so the scales of four rows are decoded at once, a row in each lane.
  */
-#ifndef LL_KERNELS_NEON_MATMUL_K_H
-#define LL_KERNELS_NEON_MATMUL_K_H
+#ifndef LL_KERNELS_NEON_MATMUL_256_H
+#define LL_KERNELS_NEON_MATMUL_256_H
 
 #include "kernels/neon/neon_dot.h"
 

@@ -1,10 +1,10 @@
-/* avx512_matmul_k: the formats of 256-value superblocks; each is a function that unpacks the head
+/* avx512_matmul_256: the formats of 256-value superblocks; each is a function that unpacks the head
  * of sixteen rows' superblock, one that unpacks a part of its codes, and one row of the list at the
  * end.
  *
  * Headers are transposed like codes, so the scales of sixteen rows are decoded at once.
  */
-#include "kernels/avx512/avx512_matmul.h"
+#include "kernels/avx512/avx512_kernels.h"
 #include "kernels/avx512/avx512_stream.h"
 
 #include "format/quant_blocks.h"
@@ -235,9 +235,9 @@ TILE_INLINE void iq4_xs_part(tile_rows rows, const __m512i top[8], int i, __m512
     }
 }
 
-STREAM_K(q2_k, dot256_16_min_half, 4, 4, plane_group)
-STREAM_K(q3_k, dot256_16_zero_half, 4, 4, plane_group)
-STREAM_K(q4_k, dot256_8_min_half, 8, 2, nibble_group)
-STREAM_K(q5_k, dot256_8_min, 8, 2, nibble_group)
-STREAM_K(q6_k, dot256_16_zero, 4, 4, plane_group)
-STREAM_K(iq4_xs, dot256_8_zero, 8, 2, iq4_xs_group)
+STREAM_256(q2_k, dot256_16_min_half, 4, 4, plane_group)
+STREAM_256(q3_k, dot256_16_zero_half, 4, 4, plane_group)
+STREAM_256(q4_k, dot256_8_min_half, 8, 2, nibble_group)
+STREAM_256(q5_k, dot256_8_min, 8, 2, nibble_group)
+STREAM_256(q6_k, dot256_16_zero, 4, 4, plane_group)
+STREAM_256(iq4_xs, dot256_8_zero, 8, 2, iq4_xs_group)

@@ -1,10 +1,10 @@
-/* avx512_matmul_legacy: the formats of 32-value blocks; each is one function that unpacks sixteen
+/* avx512_matmul_32: the formats of 32-value blocks; each is one function that unpacks sixteen
  * rows' block into a tile, and one row of the list at the end.
  *
  * Nibbles are transposed while still packed, so a block of sixteen rows takes half the shuffles. A
  * block's head is transposed with the first 16 bytes, which lie within the block.
  */
-#include "kernels/avx512/avx512_matmul.h"
+#include "kernels/avx512/avx512_kernels.h"
 #include "kernels/avx512/avx512_stream.h"
 
 #include "format/quant_blocks.h"
@@ -108,10 +108,10 @@ TILE_INLINE void mxfp4_block(tile_rows rows, tile32 *t) {
     look_up(quant_mxfp4_values, MXFP4_ZERO, t->w);
 }
 
-STREAM_LEGACY(q4_0, dot32_zero, 8)
-STREAM_LEGACY(q4_1, dot32_min, 0)
-STREAM_LEGACY(q5_0, dot32_zero, 16)
-STREAM_LEGACY(q5_1, dot32_min, 0)
-STREAM_LEGACY(q8_0, dot32_zero, SIGNED_ZERO)
-STREAM_LEGACY(iq4_nl, dot32_zero, SIGNED_ZERO)
-STREAM_LEGACY(mxfp4, dot32_zero, MXFP4_ZERO)
+STREAM_32(q4_0, dot32_zero, 8)
+STREAM_32(q4_1, dot32_min, 0)
+STREAM_32(q5_0, dot32_zero, 16)
+STREAM_32(q5_1, dot32_min, 0)
+STREAM_32(q8_0, dot32_zero, SIGNED_ZERO)
+STREAM_32(iq4_nl, dot32_zero, SIGNED_ZERO)
+STREAM_32(mxfp4, dot32_zero, MXFP4_ZERO)
