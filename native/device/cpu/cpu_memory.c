@@ -6,6 +6,7 @@
 
 #include "base/system.h"
 #include "device/cpu/cpu.h"
+#include "sample/strips.h"
 
 /* Hands out 64-byte aligned pieces of one reservation; with a NULL base it only counts. */
 typedef struct arena {
@@ -79,7 +80,7 @@ static void lay_out(cpu *d, arena *a) {
     size_t state_floats = (size_t)m->head_dim + 2;
     d->states =
         take(a, d->n_split_rows * (size_t)m->n_heads * n_chunks(o) * state_floats * sizeof(float));
-    d->n_peaks = (m->n_vocab + LL_PEAK_LOGITS - 1) / LL_PEAK_LOGITS;
+    d->n_peaks = strips_count(m->n_vocab);
     d->peaks = take(a, (size_t)o->n_logits * d->n_peaks * sizeof(float));
     d->every_row = take(a, o->n_batch * sizeof(uint32_t));
     d->sets[ROWS_ALL].tiles = take(a, o->n_batch * sizeof(tile));
