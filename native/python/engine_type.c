@@ -47,14 +47,13 @@ static bool poll_signals(void *arg) {
 }
 
 static int engine_init(PyObject *self, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"model", OPTION_NAMES};
+    static char *names[] = {"model", ENGINE_OPTIONS(OPTION_NAME) NULL};
     engine_object *e = (engine_object *)self;
     module_state *st = module_state_of(self);
     PyObject *model;
     ll_engine_options o = {.n_sessions = 1, .n_logits = 1};
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!|$IIIIIIzzzz", names, st->model_type, &model,
-                                     &o.n_ctx, &o.n_sessions, &o.kv_tokens, &o.n_batch, &o.n_logits,
-                                     &o.n_threads, &o.device, &o.kernels, &o.kv_k, &o.kv_v))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!|$" ENGINE_OPTIONS(OPTION_FORMAT), names,
+                                     st->model_type, &model ENGINE_OPTIONS(OPTION_PLACE)))
         return -1;
     ll_model *m = model_get_open(model);
     if (m == NULL) return -1;

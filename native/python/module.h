@@ -54,10 +54,23 @@ PyObject *module_sampling(PyObject *self, PyObject *unused);
 bool sampling_read(PyObject *given, ll_sampling *out);
 void sampling_free(ll_sampling *s);
 
-/* The fields of ll_engine_options as keyword arguments, in the order of "IIIIIIzzzz". */
-#define OPTION_NAMES                                                                               \
-    "n_ctx", "n_sessions", "kv_tokens", "n_batch", "n_logits", "n_threads", "device", "kernels",   \
-        "kv_k", "kv_v", NULL
+/* The fields of ll_engine_options as keyword arguments: the name, and how Python's parser reads it.
+ * The three below make of the list an array of names, a format, and the addresses in options `o`.
+ */
+#define ENGINE_OPTIONS(X)                                                                          \
+    X(n_ctx, "I")                                                                                  \
+    X(n_sessions, "I")                                                                             \
+    X(kv_tokens, "I")                                                                              \
+    X(n_batch, "I")                                                                                \
+    X(n_logits, "I")                                                                               \
+    X(n_threads, "I")                                                                              \
+    X(device, "z")                                                                                 \
+    X(kernels, "z")                                                                                \
+    X(kv_k, "z")                                                                                   \
+    X(kv_v, "z")
+#define OPTION_NAME(name, format)   #name,
+#define OPTION_FORMAT(name, format) format
+#define OPTION_PLACE(name, format)  , &o.name
 
 extern PyType_Spec model_spec, engine_spec, session_spec, quantizer_spec;
 
