@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import checkpoints
 import pytest
 from golden.tiny_models import TINY_MODELS, write_gguf
 from local_server import Fault, Server, make_wheel, tiny_gguf, wait_until
@@ -75,27 +76,63 @@ def test_the_version_is_the_projects(environment: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "heavy"),
     [
-        (["--version"], {"typer", "rich", "localllm.cli", "argparse", "importlib.metadata"}),
+        (
+            ["--version"],
+            {"typer", "rich", "localllm.cli", "argparse", "importlib.metadata", "gguf"},
+        ),
         (
             ["--help"],
-            {"typer", "rich", "localllm.models.store", "numpy", "jinja2", "huggingface_hub"},
+            {
+                "typer",
+                "rich",
+                "localllm.models.store",
+                "numpy",
+                "jinja2",
+                "huggingface_hub",
+                "gguf",
+            },
         ),
-        (["ls"], {"rich", "numpy", "jinja2", "huggingface_hub", "httpx2", "pydantic"}),
+        (["ls"], {"rich", "numpy", "jinja2", "huggingface_hub", "httpx2", "pydantic", "gguf"}),
+        (["convert", "--help"], {"rich", "numpy", "huggingface_hub", "httpx2", "gguf"}),
     ],
 )
 def test_nothing_is_imported_that_the_command_does_not_need(
     environment: dict[str, str], arguments: list[str], heavy: set[str]
 ) -> None:
+    imported = imported_by(environment, *arguments)
+    assert "localllm" in imported and not imported & heavy
+
+
+def imported_by(environment: dict[str, str], *arguments: str) -> set[str]:
+    """The modules that a command imports, which must go well."""
     ended = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "localllm", *arguments],
         env=environment,
         capture_output=True,
         text=True,
         timeout=60,
-        check=False,
+        check=True,
     )
-    imported = {line.rsplit("|", 1)[-1].strip() for line in ended.stderr.splitlines()}
-    assert "localllm" in imported and not imported & heavy
+    return {line.rsplit("|", 1)[-1].strip() for line in ended.stderr.splitlines()}
+
+
+def test_only_what_converts_pays_for_the_package_that_knows_the_names(
+    environment: dict[str, str], server: Server, tmp_path: Path
+) -> None:
+    """gguf and what it imports take longer than all that `quantize` does with a tiny model."""
+    path = tmp_path / "tiny.gguf"
+    write_gguf(TINY_MODELS[0], path)
+    url = server.add("/tiny.gguf", path.read_bytes())
+    out = str(tmp_path / "small.gguf")
+    for command in (
+        ["quantize", str(path), "Q8_0", "-o", out],
+        ["fit", str(path)],
+        ["pull", url],
+    ):
+        imported = imported_by(environment, *command)
+        assert "localllm.convert.mixes" in imported and "gguf" not in imported, command
+    folder = checkpoints.write_tiny(TINY_MODELS[0], tmp_path / "plain")
+    assert "gguf" in imported_by(environment, "convert", str(folder), "-o", out, "--force")
 
 
 def test_help_lists_every_command_and_each_has_its_own(environment: dict[str, str]) -> None:

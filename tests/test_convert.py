@@ -1,7 +1,8 @@
 """`convert`: checkpoints of every family and every float, from folders as Hugging Face has them.
 
-The judges share no code with it: logits that transformers computed of the same weights, the gguf
-package for what a file holds. Tokenizers are in test_convert_tokenizer.py.
+The judges share no code with it: logits that transformers computed of the same weights, the tables
+of names that those were made with. The gguf package, from which the converter has its names, reads
+what a file holds. Tokenizers are in test_convert_tokenizer.py.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ import localllm
 from localllm import engines
 from localllm.cli import app
 from localllm.convert.families import FAMILIES
+from localllm.convert.families.family import Family
 from localllm.convert.from_checkpoint import convert_checkpoint
+from localllm.convert.tensor_names import find_name, name_map
 from localllm.errors import EngineError, IntegrityError, ModelNotFoundError
 
 N_JUDGED = 32  # tokens of the reference; each has the probabilities of a whole vocabulary
@@ -91,6 +94,51 @@ def test_every_family_that_runs_converts() -> None:
         part.split('"')[1] for part in source.split(".name = ")[1:]
     }
     assert {family.arch for family in FAMILIES} == {tiny.arch for tiny in TINY_MODELS}
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.arch)
+def test_every_name_of_a_family_has_its_place(family: Family) -> None:
+    """By the table that the tiny models are made with, which is nobody else's."""
+    norms = {"attn_q_norm", "attn_k_norm"} if family.arch in ("llama", "qwen2") else set()
+    roles = tiny_models.GEMMA3_NAMES if family.arch == "gemma3" else tiny_models.LAYER_NAMES
+    names = name_map(family.arch)
+    for before in ("model.", "model.language_model.", "language_model.model.", ""):
+        for spelled, role in roles.items():
+            for suffix in ("weight", "bias"):
+                found = find_name(f"{before}layers.41.{spelled}.{suffix}", names)
+                expected = None if role in norms else f"blk.41.{role}.{suffix}"
+                assert (found and str(found)) == expected
+        assert str(find_name(f"{before}embed_tokens.weight", names)) == "token_embd.weight"
+        assert str(find_name(f"{before}norm.weight", names)) == "output_norm.weight"
+    for head in ("lm_head.weight", "language_model.lm_head.weight"):
+        assert str(find_name(head, names)) == "output.weight"
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.arch)
+@pytest.mark.parametrize(
+    "spelled",
+    [
+        "layers.0.attention.wq.weight",  # as Llama's first publisher has it: other rows
+        "model.layers.0.attention.wk.weight",
+        "model.layers.0.self_attn.q_proj_no_perm.weight",
+        "model.layers.0.mlp.gate_up_proj.weight",  # two in one
+        "model.layers.0.mlp.gate.weight",  # of experts
+        "model.layers.0.mlp.experts.0.up_proj.weight",
+        "model.layers.0.self_attn.rotary_emb.inv_freq",
+        "model.layers.0.self_attn.q_proj.lora_A.weight",
+        "model.layers.00.self_attn.q_proj.weight",
+        "model.layers.0.norm.weight",
+        "model.lm_head.weight",
+        "lm_head.bias",
+        "tok_embeddings.weight",
+        "blk.0.attn_q.weight",
+        "token_embd.weight",
+        "output.weight",
+        "rope_freqs.weight",
+    ],
+)
+def test_a_name_spelled_otherwise_has_no_place(family: Family, spelled: str) -> None:
+    assert find_name(spelled, name_map(family.arch)) is None
 
 
 def test_new_and_nested_settings_mean_the_same(tmp_path: Path) -> None:
@@ -363,6 +411,21 @@ BROKEN: list[tuple[str, Change, str]] = [
         "a layer too far",
         set_weight("model.layers.01.mlp.up_proj.weight", ROWS),
         "no place in a llama",
+    ),
+    (
+        "rows in another order",
+        set_weight("layers.0.attention.wq.weight", ROWS),
+        "tensor layers.0.attention.wq.weight has no place in a llama model",
+    ),
+    (
+        "one place twice",
+        set_weight("language_model.model.norm.weight", ROWS[0]),
+        "are both output_norm.weight",
+    ),
+    (
+        "layers without end",
+        set_config(num_hidden_layers=(1 << 24) - 1),
+        "block_count is 16777215, expected 1 to",
     ),
     ("an output bias", set_weight("model.layers.0.self_attn.o_proj.bias", ROWS[0]), "has no place"),
     ("three axes", set_weight(K, ROWS[None]), r"shape \[1, 32, 64\], expected rows and"),

@@ -167,7 +167,7 @@ from localllm.cli import app
 code = app.main(sys.argv[1:])
 io = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
 status = Path("/proc/self/status").read_text()
-heavy = {"numpy", "rich", "huggingface_hub"} & sys.modules.keys()
+heavy = {"numpy", "rich", "huggingface_hub", "gguf"} & sys.modules.keys()
 print(code, io["rchar"], status.split("VmHWM:")[1].split()[0], len(heavy), file=sys.stderr)
 """
 

@@ -33,7 +33,14 @@ PUBLIC_HEADER = "localllm.h"
 # Folders and modules; a module that is not named belongs to its folder.
 PYTHON_FLOORS: list[set[str]] = [
     {"errors", "sampling", "units", "folders", "disk", "_native"},
-    {"engines.base", "memory.proc_files", "memory.process", "memory.kv_types", "models.quants"},
+    {
+        "engines.base",
+        "memory.proc_files",
+        "memory.process",
+        "memory.kv_types",
+        "models.quants",
+        "convert.mixes",
+    },
     {"engines", "models.sources"},
     {"convert"},
     {"models"},
@@ -170,6 +177,17 @@ def test_only_engines_and_their_settings_import_the_native_module(file: Path) ->
     allowed = {"engines.native", "engines.quantizer", "sampling"}
     if "_native" in imported_modules(file):
         assert module_name(file) in allowed
+
+
+@pytest.mark.parametrize("file", python_files(), ids=module_name)
+def test_only_converting_imports_gguf(file: Path) -> None:
+    """The package costs time and memory at the start, which whoever converts nothing saves."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.level == 0:
+            names = [node.module or ""]
+        if any(name.split(".")[0] == "gguf" for name in names):
+            assert room_of(module_name(file)) == "convert"
 
 
 def test_commands_do_not_import_each_other() -> None:

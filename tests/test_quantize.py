@@ -17,7 +17,7 @@ import pytest
 from gguf.quants import dequantize
 from golden import tiny_models
 
-from localllm.convert import gguf_out, gguf_values
+from localllm.convert import gguf_out, gguf_values, requantize
 from localllm.engines import native
 from localllm.engines.quantizer import QUANTS, Loss, TensorSource, TensorWriter
 from localllm.errors import EngineError, UsageError
@@ -54,6 +54,23 @@ def sample(heavy: bool) -> Floats:
 
 def importance() -> Floats:
     return np.random.default_rng(12).lognormal(0, 1.5, N).astype(np.float32)
+
+
+def test_what_the_writer_says_of_the_format_is_what_the_gguf_package_says() -> None:
+    types, split = gguf.GGUFValueType, gguf.Keys.Split
+    numbers = gguf_values.U32, gguf_values.I32, gguf_values.F32
+    assert numbers == (types.UINT32, types.INT32, types.FLOAT32)
+    numbers = gguf_values.BOOL, gguf_values.STRING, gguf_values.ARRAY
+    assert numbers == (types.BOOL, types.STRING, types.ARRAY)
+    assert int.from_bytes(gguf_out.MAGIC, "little") == gguf.GGUF_MAGIC
+    assert gguf_out.VERSION == gguf.GGUF_VERSION
+    assert gguf_out.ALIGNMENT == gguf.GGUF_DEFAULT_ALIGNMENT
+    assert requantize.QUANTIZATION_VERSION == gguf.GGML_QUANT_VERSION
+    assert requantize.SPLIT_KEYS == (
+        split.LLM_KV_SPLIT_NO,
+        split.LLM_KV_SPLIT_COUNT,
+        split.LLM_KV_SPLIT_TENSORS_COUNT,
+    )
 
 
 class Files:

@@ -474,6 +474,7 @@ def test_an_answer_imports_nothing_it_does_not_need(
     )
     imported = set(ended.stderr.split())
     heavy = {"rich", "numpy", "huggingface_hub", "httpx2", "pydantic", "prompt_toolkit", "asyncio"}
+    heavy |= {"gguf"}
     assert "localllm.answer.model" in imported and not imported & heavy
 
 

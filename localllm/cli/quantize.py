@@ -95,7 +95,7 @@ def read_importance(path: Path | None) -> Mapping[str, Floats] | None:
 
 
 def parse_override(text: str) -> tuple[str, str]:
-    from localllm.convert.mixes import QUANTS
+    from localllm.engines.quantizer import QUANTS
 
     pattern, separator, quant = text.rpartition("=")
     if not separator or not pattern or quant.upper() not in QUANTS:

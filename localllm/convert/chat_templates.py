@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from gguf.constants import Keys
+
 from localllm.convert.checkpoint import Checkpoint
 from localllm.convert.gguf_values import string, strings
 from localllm.convert.json_file import kind_of
@@ -20,10 +22,11 @@ def template_keys(checkpoint: Checkpoint) -> dict[str, bytes]:
     templates = read_templates(checkpoint)
     keys = {}
     if MAIN in templates:
-        keys["tokenizer.chat_template"] = string(templates.pop(MAIN))
+        keys[Keys.Tokenizer.CHAT_TEMPLATE] = string(templates.pop(MAIN))
     if templates:
-        keys["tokenizer.chat_templates"] = strings(list(templates))
-        keys |= {f"tokenizer.chat_template.{name}": string(t) for name, t in templates.items()}
+        keys[Keys.Tokenizer.CHAT_TEMPLATES] = strings(list(templates))
+        for name, template in templates.items():
+            keys[Keys.Tokenizer.CHAT_TEMPLATE_N.format(name=name)] = string(template)
     return keys
 
 

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from gguf.constants import GGUFType, Keys
+
 from localllm import engines
 from localllm.convert import mixes
 from localllm.convert.chat_templates import template_keys
@@ -19,6 +21,8 @@ from localllm.convert.gguf_out import Tensor, make_header, sketch_gguf, write_gg
 from localllm.convert.gguf_values import string, u32
 from localllm.convert.requantize import QUANTIZATION_VERSION
 from localllm.convert.rope_keys import rope_keys
+from localllm.convert.tensor_names import EMBEDDING, HEAD
+from localllm.convert.tensor_quants import Chooser
 from localllm.convert.tokenizer_files import read_tokenizer
 from localllm.convert.vocabulary import MAX_TOKENS
 from localllm.convert.weights import F8, READABLE, Weight, is_foreign, map_weights
@@ -50,10 +54,10 @@ class Source:
             n_layers=self.config.count("num_hidden_layers"),
             n_heads=self.config.count("num_attention_heads"),
             n_kv_heads=n_kv_heads(self.config),
-            is_tied=all(weight.name != "output.weight" for weight in self.weights),
+            is_tied=all(weight.name != str(HEAD) for weight in self.weights),
         )
-        chooser = mixes.Chooser(mix, shape)
-        file_type = {"general.file_type": u32(mixes.MIXES[mix].file_type)}
+        chooser = Chooser(mix, shape)
+        file_type = {Keys.General.FILE_TYPE: u32(mixes.MIXES[mix].file_type)}
         return self.metadata | file_type, [
             Tensor(w.name, w.dims, chooser.choose(w.name, w.dims), w.source) for w in self.weights
         ]
@@ -75,16 +79,16 @@ def open_source(folder: Path, name: str | None, note: Note) -> Iterator[Source]:
         family = find_family(checkpoint.config)
         config = text_config(checkpoint.config).over(family.defaults)
         require_activation(config, family)
-        keys, factors = rope_keys(family.arch, config)
-        keys |= common_keys(family.arch, config) | family.keys(config, note)
+        keys, factors = rope_keys(config)
+        keys |= common_keys(config) | family.keys(config, note)
         weights = map_weights(checkpoint, family, config, factors, spare)
         note_foreign(checkpoint, family, note)
         metadata = {
-            "general.architecture": string(family.arch),
-            "general.type": string("model"),
-            "general.name": string(name or folder.resolve().name),
-            "general.quantization_version": u32(QUANTIZATION_VERSION),
-            **keys,
+            Keys.General.ARCHITECTURE: string(family.arch),
+            Keys.General.TYPE: string(GGUFType.MODEL),
+            Keys.General.NAME: string(name or folder.resolve().name),
+            Keys.General.QUANTIZATION_VERSION: u32(QUANTIZATION_VERSION),
+            **{key.format(arch=family.arch): value for key, value in keys.items()},
             **tokenizer_keys(checkpoint, family, weights, note),
         }
         yield Source(family, config, metadata, weights)
@@ -161,14 +165,14 @@ def own_quant(checkpoint: Checkpoint) -> str:
 def tokenizer_keys(
     checkpoint: Checkpoint, family: Family, weights: list[Weight], note: Note
 ) -> dict[str, bytes]:
-    embedding = next((w for w in weights if w.name == "token_embd.weight"), None)
+    embedding = next((w for w in weights if w.name == str(EMBEDDING)), None)
     if embedding is None or len(embedding.dims) != 2:
         raise IntegrityError("the checkpoint has no embedding, model.embed_tokens.weight")
     n_vocab = embedding.dims[1]
     if n_vocab > MAX_TOKENS:
         raise IntegrityError(f"the embedding has {n_vocab} rows, expected at most {MAX_TOKENS}")
     vocabulary = read_tokenizer(checkpoint, n_vocab, note)
-    size = {f"{family.arch}.vocab_size": u32(n_vocab)}
+    size = {Keys.LLM.VOCAB_SIZE.format(arch=family.arch): u32(n_vocab)}
     return size | vocabulary.metadata() | template_keys(checkpoint)
 
 

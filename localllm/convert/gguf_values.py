@@ -1,4 +1,8 @@
-"""Values of GGUF metadata as they lie in a file: the type's number, then little-endian bytes."""
+"""Values of GGUF metadata as they lie in a file: the type's number, then little-endian bytes.
+
+The types' numbers stand here, though the gguf package has them, because `quantize` writes values
+too and starts without it.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +41,10 @@ def string(value: str) -> bytes:
 
 
 def strings(values: Sequence[str]) -> bytes:
-    return struct.pack("<IIQ", ARRAY, STRING, len(values)) + b"".join(map(text, values))
+    packed = bytearray(struct.pack("<IIQ", ARRAY, STRING, len(values)))
+    for value in values:
+        packed += text(value)  # one by one: a list of them takes several times the bytes
+    return bytes(packed)
 
 
 def i32s(values: Sequence[int]) -> bytes:

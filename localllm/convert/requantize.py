@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from localllm.convert import mixes
 from localllm.convert.gguf_out import Progress, Tensor, write_gguf
 from localllm.convert.gguf_values import u32
+from localllm.convert.tensor_quants import Chooser
 from localllm.engines.quantizer import QUANTS, Loss, TensorSource
 from localllm.errors import UsageError
 from localllm.models.sources.split import model_files, parse_split
@@ -65,7 +66,7 @@ def choose(
         is_tied=all(tensor.name != "output.weight" for tensor in tensors),
         has_importance=importance is not None,
     )
-    chooser = mixes.Chooser(mix, shape, overrides)
+    chooser = Chooser(mix, shape, overrides)
     after = {t.name: chooser.choose(t.name, t.shape) for t in sorted(tensors, key=by_layer)}
     return [Choice(tensor, after[tensor.name]) for tensor in tensors]
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from gguf.constants import Keys, RopeScalingType
+
 from localllm.convert.checkpoint import Config
-from localllm.convert.families.family import Keys, head_dim
+from localllm.convert.families.family import Metadata, head_dim
 from localllm.convert.gguf_values import f32, string, u32
 from localllm.errors import IntegrityError
 
@@ -22,9 +24,14 @@ if TYPE_CHECKING:
 FULL, WINDOWED = "full_attention", "sliding_attention"
 KIND = "rope_type"
 KNOWN = ("default", "linear", "llama3", "yarn")
+SCALINGS = {"linear": RopeScalingType.LINEAR, "yarn": RopeScalingType.YARN}
+YARN_BETAS = {
+    "beta_fast": Keys.Rope.SCALING_YARN_BETA_FAST,
+    "beta_slow": Keys.Rope.SCALING_YARN_BETA_SLOW,
+}
 
 
-def rope_keys(arch: str, config: Config) -> tuple[Keys, NDArray[numpy.float32] | None]:
+def rope_keys(config: Config) -> tuple[Metadata, NDArray[numpy.float32] | None]:
     """The metadata, and f32 [head_dim / 2] by which frequencies are divided, where there are any.
 
     Raises: IntegrityError for a scaling that the engine does not have.
@@ -37,20 +44,20 @@ def rope_keys(arch: str, config: Config) -> tuple[Keys, NDArray[numpy.float32] |
     if kind not in KNOWN:
         raise IntegrityError(f"RoPE scaling {kind[:40]!r}; known are {', '.join(KNOWN)}")
     keys = {
-        "rope.dimension_count": u32(head_dim(config)),
-        "rope.freq_base": f32(rope.number("rope_theta")),
+        Keys.Rope.DIMENSION_COUNT: u32(head_dim(config)),
+        Keys.Rope.FREQ_BASE: f32(rope.number("rope_theta")),
     }
     if windowed is not None:
         if windowed.find(KIND) not in (None, "default"):
             raise windowed.wrong(KIND, "default")
-        keys["rope.freq_base_swa"] = f32(windowed.number("rope_theta"))
-    if kind in ("linear", "yarn"):
-        keys["rope.scaling.type"] = string(kind)
-        keys["rope.scaling.factor"] = f32(positive(rope, "factor"))
+        keys[Keys.Rope.FREQ_BASE_SWA] = f32(windowed.number("rope_theta"))
+    if kind in SCALINGS:
+        keys[Keys.Rope.SCALING_TYPE] = string(SCALINGS[kind].value)
+        keys[Keys.Rope.SCALING_FACTOR] = f32(positive(rope, "factor"))
     if kind == "yarn":
         keys |= yarn_keys(rope, config)
     factors = llama3_factors(rope, config) if kind == "llama3" else None
-    return {f"{arch}.{key}": value for key, value in keys.items()}, factors
+    return keys, factors
 
 
 def find_parameters(config: Config) -> tuple[Config, Config | None]:
@@ -79,7 +86,7 @@ def positive(rope: Config, key: str) -> float:
     return value
 
 
-def yarn_keys(rope: Config, config: Config) -> Keys:
+def yarn_keys(rope: Config, config: Config) -> Metadata:
     """Source: Peng et al. 2023, "YaRN", and its parameters in transformers."""
     if rope.find("truncate") is False or rope.find("mscale") or rope.find("mscale_all_dim"):
         raise IntegrityError(
@@ -88,13 +95,13 @@ def yarn_keys(rope: Config, config: Config) -> Keys:
     original = "original_max_position_embeddings"
     within = rope if rope.find(original) is not None else config
     key = original if within is rope else "max_position_embeddings"
-    keys = {"rope.scaling.original_context_length": u32(within.count(key))}
-    for name in ("beta_fast", "beta_slow"):
-        if rope.find(name) is not None:
-            keys[f"rope.scaling.yarn_{name}"] = f32(positive(rope, name))
+    keys = {Keys.Rope.SCALING_ORIG_CTX_LEN: u32(within.count(key))}
+    for beta, beta_key in YARN_BETAS.items():
+        if rope.find(beta) is not None:
+            keys[beta_key] = f32(positive(rope, beta))
     if rope.find("attention_factor") is not None:
         usual = 1 + 0.1 * math.log(max(positive(rope, "factor"), 1))
-        keys["rope.scaling.attn_factor"] = f32(positive(rope, "attention_factor") / usual)
+        keys[Keys.Rope.SCALING_ATTN_FACTOR] = f32(positive(rope, "attention_factor") / usual)
     return keys
 
 

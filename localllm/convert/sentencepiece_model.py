@@ -11,7 +11,9 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-from localllm.convert.vocabulary import MAX_TOKENS, TokenType, Vocabulary
+from gguf.constants import Keys, TokenType
+
+from localllm.convert.vocabulary import MAX_TOKENS, Vocabulary
 from localllm.errors import IntegrityError
 
 MAX_BYTES = 1 << 26
@@ -36,10 +38,10 @@ TYPES = {
     6: TokenType.BYTE,
 }
 SPECIAL_IDS = {
-    UNK_ID: ("unknown", 0),
-    BOS_ID: ("bos", 1),
-    EOS_ID: ("eos", 2),
-    PAD_ID: ("padding", -1),
+    UNK_ID: (Keys.Tokenizer.UNK_ID, 0),
+    BOS_ID: (Keys.Tokenizer.BOS_ID, 1),
+    EOS_ID: (Keys.Tokenizer.EOS_ID, 2),
+    PAD_ID: (Keys.Tokenizer.PAD_ID, -1),
 }
 
 Value = int | bytes
@@ -80,11 +82,11 @@ def read_model(raw: bytes, name: str) -> Vocabulary:
         raise IntegrityError(f"{name} is a {KINDS.get(kind, kind)} model, expected BPE")
     require_plain(normalizer, name)
     vocabulary.scores = scores
-    for number, (role, default) in SPECIAL_IDS.items():
+    for number, (key, default) in SPECIAL_IDS.items():
         id = as_int32(trainer.get(number, default))
         if 0 <= id < len(scores):
-            vocabulary.ids[role] = id
-    vocabulary.flags["add_space_prefix"] = bool(normalizer.get(ADD_DUMMY_PREFIX, 1))
+            vocabulary.ids[key] = id
+    vocabulary.flags[Keys.Tokenizer.ADD_PREFIX] = bool(normalizer.get(ADD_DUMMY_PREFIX, 1))
     return vocabulary
 
 

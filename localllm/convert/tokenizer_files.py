@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from gguf.constants import Keys, TokenType
+
 from localllm.convert.checkpoint import Checkpoint, Config
 from localllm.convert.families.family import Note
 from localllm.convert.json_file import kind_of
 from localllm.convert.sentencepiece_model import read_tokenizer_model
 from localllm.convert.tokenizer_json import FILE, SPACE, read_tokenizer_json
-from localllm.convert.vocabulary import MAX_TOKENS, TokenType, Vocabulary
+from localllm.convert.vocabulary import MAX_TOKENS, Vocabulary
 from localllm.engines.native import end_texts
 from localllm.errors import IntegrityError
 
@@ -22,18 +24,19 @@ SENTENCEPIECE, SETTINGS, SPECIAL = (
 GENERATION = "generation_config.json"
 DECODER = "added_tokens_decoder"
 
-# What the key of a role is called in GGUF; the spelling of the separator is the format's.
-ROLES = {
-    "bos": "bos",
-    "eos": "eos",
-    "unk": "unknown",
-    "pad": "padding",
-    "sep": "seperator",
-    "mask": "mask",
+# The keys that hold the ids of tokens with a role, and whether those are put around a text.
+IDS = {
+    "bos": Keys.Tokenizer.BOS_ID,
+    "eos": Keys.Tokenizer.EOS_ID,
+    "unk": Keys.Tokenizer.UNK_ID,
+    "pad": Keys.Tokenizer.PAD_ID,
+    "sep": Keys.Tokenizer.SEP_ID,
+    "mask": Keys.Tokenizer.MASK_ID,
 }
+ADDS = {"bos": Keys.Tokenizer.ADD_BOS, "eos": Keys.Tokenizer.ADD_EOS}
 
 # The keys that name tokens at which an answer ends.
-END_ROLES = ("eos", "eot", "eom")
+ENDS = (Keys.Tokenizer.EOS_ID, Keys.Tokenizer.EOT_ID, Keys.Tokenizer.EOM_ID)
 
 # What a token is called that is for control whatever its file says: llama.cpp's converter has the
 # same list, and without it some models' files would let a user's text become one.
@@ -158,14 +161,14 @@ def require_scores(vocabulary: Vocabulary) -> None:
 def name_special(vocabulary: Vocabulary, checkpoint: Checkpoint, settings: Config) -> None:
     """The ids of bos, eos and their like, by the texts that the settings give them."""
     special = Config(checkpoint.read_json(SPECIAL) or {}, SPECIAL)
-    for name, role in ROLES.items():
-        key = f"{name}_token"
-        within = settings if key in settings.given else special
-        id = find_token(vocabulary, within, key)
-        if id is None and role not in vocabulary.ids:
-            id = next(iter(ids_in(checkpoint.config, f"{key}_id")), None)
+    for role, key in IDS.items():
+        setting = f"{role}_token"
+        within = settings if setting in settings.given else special
+        id = find_token(vocabulary, within, setting)
+        if id is None and key not in vocabulary.ids:
+            id = next(iter(ids_in(checkpoint.config, f"{setting}_id")), None)
         if id is not None:
-            vocabulary.ids[role] = id
+            vocabulary.ids[key] = id
 
 
 def find_token(vocabulary: Vocabulary, settings: Config, key: str) -> int | None:
@@ -199,10 +202,10 @@ def name_ends(vocabulary: Vocabulary, checkpoint: Checkpoint) -> None:
     for id in dict.fromkeys(ends):
         if id >= len(vocabulary.tokens):
             raise IntegrityError(f"an answer ends with id {id}, which is no token")
-        by_text = "eos" in vocabulary.ids and vocabulary.tokens[id] in known_texts
-        if by_text or id in (vocabulary.ids.get(role) for role in END_ROLES):
+        by_text = Keys.Tokenizer.EOS_ID in vocabulary.ids and vocabulary.tokens[id] in known_texts
+        if by_text or id in (vocabulary.ids.get(key) for key in ENDS):
             continue
-        free = [role for role in END_ROLES if role not in vocabulary.ids]
+        free = [key for key in ENDS if key not in vocabulary.ids]
         if not free:
             raise IntegrityError(
                 f"answers end with {len(set(ends))} different tokens, more than GGUF can name"
@@ -213,10 +216,10 @@ def name_ends(vocabulary: Vocabulary, checkpoint: Checkpoint) -> None:
 def set_flags(vocabulary: Vocabulary, definition: Config, settings: Config) -> None:
     """What is put around a text: as the settings say, else as the post-processor does."""
     adds = read_post_processor(definition, vocabulary)
-    for role in ("bos", "eos"):
-        key = f"add_{role}_token"
-        if settings.find(key) is not None:
-            vocabulary.flags[key] = settings.flag(key)
+    for role, key in ADDS.items():
+        setting = f"add_{role}_token"
+        if settings.find(setting) is not None:
+            vocabulary.flags[key] = settings.flag(setting)
         elif definition.given:
             vocabulary.flags[key] = adds[role]
 
@@ -235,7 +238,7 @@ def read_post_processor(definition: Config, vocabulary: Vocabulary) -> dict[str,
             for name in template_parts(step, whole.where):
                 if name is None:
                     role = "eos"
-                elif vocabulary.find(name) != vocabulary.ids.get(role):
+                elif vocabulary.find(name) != vocabulary.ids.get(IDS[role]):
                     raise IntegrityError(f"{whole.where} puts {name[:40]!r} where {role} would be")
                 else:
                     adds[role] = True

@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from gguf.constants import Keys, TokenType
+
 from localllm.convert.checkpoint import Config
 from localllm.convert.json_file import kind_of
 from localllm.convert.pre_tokenizers import recognise
-from localllm.convert.vocabulary import MAX_TOKENS, NO_SCORE, TokenType, Vocabulary
+from localllm.convert.vocabulary import MAX_TOKENS, NO_SCORE, Vocabulary
 from localllm.errors import IntegrityError
 
 FILE = "tokenizer.json"
@@ -97,7 +99,7 @@ def read_sentencepiece(root: Config, model: Config, ignore_merges: bool) -> Voca
     if ignore_merges:
         raise IntegrityError(f"{model.where} ignores merges, which this kind of tokenizer cannot")
     vocabulary = Vocabulary("llama", scores=[])
-    vocabulary.flags["add_space_prefix"] = adds_space(root)
+    vocabulary.flags[Keys.Tokenizer.ADD_PREFIX] = adds_space(root)
     fill(vocabulary, model)
     ids = {text: id for id, text in enumerate(vocabulary.tokens)}
     vocabulary.scores = score_merges(vocabulary, ids, model)
@@ -109,7 +111,7 @@ def read_sentencepiece(root: Config, model: Config, ignore_merges: bool) -> Voca
     unknown = ids.get(str(model.find("unk_token")))
     if unknown is not None:
         vocabulary.types[unknown] = TokenType.UNKNOWN
-        vocabulary.ids["unknown"] = unknown
+        vocabulary.ids[Keys.Tokenizer.UNK_ID] = unknown
     return vocabulary
 
 

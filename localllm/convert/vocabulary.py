@@ -4,24 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from enum import IntEnum
+
+from gguf.constants import Keys, TokenType
 
 from localllm.convert.gguf_values import f32s, flag, i32s, string, strings, u32
 
 MAX_TOKENS = 1 << 21  # far above any released model
-
-
-class TokenType(IntEnum):
-    """tokenizer.ggml.token_type"""
-
-    NORMAL = 1
-    UNKNOWN = 2
-    CONTROL = 3
-    USER_DEFINED = 4
-    UNUSED = 5
-    BYTE = 6
-
-
 NO_SCORE = -1000.0  # of tokens that no merge may make
 
 
@@ -30,7 +18,7 @@ class Vocabulary:
     """model: tokenizer.ggml.model. pre: the pre-tokenizer of byte-level BPE.
 
     scores: of SentencePiece, the highest is joined first. merges: of BPE, "left right".
-    flags, ids: the keys below tokenizer.ggml that hold one flag or one id.
+    flags, ids: by the keys of metadata that hold one flag or one id.
     doubtful: tokens that scores would make in other places than the merges they came from; in a
     SentencePiece model only added ones are, which are cut out of a text before.
     """
@@ -73,19 +61,18 @@ class Vocabulary:
         for values in (self.tokens, self.types, self.scores):
             if values is not None:
                 del values[n_vocab:]
-        self.ids = {role: id for role, id in self.ids.items() if id < n_vocab}
+        self.ids = {key: id for key, id in self.ids.items() if id < n_vocab}
         return beyond
 
     def metadata(self) -> dict[str, bytes]:
-        keys = {"model": string(self.model)}
+        found = {Keys.Tokenizer.MODEL: string(self.model)}
         if self.pre is not None:
-            keys["pre"] = string(self.pre)
-        keys["tokens"] = strings(self.tokens)
-        keys["token_type"] = i32s(self.types)
+            found[Keys.Tokenizer.PRE] = string(self.pre)
+        found[Keys.Tokenizer.LIST] = strings(self.tokens)
+        found[Keys.Tokenizer.TOKEN_TYPE] = i32s(self.types)
         if self.scores is not None:
-            keys["scores"] = f32s(self.scores)
+            found[Keys.Tokenizer.SCORES] = f32s(self.scores)
         if self.merges is not None:
-            keys["merges"] = strings(self.merges)
-        keys |= {f"{role}_token_id": u32(id) for role, id in self.ids.items()}
-        keys |= {name: flag(value) for name, value in self.flags.items()}
-        return {f"tokenizer.ggml.{key}": value for key, value in keys.items()}
+            found[Keys.Tokenizer.MERGES] = strings(self.merges)
+        found |= {key: u32(id) for key, id in self.ids.items()}
+        return found | {key: flag(value) for key, value in self.flags.items()}

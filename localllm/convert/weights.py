@@ -9,12 +9,22 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import IO, TYPE_CHECKING, NamedTuple
 
+from gguf.constants import MODEL_TENSOR as Kind
+
 from localllm.convert.checkpoint import MAX_COUNT, Checkpoint, Config
-from localllm.convert.families.family import GLOBAL_ROLES, Family, n_kv_heads
+from localllm.convert.families.family import Family, n_kv_heads
 from localllm.convert.safetensors_file import Stored
+from localllm.convert.tensor_names import (
+    HEAD,
+    HEADS,
+    ROPE_FACTORS,
+    TensorName,
+    find_name,
+    name_map,
+)
 from localllm.engines.quantizer import TensorSource
 from localllm.errors import IntegrityError
 
@@ -29,8 +39,6 @@ READABLE = ("F32", "F16", "BF16", F8)
 SCALES = (".weight_scale_inv", ".weight_scale")
 # What goes with 8-bit activations and caches, which this engine does not have.
 UNUSED = re.compile(r".*(\.(input|output|activation)_scale|\.[kv]_scale|rotary_emb\.inv_freq)")
-TEXT_MODEL = re.compile(r"(?:model\.language_model\.|language_model\.model\.|model\.|)(.+)")
-HEADS = ("lm_head.weight", "language_model.lm_head.weight")
 
 
 class Weight(NamedTuple):
@@ -48,25 +56,28 @@ def map_weights(
 
     Raises: IntegrityError for a tensor that has no place, or is stored in another way.
     """
-    named: dict[str, Stored] = {}
+    names = name_map(family.arch)
+    named: dict[str, tuple[TensorName, Stored]] = {}
     for stored in checkpoint.tensors.values():
         if is_left_out(stored.name, family) or stored.name.endswith(SCALES):
             continue
-        name = gguf_name(stored.name, family)
-        if name in named:
+        name = find_name(stored.name, names)
+        if name is None:
             raise IntegrityError(
-                f"{named[name].name[:100]} and {stored.name[:100]} are both {name}"
+                f"the tensor {stored.name[:100]} has no place in a {family.arch} model"
             )
-        named[name] = stored
-    if shares_head(config, "output.weight" in named):
-        named.pop("output.weight", None)
+        if str(name) in named:
+            other = named[str(name)][1]
+            raise IntegrityError(f"{other.name[:100]} and {stored.name[:100]} are both {name}")
+        named[str(name)] = name, stored
+    if shares_head(config, str(HEAD) in named):
+        named.pop(str(HEAD), None)
     weights = [
-        make_weight(name, named[name], checkpoint.tensors, family, config, spare)
-        for name in sorted(named, key=place_of(family))
+        make_weight(name, stored, checkpoint.tensors, family, config, spare)
+        for name, stored in sorted(named.values(), key=lambda pair: pair[0].place)
     ]
     if factors is not None:
-        name = "rope_freqs.weight"
-        weights.append(Weight(name, (factors.size,), put_aside(factors, spare)))
+        weights.append(Weight(str(ROPE_FACTORS), (factors.size,), put_aside(factors, spare)))
     return weights
 
 
@@ -77,32 +88,6 @@ def is_left_out(name: str, family: Family) -> bool:
 def is_foreign(name: str, family: Family) -> bool:
     """Whether a weight belongs to what sees or hears, beside the text model."""
     return name.removeprefix("model.").startswith(family.left_out) if family.left_out else False
-
-
-def gguf_name(name: str, family: Family) -> str:
-    """model.layers.3.mlp.up_proj.weight -> blk.3.ffn_up.weight"""
-    if name in HEADS:
-        return "output.weight"
-    found = TEXT_MODEL.fullmatch(name)
-    stem, _, kind = (found[1] if found else name).rpartition(".")
-    layer = re.fullmatch(r"layers\.(0|[1-9]\d{0,4})\.(.+)", stem)
-    role = family.layer_roles.get(layer[2]) if layer else GLOBAL_ROLES.get(stem)
-    if role is None or kind not in ("weight", "bias"):
-        raise IntegrityError(f"the tensor {name[:100]} has no place in a {family.arch} model")
-    return f"blk.{layer[1]}.{role}.{kind}" if layer else f"{role}.{kind}"
-
-
-def place_of(family: Family) -> Callable[[str], tuple[int, int, str]]:
-    """A sort key: the embedding, the layers with their weights in the family's order, the rest."""
-    roles = list(family.layer_roles.values())
-
-    def place(name: str) -> tuple[int, int, str]:
-        part, *rest = name.split(".")
-        if part == "blk":
-            return int(rest[0]), roles.index(rest[1]), rest[2]
-        return (-1 if part == "token_embd" else 1 << 20), 0, name
-
-    return place
 
 
 def shares_head(config: Config, has_head: bool) -> bool:
@@ -117,7 +102,7 @@ def shares_head(config: Config, has_head: bool) -> bool:
 
 
 def make_weight(
-    name: str,
+    name: TensorName,
     stored: Stored,
     tensors: Mapping[str, Stored],
     family: Family,
@@ -134,18 +119,18 @@ def make_weight(
             f"{stored.name[:100]} has shape {list(stored.shape)}, expected rows and columns"
         )
     dims = stored.shape[::-1]
-    if family.norm_offset and name.endswith("norm.weight"):
-        return Weight(name, dims, put_aside(read_floats(stored) + family.norm_offset, spare))
+    if family.norm_offset and name.is_norm and name.suffix == "weight":
+        return Weight(str(name), dims, put_aside(read_floats(stored) + family.norm_offset, spare))
     n_rows = dims[1] if len(dims) == 2 else 1
     row_dim, order = dims[0], None
-    if family.pairs_adjacent and re.fullmatch(r"blk\.\d+\.attn_[qk]\.\w+", name):
+    if family.pairs_adjacent and name.kind in (Kind.ATTN_Q, Kind.ATTN_K):
         n_rows, row_dim = (n_rows, row_dim) if len(dims) == 2 else (row_dim, 1)
-        is_q = ".attn_q." in name
+        is_q = name.kind == Kind.ATTN_Q
         order = pair_rows(
             stored, config.count("num_attention_heads") if is_q else n_kv_heads(config)
         )
     source = TensorSource(stored.fd, stored.offset, stored.dtype, n_rows, row_dim, order)
-    return Weight(name, dims, scaled(source, stored, tensors, config))
+    return Weight(str(name), dims, scaled(source, stored, tensors, config))
 
 
 def pair_rows(stored: Stored, n_heads: int) -> NDArray[numpy.uint32]:

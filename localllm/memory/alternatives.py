@@ -15,6 +15,7 @@ from itertools import chain, islice
 from pathlib import Path
 
 from localllm import engines
+from localllm.convert.mixes import can_make
 from localllm.engines.base import EngineOptions, ModelFile
 from localllm.errors import LocalLLMError
 from localllm.memory.kv_types import PAIRS
@@ -243,11 +244,10 @@ def makeable(file: ModelFile) -> Iterator[tuple[str, int]]:
 
 def all_quants(file: ModelFile) -> Iterator[tuple[str, int]]:
     """Every quant a model can be written with, the best first, and the bytes of its weights."""
-    from localllm.convert import mixes, requantize
+    from localllm.convert import requantize
 
-    for row in quants.QUANTS:
-        if row.name in mixes.MIXES:
-            yield row.name, sum(choice.n_bytes for choice in requantize.choose(file, row.name))
+    for quant in filter(can_make, quants.BY_NAME):
+        yield quant, sum(choice.n_bytes for choice in requantize.choose(file, quant))
 
 
 LEVERS: tuple[Lever, ...] = (

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from localllm import engines
+from localllm.convert.mixes import can_make
 from localllm.engines.base import EngineOptions, ModelFile
 from localllm.errors import DoesNotFitError, IntegrityError
 from localllm.memory.limits import Limit, find_limits
@@ -113,7 +114,7 @@ def judge_checkpoint(hub: Hub, limit: Limit, work: Path, progress: Progress) -> 
 
     folder = fetch_checkpoint_heads(hub, work, progress)
     with open_source(folder, hub.repo, progress.note) as source:
-        for quant in filter(quants.can_make, quants.BY_NAME):
+        for quant in filter(can_make, quants.BY_NAME):
             path = work / f"{quant}.gguf"
             source.sketch(path, quant)
             n_bytes = path.stat().st_size

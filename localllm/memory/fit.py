@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from localllm import engines
+from localllm.convert.mixes import can_make
 from localllm.engines.base import EngineOptions, ModelFile
 from localllm.errors import LocalLLMError, ModelNotFoundError, NetworkError
 from localllm.memory import alternatives, choose_quant
@@ -269,7 +270,7 @@ def read_offers(hub: Hub, work: Path, progress: Progress) -> Subject:
 
 def is_known(offer: Remote) -> bool:
     """Whether this engine runs its quant: what it can write, it reads."""
-    return quants.can_make(choose_quant.quant_of(offer)) and offer.n_bytes is not None
+    return can_make(choose_quant.quant_of(offer)) and offer.n_bytes is not None
 
 
 def sized(hub: Hub, offer: Remote) -> QuantChoice:

@@ -13,45 +13,44 @@ from typing import NamedTuple
 class Quant(NamedTuple):
     name: str
     bits: float  # per weight, about
-    converts: bool = False  # whether convert and quantize write it
 
 
 # BF16 is how most models are trained, so F32 adds bytes and nothing else.
 QUANTS = (
-    Quant("BF16", 16, converts=True),
-    Quant("F32", 32, converts=True),
-    Quant("F16", 16, converts=True),
+    Quant("BF16", 16),
+    Quant("F32", 32),
+    Quant("F16", 16),
     Quant("Q8_K_XL", 9.5),
-    Quant("Q8_0", 8.5, converts=True),
+    Quant("Q8_0", 8.5),
     Quant("Q6_K_XL", 7.3),
     Quant("Q6_K_L", 6.7),
-    Quant("Q6_K", 6.56, converts=True),
+    Quant("Q6_K", 6.56),
     Quant("Q5_K_XL", 5.8),
     Quant("Q5_K_L", 5.8),
-    Quant("Q5_K_M", 5.69, converts=True),
-    Quant("Q5_1", 6.0, converts=True),
-    Quant("Q5_K_S", 5.54, converts=True),
-    Quant("Q5_0", 5.5, converts=True),
+    Quant("Q5_K_M", 5.69),
+    Quant("Q5_1", 6.0),
+    Quant("Q5_K_S", 5.54),
+    Quant("Q5_0", 5.5),
     Quant("Q4_K_XL", 5.0),
     Quant("Q4_K_L", 5.0),
-    Quant("Q4_K_M", 4.85, converts=True),
-    Quant("Q4_K_S", 4.58, converts=True),
-    Quant("IQ4_NL", 4.5, converts=True),
-    Quant("IQ4_XS", 4.3, converts=True),
-    Quant("Q4_1", 5.0, converts=True),
-    Quant("Q4_0", 4.55, converts=True),
-    Quant("MXFP4", 4.25, converts=True),
+    Quant("Q4_K_M", 4.85),
+    Quant("Q4_K_S", 4.58),
+    Quant("IQ4_NL", 4.5),
+    Quant("IQ4_XS", 4.3),
+    Quant("Q4_1", 5.0),
+    Quant("Q4_0", 4.55),
+    Quant("MXFP4", 4.25),
     Quant("Q3_K_XL", 4.4),
-    Quant("Q3_K_L", 4.27, converts=True),
+    Quant("Q3_K_L", 4.27),
     Quant("IQ3_M", 3.7),
-    Quant("Q3_K_M", 3.91, converts=True),
+    Quant("Q3_K_M", 3.91),
     Quant("IQ3_S", 3.5),
     Quant("IQ3_XS", 3.3),
-    Quant("Q3_K_S", 3.5, converts=True),
+    Quant("Q3_K_S", 3.5),
     Quant("IQ3_XXS", 3.1),
     Quant("Q2_K_XL", 3.1),
     Quant("Q2_K_L", 3.1),
-    Quant("Q2_K", 2.96, converts=True),
+    Quant("Q2_K", 2.96),
     Quant("IQ2_M", 2.7),
     Quant("IQ2_S", 2.5),
     Quant("Q2_K_S", 2.7),
@@ -74,11 +73,6 @@ WORD = re.compile(
     rf"(?<![A-Z0-9_])(?:{RECIPE})?"
     rf"(?:{'|'.join(sorted(map(re.escape, BY_NAME), key=len, reverse=True))})(?![A-Z0-9_])"
 )
-
-
-def can_make(quant: str) -> bool:
-    """Whether a checkpoint in safetensors can become a file of that quant."""
-    return quant in BY_NAME and BY_NAME[quant].converts
 
 
 def find_quant(file_name: str) -> str | None:

@@ -5,31 +5,37 @@ The larger ones see images too; their text model is what is converted.
 
 from __future__ import annotations
 
+from gguf.constants import Keys
+
 from localllm.convert.checkpoint import Config
-from localllm.convert.families.family import GELU, LAYER_ROLES, Family, Keys, Note, head_dim
+from localllm.convert.families.family import GELU, Family, Metadata, Note, head_dim
 from localllm.convert.gguf_values import f32, flags, u32
 from localllm.errors import IntegrityError
 
 WINDOWED, FULL = "sliding_attention", "full_attention"
 # Of this one the engines know that queries are scaled by the model's width, not by the heads'.
 LAYERS_OF_27B = 62
+SOFTCAPPING = {
+    "attn_logit_softcapping": Keys.LLM.ATTN_LOGIT_SOFTCAPPING,
+    "final_logit_softcapping": Keys.LLM.FINAL_LOGIT_SOFTCAPPING,
+}
 
 
-def keys(config: Config, note: Note) -> Keys:
+def keys(config: Config, note: Note) -> Metadata:
     if config.find("use_bidirectional_attention"):
         raise IntegrityError(f"{config.where} asks for attention in both directions")
-    made = {}
+    made: Metadata = {}
     if config.find("sliding_window") is not None:
-        made["gemma3.attention.sliding_window"] = u32(config.count("sliding_window"))
-        made["gemma3.attention.sliding_window_pattern"] = window_pattern(config)
-    for setting in ("attn_logit_softcapping", "final_logit_softcapping"):
+        made[Keys.Attention.SLIDING_WINDOW] = u32(config.count("sliding_window"))
+        made[Keys.Attention.SLIDING_WINDOW_PATTERN] = window_pattern(config)
+    for setting, key in SOFTCAPPING.items():
         if config.find(setting) is not None:
-            made[f"gemma3.{setting}"] = f32(config.number(setting))
+            made[key] = f32(config.number(setting))
     scale, heads_width = config.number("query_pre_attn_scalar"), head_dim(config)
     if config.count("num_hidden_layers") == LAYERS_OF_27B:
         heads_width = config.count("hidden_size") // config.count("num_attention_heads")
     if scale != heads_width:
-        made["gemma3.attention.scale"] = f32(scale**-0.5 if scale > 0 else 0)
+        made[Keys.Attention.SCALE] = f32(scale**-0.5 if scale > 0 else 0)
     return made
 
 
@@ -69,12 +75,6 @@ FAMILY = Family(
         "sliding_window_pattern": 6,
         "hidden_activation": "gelu_pytorch_tanh",
         "tie_word_embeddings": True,
-    },
-    layer_roles={
-        **LAYER_ROLES,
-        "post_attention_layernorm": "post_attention_norm",
-        "pre_feedforward_layernorm": "ffn_norm",
-        "post_feedforward_layernorm": "post_ffw_norm",
     },
     norm_offset=1.0,
     left_out=("vision_tower.", "multi_modal_projector."),

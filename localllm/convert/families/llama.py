@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from localllm.convert.checkpoint import Config
-from localllm.convert.families.family import Family, Keys, Note
+from localllm.convert.families.family import Family, Metadata, Note
 
 
-def keys(config: Config, note: Note) -> Keys:
+def keys(config: Config, note: Note) -> Metadata:
     window = config.find("sliding_window")
     if window is not None and config.count("sliding_window") < config.count(
         "max_position_embeddings"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from localllm.convert.checkpoint import Config
-from localllm.convert.families.family import Family, Keys, Note
+from localllm.convert.families.family import Family, Metadata, Note
 from localllm.errors import IntegrityError
 
 
-def refuse_windows(config: Config, note: Note) -> Keys:
+def refuse_windows(config: Config, note: Note) -> Metadata:
     """The setting exists, and no released model of these families has it on."""
     if config.find("use_sliding_window") and config.find("sliding_window") is not None:
         raise IntegrityError(

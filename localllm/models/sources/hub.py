@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, NoReturn
 
+from localllm.convert.mixes import can_make
 from localllm.errors import (
     IntegrityError,
     ModelNotFoundError,
@@ -100,7 +101,7 @@ class Hub:
         """The checkpoint from which the quant is made, where there is one that nobody published."""
         files = find_checkpoint(names)
         quant = self.quant
-        if quant is None or not quants.can_make(quant) or not files:
+        if quant is None or not can_make(quant) or not files:
             raise self.nothing_fits(candidates, has_checkpoint=bool(files))
         return self.describe_weights(info, files)
 
@@ -182,7 +183,7 @@ class Hub:
         self, candidates: Sequence[Candidate], has_checkpoint: bool
     ) -> ModelNotFoundError:
         listed = ", ".join(c.files[0] for c in candidates[:MAX_LISTED])
-        makes = ", ".join(filter(quants.can_make, quants.BY_NAME))
+        makes = ", ".join(filter(can_make, quants.BY_NAME))
         if self.quant is None:
             found = ", only a checkpoint in safetensors" if has_checkpoint else ""
             hint = f"localllm pull hf:{self.repo} --quant {quants.PREFERRED[0]}, which converts it"

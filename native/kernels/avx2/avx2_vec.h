@@ -65,6 +65,12 @@ VEC_INLINE float vec_tree16(const vec v[2]) {
     return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
 
+VEC_INLINE float vec_first(vec x) { return _mm256_cvtss_f32(x); }
+
+VEC_INLINE vec vec_load_f16(const uint16_t *x) {
+    return _mm256_cvtph_ps(_mm_loadu_si128((const void *)x));
+}
+VEC_INLINE vec vec_all_f16(uint16_t x) { return _mm256_cvtph_ps(_mm_set1_epi16((short)x)); }
 VEC_INLINE void vec_store_f16(uint16_t *y, vec x) {
     _mm_storeu_si128((void *)y, _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
 }

@@ -2,7 +2,7 @@
  *
  * Keys lie beside each other for one dimension, so the 64 keys of a chunk are the lanes of four
  * registers and no score needs a sum across lanes; values are the lanes of the result. Both passes
- * work on tiles of up to four rows and four registers, sixteen chains of fmaf at once. With few
+ * work on blocks of up to four rows and four registers, sixteen chains of fmaf at once. With few
  * rows every key and value is converted to f32 on its way; with many, all of them are converted
  * first and met by all rows. How many are many is the processor's and the type's.
  *
@@ -21,16 +21,16 @@
 
 enum {
     N_LANES = 16,
-    TILE_ROWS = 4,
-    TILE_VECTORS = 4,
-    TILE_LANES = TILE_VECTORS * N_LANES,
+    ROWS = 4,
+    VECS = 4,
+    LANES = VECS * N_LANES,
     BLOCK_ROWS = 64, /* rows that share one conversion */
     LINE = 64,       /* bytes of a cache line */
 };
 
-static_assert((int)TILE_LANES == (int)KERNELS_CHUNK, "a tile's keys are a chunk");
+static_assert((int)LANES == (int)KERNELS_CHUNK, "a block of scores has the keys of a chunk");
 
-/* What a tile finds keys or values as: converted, or one of the stored types. */
+/* What a block of scores finds keys or values as: converted, or one of the stored types. */
 typedef enum form { F32, F16, Q8, Q4, N_FORMS } form;
 
 static const form form_of[KV_TYPE_COUNT] = {[KV_F16] = F16, [KV_Q8_0] = Q8, [KV_Q4_0] = Q4};
@@ -122,11 +122,11 @@ VEC_INLINE void fetch_scales(form as, const block *b, const void *next) {
 /* ---- scores -------------------------------------------------------------------------------- */
 
 /* p[row ...][key ...] = scale * q . keys, for n_rows rows and 16 * n_vectors keys. */
-VEC_INLINE void score_tile(form as, int n_rows, int n_vectors, const block *b, size_t row,
-                           size_t key) {
+VEC_INLINE void score_block(form as, int n_rows, int n_vectors, const block *b, size_t row,
+                            size_t key) {
     const float *q = b->q + row * b->q_stride;
     const void *next = row == 0 ? b->next_k : NULL; /* once is enough */
-    __m512 sums[TILE_ROWS][TILE_VECTORS];
+    __m512 sums[ROWS][VECS];
 #pragma GCC unroll 4
     for (int r = 0; r < n_rows; r++) {
 #pragma GCC unroll 4
@@ -134,15 +134,15 @@ VEC_INLINE void score_tile(form as, int n_rows, int n_vectors, const block *b, s
     }
     const size_t span = has_scales(as) ? KV_BLOCK_DIM : b->head_dim; /* channels of one scale */
     for (size_t start = 0; start < b->head_dim; start += span) {
-        __m512 scales[TILE_VECTORS];
+        __m512 scales[VECS];
 #pragma GCC unroll 4
         for (size_t v = 0; v < (size_t)n_vectors; v++) {
             if (has_scales(as)) scales[v] = key_scales(b, start, key + N_LANES * v);
         }
         const size_t end = start + span < b->head_dim ? start + span : b->head_dim;
         for (size_t d = start; d < end; d++) {
-            if (n_vectors == TILE_VECTORS) fetch(as, next, d);
-            __m512 keys[TILE_VECTORS];
+            if (n_vectors == VECS) fetch(as, next, d);
+            __m512 keys[VECS];
 #pragma GCC unroll 4
             for (size_t v = 0; v < (size_t)n_vectors; v++) {
                 keys[v] = load_keys(as, b, d, key + N_LANES * v);
@@ -170,18 +170,18 @@ VEC_INLINE void score_tile(form as, int n_rows, int n_vectors, const block *b, s
 
 VEC_INLINE void score_rows(form as, int n_vectors, const block *b, size_t key) {
     size_t r = 0;
-    for (; r + TILE_ROWS <= b->n_rows; r += TILE_ROWS) {
-        score_tile(as, TILE_ROWS, n_vectors, b, r, key);
+    for (; r + ROWS <= b->n_rows; r += ROWS) {
+        score_block(as, ROWS, n_vectors, b, r, key);
     }
     switch (b->n_rows - r) {
     case 1:
-        score_tile(as, 1, n_vectors, b, r, key);
+        score_block(as, 1, n_vectors, b, r, key);
         break;
     case 2:
-        score_tile(as, 2, n_vectors, b, r, key);
+        score_block(as, 2, n_vectors, b, r, key);
         break;
     case 3:
-        score_tile(as, 3, n_vectors, b, r, key);
+        score_block(as, 3, n_vectors, b, r, key);
         break;
     default:
         break;
@@ -199,7 +199,7 @@ static uint64_t visible_keys(const block *b, size_t row) {
  */
 static float largest(const float *s, uint64_t visible, size_t first) {
     __m512 m = _mm512_set1_ps(-INFINITY);
-    for (size_t v = 0; v < TILE_VECTORS; v++) {
+    for (size_t v = 0; v < VECS; v++) {
         __mmask16 seen = (__mmask16)(visible >> N_LANES * v);
         m = _mm512_mask_max_ps(m, seen, m, _mm512_loadu_ps(s + N_LANES * v));
     }
@@ -215,7 +215,7 @@ static float largest(const float *s, uint64_t visible, size_t first) {
 static void exponentials(float *p, uint64_t visible, attend_state *state) {
     const __m512 m = _mm512_set1_ps(state->m);
     __m512 lanes = _mm512_setzero_ps();
-    for (size_t v = 0; v < TILE_VECTORS; v++) {
+    for (size_t v = 0; v < VECS; v++) {
         __mmask16 seen = (__mmask16)(visible >> N_LANES * v);
         if (!seen) continue;
         __m512 e = vec_exp(_mm512_sub_ps(_mm512_loadu_ps(p + N_LANES * v), m));
@@ -236,10 +236,10 @@ static void softmax(const block *b) {
 
 /* o[row ...][dim ...] += p[row ...][j] * v[j], j in [first, last) ascending, for 16 * n_vectors
  * dimensions, or the lanes m of a single vector. */
-VEC_INLINE void value_tile(form as, int n_rows, int n_vectors, const block *b, size_t row,
-                           size_t first, size_t last, size_t dim, __mmask16 m) {
+VEC_INLINE void value_block(form as, int n_rows, int n_vectors, const block *b, size_t row,
+                            size_t first, size_t last, size_t dim, __mmask16 m) {
     const void *next = row == 0 ? b->next_v : NULL;
-    __m512 sums[TILE_ROWS][TILE_VECTORS];
+    __m512 sums[ROWS][VECS];
 #pragma GCC unroll 4
     for (size_t r = 0; r < (size_t)n_rows; r++) {
 #pragma GCC unroll 4
@@ -249,8 +249,8 @@ VEC_INLINE void value_tile(form as, int n_rows, int n_vectors, const block *b, s
     }
     for (size_t j = first; j < last; j++) {
         const void *from = element(as, b->v, j * b->v_stride + dim);
-        if (n_vectors == TILE_VECTORS) fetch(as, next, dim + j);
-        __m512 values[TILE_VECTORS];
+        if (n_vectors == VECS) fetch(as, next, dim + j);
+        __m512 values[VECS];
 #pragma GCC unroll 4
         for (size_t v = 0; v < (size_t)n_vectors; v++) {
             values[v] = load_values(as, element(as, from, N_LANES * v), m);
@@ -281,11 +281,11 @@ VEC_INLINE void value_dims(form as, int n_rows, const block *b, size_t row, size
                            size_t last) {
     if (first >= last) return;
     size_t dim = 0;
-    for (; dim + TILE_LANES <= b->head_dim; dim += TILE_LANES) {
-        value_tile(as, n_rows, TILE_VECTORS, b, row, first, last, dim, 0xffff);
+    for (; dim + LANES <= b->head_dim; dim += LANES) {
+        value_block(as, n_rows, VECS, b, row, first, last, dim, 0xffff);
     }
     for (; dim < b->head_dim; dim += N_LANES) {
-        value_tile(as, n_rows, 1, b, row, first, last, dim, lanes_below(b->head_dim - dim));
+        value_block(as, n_rows, 1, b, row, first, last, dim, lanes_below(b->head_dim - dim));
     }
 }
 
@@ -309,7 +309,7 @@ VEC_INLINE void value_ranges(form as, int n_rows, const block *b, size_t row) {
 
 VEC_INLINE void value_rows(form as, const block *b) {
     size_t r = 0;
-    for (; r + TILE_ROWS <= b->n_rows; r += TILE_ROWS) value_ranges(as, TILE_ROWS, b, r);
+    for (; r + ROWS <= b->n_rows; r += ROWS) value_ranges(as, ROWS, b, r);
     switch (b->n_rows - r) {
     case 1:
         value_ranges(as, 1, b, r);
@@ -332,7 +332,7 @@ VEC_INLINE void score_keys(form as, const block *b, size_t key0, size_t key1) {
     if (key1 - key0 <= N_LANES) {
         score_rows(as, 1, b, key0);
     } else {
-        score_rows(as, TILE_VECTORS, b, 0);
+        score_rows(as, VECS, b, 0);
     }
 }
 
@@ -426,7 +426,7 @@ static size_t all_bytes(size_t head_dim) {
 static bool has_room(size_t head_dim) { return all_bytes(head_dim) <= KERNELS_SCRATCH_BYTES; }
 
 size_t avx512_attend_scratch(size_t head_dim, size_t n_rows) {
-    if (n_rows > TILE_ROWS && has_room(head_dim)) return all_bytes(head_dim);
+    if (n_rows > ROWS && has_room(head_dim)) return all_bytes(head_dim);
     const size_t n = n_rows < BLOCK_ROWS ? n_rows : BLOCK_ROWS;
     return (kv_n_blocks(head_dim) + n) * KERNELS_CHUNK * sizeof(float);
 }
@@ -481,7 +481,7 @@ void avx512_attend_direct(const size_t most_direct[KV_TYPE_COUNT], const attend_
 void avx512_attend(const attend_chunk *chunk, const float *q, size_t q_stride, size_t n_rows,
                    float scale, const uint8_t *first, const uint8_t *last, attend_state *state,
                    void *scratch) {
-    static const size_t most_direct[KV_TYPE_COUNT] = {TILE_ROWS, TILE_ROWS, TILE_ROWS};
+    static const size_t most_direct[KV_TYPE_COUNT] = {ROWS, ROWS, ROWS};
     avx512_attend_direct(most_direct, chunk, q, q_stride, n_rows, scale, first, last, state,
                          scratch);
 }

@@ -53,6 +53,12 @@ VEC_INLINE float vec_tree16(const vec v[4]) {
     return vget_lane_f32(two, 0) + vget_lane_f32(two, 1);
 }
 
+VEC_INLINE float vec_first(vec x) { return vgetq_lane_f32(x, 0); }
+
+VEC_INLINE vec vec_load_f16(const uint16_t *x) {
+    return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(x)));
+}
+VEC_INLINE vec vec_all_f16(uint16_t x) { return vcvt_f32_f16(vreinterpret_f16_u16(vdup_n_u16(x))); }
 VEC_INLINE void vec_store_f16(uint16_t *y, vec x) {
     vst1_u16(y, vreinterpret_u16_f16(vcvt_f16_f32(x)));
 }
