@@ -26,23 +26,26 @@ class PlainSession:
     """Ids, as a foreign library would hold them."""
 
     def __init__(self) -> None:
-        self.ids: list[int] = []
+        self.held: list[int] = []
 
     @property
     def n_tokens(self) -> int:
-        return len(self.ids)
+        return len(self.held)
+
+    def ids(self, start: int = 0) -> list[int]:
+        return self.held[start:]
 
     def reuse(self, ids: Sequence[int]) -> int:
-        pairs = zip(self.ids, ids, strict=False)
+        pairs = zip(self.held, ids, strict=False)
         n_held = next((i for i, (own, other) in enumerate(pairs) if own != other), None)
-        return self.truncate(min(len(self.ids), len(ids)) if n_held is None else n_held)
+        return self.truncate(min(len(self.held), len(ids)) if n_held is None else n_held)
 
     def truncate(self, n_tokens: int) -> int:
-        del self.ids[n_tokens:]
-        return len(self.ids)
+        del self.held[n_tokens:]
+        return len(self.held)
 
     def close(self) -> None:
-        self.ids.clear()
+        self.held.clear()
 
 
 class PlainEngine:
@@ -66,17 +69,16 @@ class PlainEngine:
 
     def step(self, rows: Any) -> int:
         for session, ids, _ in rows:
-            session.ids.extend(ids)
+            session.held.extend(ids)
         self.n_kept = sum(n_logits for _, _, n_logits in rows)
         return self.n_kept
 
     def logits(self) -> memoryview:
         return memoryview(np.zeros((self.n_kept, self.n_vocab), dtype=np.float32))
 
-    def sample(self, row: int, recent: Sequence[int], position: int, sampler: Any) -> int:
-        id = self.answer[self.n_drawn % len(self.answer)]
+    def sample(self, draws: Any) -> list[int]:
         self.n_drawn += 1
-        return id
+        return [self.answer[(self.n_drawn - 1) % len(self.answer)] for _ in draws]
 
     def cancel(self) -> None: ...
     def close(self) -> None: ...

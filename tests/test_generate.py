@@ -157,24 +157,27 @@ class CountingEngine:
         self.steps: list[tuple[list[int], int]] = []
         self.fails_at: int | None = None
         self.keeps = 0
-        self.ids: list[int] = []
+        self.held: list[int] = []
 
     def session(self) -> Any:
         return self
 
     def reuse(self, ids: Sequence[int]) -> int:
         n_held = 0
-        while ids[n_held : n_held + 1] == self.ids[n_held : n_held + 1] != []:
+        while ids[n_held : n_held + 1] == self.held[n_held : n_held + 1] != []:
             n_held += 1
-        del self.ids[n_held - n_held % self.keeps if self.keeps else n_held :]
-        return len(self.ids)
+        del self.held[n_held - n_held % self.keeps if self.keeps else n_held :]
+        return len(self.held)
+
+    def ids(self) -> list[int]:
+        return self.held
 
     def step(self, rows: Any) -> int:
         ((_, ids, n_logits),) = rows
         if self.fails_at is not None and len(self.steps) == self.fails_at:
             raise KeyboardInterrupt
         self.steps.append((list(ids), n_logits))
-        self.ids += ids
+        self.held += ids
         return n_logits
 
 
@@ -234,7 +237,7 @@ def test_a_step_that_ended_just_before_a_signal_is_taken_back() -> None:
     timeline, _ = feed(engine, [1, 2, 3])
     engine.step([(engine, [4], 1)])
     timeline.feed([1, 2, 3, 5])
-    assert engine.ids == timeline.ids and len(engine.ids) == 4
+    assert timeline.ids == [1, 2, 3, 5]
 
 
 def test_progress_ends_with_both_counts_equal() -> None:
@@ -290,15 +293,15 @@ def run_together(engine: Engine, generations: Sequence[Generation]) -> list[str]
             room = engine.n_batch - sum(len(ids) for _, ids, _ in rows)
             wanted = generations[i].wanted_rows(timelines[i].session.n_tokens, max(1, room // 2))
             rows.append((timelines[i].session, *wanted))
-            timelines[i].ids.extend(wanted[0])
         engine.step(rows)
         drawing = [i for i, (_, _, n_logits) in zip(live, rows, strict=True) if n_logits]
-        for row, i in enumerate(drawing):
-            one, ids = generations[i], timelines[i].ids
-            if not one.result.n_generated:
-                one.prompt_fed(n_reused[i])
-            id = engine.sample(row, ids[-one.sampling.penalty_last_n :], len(ids), one.sampling)
-            texts[i] += "".join(piece.text for piece in one.take(id))
+        draws = [
+            (timelines[i].session, row, generations[i].sampling) for row, i in enumerate(drawing)
+        ]
+        for i, id in zip(drawing, engine.sample(draws), strict=True):
+            if not generations[i].result.n_generated:
+                generations[i].prompt_fed(n_reused[i])
+            texts[i] += "".join(piece.text for piece in generations[i].take(id))
     return texts
 
 

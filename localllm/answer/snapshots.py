@@ -53,8 +53,9 @@ def save(
     """Writes a conversation, and the whole blocks of what is computed of it; returns how many
     tokens that are. Raises: OSError, UsageError for an engine without blocks."""
     blocks = get_blocks(engine, "a saved conversation with its KV")
-    keys = keys_of(fingerprint(file, blocks), timeline.ids, blocks.n_tokens)
-    computed = timeline.ids[: len(keys) * blocks.n_tokens]
+    ids = timeline.session.ids()
+    keys = keys_of(fingerprint(file, blocks), ids, blocks.n_tokens)
+    computed = ids[: len(keys) * blocks.n_tokens]
     document = {
         "schema_version": SCHEMA_VERSION,
         "messages": [dict(message) for message in messages],

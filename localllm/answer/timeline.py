@@ -1,4 +1,4 @@
-"""One session, the ids it holds, and what of them is on its way to the disk.
+"""One session, and what of its prompt is on its way to the disk.
 
 A prompt that begins like the last one costs only its new tokens: a session of the engine may have
 computed them, or a process that saved them.
@@ -34,7 +34,11 @@ class Timeline:
         self.session = engine.session()
         self.prefixes = prefixes
         self.writing: Writing | None = None  # of the last prompt, while some of it waits
-        self.ids: list[int] = []
+
+    @property
+    def ids(self) -> list[int]:
+        """The tokens the session holds."""
+        return self.session.ids()
 
     def hold(self, ids: Sequence[int]) -> int:
         """Makes the session hold what is computed already of the beginning of `ids`, but never all
@@ -49,7 +53,6 @@ class Timeline:
         if self.prefixes is not None:
             self.writing = self.prefixes.begin(self.session, ids)
             n_held = self.session.n_tokens
-        self.ids[:] = ids[:n_held]
         return n_held
 
     def feed(self, ids: Sequence[int], progress: PrefillProgress | None = None) -> int:
@@ -77,26 +80,20 @@ class Timeline:
     def step(self, ids: Sequence[int], n_logits: int = 1) -> None:
         """Feeds ids behind those that the session holds."""
         self.engine.step([(self.session, ids, n_logits)])
-        self.ids.extend(ids)
 
     def draw(self, sampling: SeededSampling) -> int:
         """The id behind the session's last one, from its logits."""
-        ids = self.ids
-        recent = ids[-sampling.penalty_last_n :] if sampling.has_penalties else []
-        return self.engine.sample(0, recent, len(ids), sampling)
+        return self.engine.sample([(self.session, 0, sampling)])[0]
 
     def restore(self, blocks: Blocks, pieces: Iterable[tuple[Sequence[int], bytes]]) -> int:
         """Makes the session hold what comes in pieces, a block's tokens with their KV; returns how
         many tokens. Raises: ContextFullError, where it does not fit."""
         self.end_writing()
         self.session.truncate(0)
-        self.ids.clear()
         for ids, kv in pieces:
             blocks.put(self.session, ids, kv)
-            self.ids.extend(ids)
         # Nothing, where the end lacks what layers with a window see.
-        del self.ids[self.session.truncate(len(self.ids)) :]
-        return len(self.ids)
+        return self.session.truncate(self.session.n_tokens)
 
     def save_some(self) -> None:
         """Saves a little of the prompt on the disk, while its answer is being read."""

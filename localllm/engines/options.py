@@ -41,6 +41,7 @@ class EngineOptions:
 
     n_ctx: int = 0
     n_sessions: int = 1
+    kv_tokens: int = 0  # room for those of all sessions together; 0: n_sessions * n_ctx
     n_batch: int = 0  # rows of a step, at most
     n_logits: int = 1  # rows of a step that keep their logits, at most
     n_threads: int = 0

@@ -291,11 +291,10 @@ static PyObject *model_find_token(PyObject *self, PyObject *text) {
 }
 
 static PyObject *model_plan(PyObject *self, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {OPTION_NAMES};
+    static char *names[] = {ENGINE_OPTIONS(OPTION_NAME) NULL};
     ll_engine_options o = {.n_sessions = 1, .n_logits = 1};
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$IIIIIzzzz", names, &o.n_ctx, &o.n_sessions,
-                                     &o.n_batch, &o.n_logits, &o.n_threads, &o.device, &o.kernels,
-                                     &o.kv_k, &o.kv_v))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$" ENGINE_OPTIONS(OPTION_FORMAT),
+                                     names ENGINE_OPTIONS(OPTION_PLACE)))
         return NULL;
     ll_model *m = model_get_open(self);
     if (m == NULL) return NULL;

@@ -47,10 +47,30 @@ ll_model *model_get_open(PyObject *self);
 /* Closes the model if that was asked for and no engine borrows from it. */
 void model_release(model_object *m);
 
-/* The fields of ll_engine_options as keyword arguments, in the order of "IIIIIzzz". */
-#define OPTION_NAMES                                                                               \
-    "n_ctx", "n_sessions", "n_batch", "n_logits", "n_threads", "device", "kernels", "kv_k",        \
-        "kv_v", NULL
+/* sampling(): the rows of LL_SAMPLING. */
+PyObject *module_sampling(PyObject *self, PyObject *unused);
+/* Settings from a dict of them and `biases`, pairs (id, bias); what is not there is off. False with
+ * an exception where one does not exist or is of another type; to be freed in any case. */
+bool sampling_read(PyObject *given, ll_sampling *out);
+void sampling_free(ll_sampling *s);
+
+/* The fields of ll_engine_options as keyword arguments: the name, and how Python's parser reads it.
+ * The three below make of the list an array of names, a format, and the addresses in options `o`.
+ */
+#define ENGINE_OPTIONS(X)                                                                          \
+    X(n_ctx, "I")                                                                                  \
+    X(n_sessions, "I")                                                                             \
+    X(kv_tokens, "I")                                                                              \
+    X(n_batch, "I")                                                                                \
+    X(n_logits, "I")                                                                               \
+    X(n_threads, "I")                                                                              \
+    X(device, "z")                                                                                 \
+    X(kernels, "z")                                                                                \
+    X(kv_k, "z")                                                                                   \
+    X(kv_v, "z")
+#define OPTION_NAME(name, format)   #name,
+#define OPTION_FORMAT(name, format) format
+#define OPTION_PLACE(name, format)  , &o.name
 
 extern PyType_Spec model_spec, engine_spec, session_spec, quantizer_spec;
 
