@@ -51,6 +51,7 @@ class Model:
         *,
         n_ctx: int = 0,
         n_sessions: int = 1,
+        kv_tokens: int = 0,
         n_batch: int = 0,
         n_logits: int = 1,
         n_threads: int = 0,
@@ -76,6 +77,7 @@ class Engine:
         *,
         n_ctx: int = 0,
         n_sessions: int = 1,
+        kv_tokens: int = 0,
         n_batch: int = 0,
         n_logits: int = 1,
         n_threads: int = 0,
@@ -102,25 +104,10 @@ class Engine:
     def logits(self) -> memoryview:
         """The kept rows of the last step, float32 [n_kept, n_vocab], without a copy. Valid until
         the next step; an exported view keeps the engine's memory alive."""
-    def sample(
-        self,
-        row: int,
-        recent: Sequence[int],
-        position: int,
-        *,
-        temperature: float,
-        top_k: int,
-        top_p: float,
-        min_p: float,
-        typical_p: float,
-        repeat_penalty: float,
-        frequency_penalty: float,
-        presence_penalty: float,
-        penalty_last_n: int,
-        seed: int,
-        biases: Sequence[tuple[int, float]] = (),
-    ) -> int:
-        """Draws the token for `position` from kept logits row `row` (see ll_sample)."""
+    def sample(self, draws: Sequence[tuple[Session, int, dict[str, Any]]]) -> list[int]:
+        """Draws a token from each entry: the session it comes behind, the kept row of logits, and
+        settings by their names in sampling() and `biases`, pairs (id, bias); those that are left
+        out are off. Several are drawn on the engine's threads. Releases the GIL."""
     def work(self, spans: Sequence[tuple[int, int, int]]) -> dict[str, int]:
         """What one step must read and compute; each span is the first position, the rows and the
         kept logits of one session: weight_bytes, kv_bytes, int8_macs, float_macs."""
@@ -144,6 +131,8 @@ class Session:
     """One timeline of tokens inside an engine; keeps the engine alive."""
 
     n_tokens: int
+    def ids(self, start: int = 0) -> list[int]:
+        """The tokens it holds, from number `start` on."""
     def reuse(self, ids: Sequence[int]) -> int:
         """Holds as much of the beginning of ids as it, or any session of the engine, has computed;
         returns how much."""
@@ -193,6 +182,10 @@ def quants() -> dict[str, tuple[int, int, int]]:
 
 def kv_format() -> tuple[int, int]:
     """The arithmetic's version, and the tokens of a KV block."""
+
+def sampling() -> list[tuple[str, float, float, float]]:
+    """The sampler's settings: name, lowest, highest, and the value that changes nothing; these are
+    ints where the setting is a whole number."""
 
 def end_texts() -> list[str]:
     """The texts of tokens that end an answer whatever a file says of them."""

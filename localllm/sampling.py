@@ -1,32 +1,20 @@
 """How the next token is drawn: the settings, and where a setting nobody gave comes from.
 
 Precedence: what the caller gives, then the model file's own `general.sampling.*` keys, then
-temperature 0.7 and top-p 0.95. The engine applies them in one fixed order: bias, penalties, top-k,
-typical-p, top-p, min-p, temperature, draw; the draw depends on (seed, position) alone.
+temperature 0.7 and top-p 0.95. What there is and how far each may go is one list, LL_SAMPLING in
+native/localllm.h. The engine applies them in one fixed order: bias, penalties, top-k, typical-p,
+top-p, min-p, temperature, draw; the draw depends on (seed, position) alone.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from localllm.errors import UsageError
-
-# field -> (lowest, highest, what it is when it does nothing)
-RANGES: dict[str, tuple[float, float]] = {
-    "temperature": (0.0, 100.0),
-    "top_k": (0, 2**31 - 1),
-    "top_p": (0.0, 1.0),
-    "min_p": (0.0, 1.0),
-    "typical_p": (0.0, 1.0),
-    "repeat_penalty": (0.01, 100.0),
-    "frequency_penalty": (-100.0, 100.0),
-    "presence_penalty": (-100.0, 100.0),
-    "penalty_last_n": (0, 2**31 - 1),
-    "seed": (0, 2**64 - 1),
-}
 
 MODEL_KEYS = {
     "temperature": "general.sampling.temp",
@@ -38,6 +26,15 @@ MODEL_KEYS = {
 }
 
 DEFAULTS: dict[str, float] = {"temperature": 0.7, "top_p": 0.95}
+
+
+@functools.cache
+def ranges() -> dict[str, tuple[float, float]]:
+    """The lowest and the highest value of each setting as the engine's own list has them; ints
+    where it is a whole number."""
+    from localllm import _native
+
+    return {name: (low, high) for name, low, high, _ in _native.sampling()}
 
 
 @dataclass(frozen=True)
@@ -60,15 +57,11 @@ class Sampling:
     biases: tuple[tuple[int, float], ...] = ()  # (id, added to its logit)
 
     def __post_init__(self) -> None:
-        for name, (low, high) in RANGES.items():
+        for name, (low, high) in ranges().items():
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 label = name.replace("_", "-")
                 raise UsageError(f"{label} is {value}, but must lie between {low:g} and {high:g}")
-
-    @property
-    def has_penalties(self) -> bool:
-        return (self.repeat_penalty, self.frequency_penalty, self.presence_penalty) != (1, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -98,7 +91,7 @@ def settled(given: dict[str, Any], meta: Callable[[str], Any]) -> Sampling:
     values: dict[str, Any] = dict(DEFAULTS)
     for name, key in MODEL_KEYS.items():
         value = meta(key)
-        low, high = RANGES[name]
+        low, high = ranges()[name]
         if isinstance(value, (int, float)) and math.isfinite(value) and low <= value <= high:
             values[name] = type(getattr(Sampling, name))(value)
     values.update({name: value for name, value in given.items() if value is not None})

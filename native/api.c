@@ -1,6 +1,5 @@
 /* api: the C interface's model, text and device functions, each a line or two over a lower floor.
- * Engine and session functions live with the engine, ll_sample with the sampler, ll_machine_ in
- * machine/.
+ * Engine and session functions live with the engine, ll_machine_ in machine/.
  */
 #include <stdlib.h>
 
@@ -128,7 +127,6 @@ int32_t ll_model_eos(const ll_model *m) { return tokenizer_eos(m->tokenizer); }
 bool ll_engine_plan(const ll_model *m, const ll_engine_options *options, ll_memory *out,
                     ll_error *err) {
     if (!engine_plan_memory(&m->model, options, out, err)) return false;
-    out->tables_bytes += ll_sample_scratch_bytes(m->model.n_vocab);
     out->tokenizer_bytes = tokenizer_memory_bytes(m->tokenizer);
     return true;
 }

@@ -152,7 +152,9 @@ typedef struct ll_session ll_session;
 
 typedef struct ll_engine_options {
     uint32_t n_ctx;      /* positions per session; 0: the model's own */
-    uint32_t n_sessions; /* sessions the KV pool has room for; 0: 1 */
+    uint32_t n_sessions; /* sessions that may be open at once; 0: 1 */
+    uint32_t kv_tokens;  /* tokens that the KV pool has room for, those of all sessions together, in
+                            whole blocks; at least n_ctx; 0: n_sessions * n_ctx */
     uint32_t n_batch;    /* rows per step; 0: 512 */
     uint32_t n_logits;   /* rows per step whose logits are kept; 0: 1 */
     uint32_t n_threads;  /* 0: usable cores */
@@ -171,7 +173,7 @@ typedef struct ll_memory {
     uint64_t scratch_touched_bytes; /* of scratch_bytes, at most, by steps of n_batch rows */
     uint64_t scratch_bytes;         /* activations and per-thread panels */
     uint64_t logits_bytes;
-    uint64_t tables_bytes;     /* plan, block tables, the sampler's scratch */
+    uint64_t tables_bytes;     /* plan, block tables, the scratch of draws */
     uint64_t tokenizer_bytes;  /* there since the model was opened */
     uint64_t importance_bytes; /* beside the others, once importance is asked for */
     uint64_t device_bytes; /* in the memory of a device that has its own; in none of the above */
@@ -199,6 +201,7 @@ uint32_t ll_engine_n_batch(const ll_engine *e);
 ll_session *ll_session_open(ll_engine *e, ll_error *err);
 void ll_session_close(ll_session *s);
 uint32_t ll_session_n_tokens(const ll_session *s);
+const int32_t *ll_session_ids(const ll_session *s); /* [n_tokens], valid until it changes */
 /* Drops tokens from the end until at most n_tokens are left; returns the number left. That is 0
  * where layers that see a window have given back what the next token would see. */
 uint32_t ll_session_truncate(ll_session *s, uint32_t n_tokens);
@@ -239,16 +242,12 @@ typedef struct ll_row {
     bool logits; /* keep this row's logits */
 } ll_row;
 
-/* Feeds all rows or none. Errors: ARGUMENT, CONTEXT, CANCELLED, NUMERIC, and IO or MEMORY where the
- * device fails. The kept logits are [n kept, n_vocab] float, in row order, valid until
- * the next step of this engine. */
+/* Feeds all rows or none. Errors: ARGUMENT; CONTEXT where a session would be longer than the
+ * context, or the pool lacks blocks for all rows together; CANCELLED, NUMERIC, and IO or MEMORY
+ * where the device fails. The kept logits are [n kept, n_vocab] float, in row order, valid until
+ * the next step that ARGUMENT and CONTEXT do not refuse. */
 bool ll_engine_step(ll_engine *e, const ll_row *rows, size_t n_rows, ll_error *err);
 const float *ll_engine_logits(const ll_engine *e, size_t *n_kept);
-
-/* The largest logit of every LL_PEAK_LOGITS consecutive ones of a kept row, the last group being
- * what is left: [n kept, ceil(n_vocab / LL_PEAK_LOGITS)], valid as long as the logits. */
-enum { LL_PEAK_LOGITS = 32 };
-const float *ll_engine_peaks(const ll_engine *e);
 
 /* Makes the running step (or the next one, if none is running) fail with LL_ERR_CANCELLED. */
 void ll_engine_cancel(ll_engine *e);
@@ -314,31 +313,46 @@ const ll_importance *ll_engine_get_importance(const ll_engine *e, size_t *n);
 
 /* ---- sampler ------------------------------------------------------------------------------- */
 
+/* The settings of a draw: type, name, lowest, highest, and the value that changes nothing. One list
+ * feeds the struct, the check of its ranges, and what Python knows of them. */
+#define LL_SAMPLING(X)                                                                             \
+    X(float, temperature, 0, 100, 1) /* 0: greedy */                                               \
+    X(int32_t, top_k, 0, INT32_MAX, 0)                                                             \
+    X(float, top_p, 0, 1, 1)                                                                       \
+    X(float, min_p, 0, 1, 0)                                                                       \
+    X(float, typical_p, 0, 1, 1)                                                                   \
+    X(float, repeat_penalty, 0.01, 100, 1)                                                         \
+    X(float, frequency_penalty, -100, 100, 0)                                                      \
+    X(float, presence_penalty, -100, 100, 0)                                                       \
+    X(uint32_t, penalty_last_n, 0, INT32_MAX, 0) /* so many latest tokens the penalties see */     \
+    X(uint64_t, seed, 0, UINT64_MAX, 0)
+
 typedef struct ll_logit_bias {
     int32_t id;
     float bias;
 } ll_logit_bias;
 
 typedef struct ll_sampling {
-    float temperature;                         /* 0: greedy */
-    int32_t top_k;                             /* 0: off */
-    float top_p, min_p, typical_p;             /* 1, 0, 1: off */
-    float repeat_penalty;                      /* 1: off */
-    float frequency_penalty, presence_penalty; /* 0: off */
-    uint32_t penalty_last_n;                   /* how many of the latest tokens the penalties see */
-    uint64_t seed;
-    const ll_logit_bias *biases;
+#define X(type, name, low, high, off) type name;
+    LL_SAMPLING(X)
+#undef X
+    const ll_logit_bias *biases; /* added to logits before all else; -infinity bans a token */
     size_t n_biases;
 } ll_sampling;
 
-/* Draws the token for `position` from logits [n_vocab]; the draw depends on (seed, position)
- * alone. `peaks` are those of the row (ll_engine_peaks), or NULL: the token is the same, it only
- * takes a pass more. `recent` holds the latest tokens, oldest first. Scratch is supplied by the
- * caller, aligned as malloc's. Fails with LL_ERR_NUMERIC when no logit is finite. */
-bool ll_sample(const ll_sampling *s, const float *logits, const float *peaks, uint32_t n_vocab,
-               const int32_t *recent, size_t n_recent, uint64_t position, void *scratch,
-               int32_t *id, ll_error *err);
-size_t ll_sample_scratch_bytes(uint32_t n_vocab);
+/* One draw: the token that comes behind all that `session` holds, from kept row `row` of the last
+ * step. The penalties see the session's tokens, and the draw depends on (seed, n_tokens) alone. */
+typedef struct ll_draw {
+    uint32_t row;
+    const ll_session *session;
+    const ll_sampling *sampling;
+} ll_draw;
+
+/* Draws ids [n_draws], several at once on the engine's threads. Errors: ARGUMENT for a row that is
+ * not kept, a setting or a bias out of range; NUMERIC where no logit is finite, or one is NaN or
+ * infinity. Of several errors it is the first draw's. */
+bool ll_engine_sample(ll_engine *e, const ll_draw *draws, size_t n_draws, int32_t *ids,
+                      ll_error *err);
 
 /* ---- quantizer ----------------------------------------------------------------------------- */
 

@@ -119,12 +119,23 @@ static bool was_refused(const char *call, const ll_error *err) {
     }
 
 static void feed(ll_engine *engine, ll_session *session) {
+    static const ll_sampling sampling = {.temperature = 1,
+                                         .top_p = 0.9f,
+                                         .typical_p = 1,
+                                         .repeat_penalty = 1.1f,
+                                         .penalty_last_n = 64};
     static ll_row rows[N_PROMPT];
     for (int i = 0; i < N_PROMPT; i++)
-        rows[i] = (ll_row){.session = session, .id = i % 200, .logits = i == N_PROMPT - 1};
+        rows[i] = (ll_row){.session = session, .id = i % 200, .logits = i >= N_PROMPT - 2};
     TRY("a prompt", ll_engine_step(engine, rows, N_PROMPT, &err))
     for (int i = 0; i < N_DRAWN; i++) {
-        ll_row row = {.session = session, .id = 7, .logits = true};
+        ll_draw draws[] = {
+            {.row = 0,                .session = session, .sampling = &sampling},
+            {.row = i == 0 ? 1u : 0u, .session = session, .sampling = &sampling},
+        };
+        int32_t ids[2];
+        TRY("two draws", ll_engine_sample(engine, draws, 2, ids, &err))
+        ll_row row = {.session = session, .id = ids[1], .logits = true};
         TRY("a token", ll_engine_step(engine, &row, 1, &err))
     }
 }
@@ -140,7 +151,7 @@ static void copy_blocks(ll_engine *engine, ll_session *from, ll_session *to) {
 }
 
 static void run_engine(const ll_model *model) {
-    ll_engine_options options = {.n_ctx = N_CTX, .n_sessions = 2, .n_threads = 3};
+    ll_engine_options options = {.n_ctx = N_CTX, .n_sessions = 2, .n_logits = 2, .n_threads = 3};
     ll_engine *engine = NULL;
     ll_session *one = NULL, *two = NULL;
     TRY("an engine", (engine = ll_engine_open(model, &options, &err)) != NULL)

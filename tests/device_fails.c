@@ -101,6 +101,7 @@ static void make_odd(void) {
     odd.plan_memory = odd_plan_memory;
     odd.own_memory = odd_own_memory;
     odd.arithmetic = odd_arithmetic;
+    odd.run_tasks = NULL;
     odd.set_profile = NULL;
     odd.get_profile = NULL;
     odd.set_importance = NULL;
@@ -256,6 +257,21 @@ static void lacking_functions(const ll_model *model) {
     CHECK(says(&err, LL_ERR_UNSUPPORTED, "the device \"odd\" does not collect importance"));
     n = 1;
     CHECK(ll_engine_get_importance(e, &n) == NULL && n == 0);
+    /* Draws without threads of the device are the same ones. */
+    static const ll_sampling sampling = {
+        .temperature = 1, .top_p = 1, .typical_p = 1, .repeat_penalty = 1, .seed = 5};
+    ll_session *s = ll_session_open(e, &err);
+    int32_t ids[] = {1, 2, 3}, drawn[3], alone = -1;
+    CHECK(s != NULL && feed(e, s, ids, 3, &err));
+    ll_draw draws[] = {
+        {0, s, &sampling},
+        {0, s, &sampling},
+        {0, s, &sampling}
+    };
+    CHECK(ll_engine_sample(e, draws, 3, drawn, &err) &&
+          ll_engine_sample(e, draws, 1, &alone, &err));
+    CHECK(drawn[0] == alone && drawn[1] == alone && drawn[2] == alone);
+    ll_session_close(s);
     CHECK(strcmp(ll_engine_device(e), "odd") == 0);
     CHECK(strcmp(ll_engine_arithmetic(e), "odd.2-1") == 0);
     ll_engine_close(e);

@@ -22,6 +22,7 @@ from ctypes import (
     c_uint64,
 )
 from ctypes import c_void_p as ptr
+from typing import Any
 
 from localllm import _native
 
@@ -62,18 +63,16 @@ class LogitBias(ctypes.Structure):
     _fields_ = (("id", c_int32), ("bias", c_float))
 
 
+def setting_type(high: float) -> type[ctypes._SimpleCData[Any]]:
+    """That of a sampler setting, by its highest value."""
+    if isinstance(high, float):
+        return c_float
+    return c_uint64 if high >> 32 else c_int32
+
+
 class Sampling(ctypes.Structure):
     _fields_ = (
-        ("temperature", c_float),
-        ("top_k", c_int32),
-        ("top_p", c_float),
-        ("min_p", c_float),
-        ("typical_p", c_float),
-        ("repeat_penalty", c_float),
-        ("frequency_penalty", c_float),
-        ("presence_penalty", c_float),
-        ("penalty_last_n", c_uint32),
-        ("seed", c_uint64),
+        *((name, setting_type(high)) for name, _, high, _ in _native.sampling()),
         ("biases", POINTER(LogitBias)),
         ("n_biases", c_size_t),
     )

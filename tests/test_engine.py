@@ -95,19 +95,15 @@ def test_the_likeliest_token_of_each_row_is_found_by_the_peaks(
     model: _native.Model, n_rows: int
 ) -> None:
     engine = _native.Engine(model, n_ctx=64, n_logits=n_rows)
-    engine.step([(engine.session(), ids_of(30), n_rows)])
+    session = engine.session()
+    engine.step([(session, ids_of(30), n_rows)])
     logits = kept(engine)
-    settings: dict[str, Any] = {
-        "top_k": 0, "top_p": 1.0, "min_p": 0.0, "typical_p": 1.0, "repeat_penalty": 1.0,
-        "frequency_penalty": 0.0, "presence_penalty": 0.0, "penalty_last_n": 0, "seed": 0,
-    }  # fmt: skip
     for row, expected in enumerate(logits):
-        drawn = engine.sample(row, [], 0, temperature=0.0, **settings)
+        (drawn,) = engine.sample([(session, row, {"temperature": 0.0})])
         assert drawn == int(expected.argmax())
-        banned = [(drawn, -np.inf)]
-        second = engine.sample(row, [], 0, temperature=0.0, **settings, biases=banned)
+        banned = {"temperature": 0.0, "biases": [(drawn, -np.inf)]}
         expected[drawn] = -np.inf
-        assert second == int(expected.argmax())
+        assert engine.sample([(session, row, banned)]) == [int(expected.argmax())]
 
 
 def engine_of(model: _native.Model, ids: list[int]) -> NDArray[np.float32]:

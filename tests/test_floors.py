@@ -173,8 +173,8 @@ def test_a_circle_is_found() -> None:
 
 
 @pytest.mark.parametrize("file", python_files(), ids=module_name)
-def test_only_engines_import_the_native_module(file: Path) -> None:
-    allowed = {"engines.native", "engines.quantizer"}
+def test_only_engines_and_their_settings_import_the_native_module(file: Path) -> None:
+    allowed = {"engines.native", "engines.quantizer", "sampling"}
     if "_native" in imported_modules(file):
         assert module_name(file) in allowed
 

@@ -273,3 +273,178 @@ def test_sessions_that_do_all_sorts_of_things(
                 texts[i] = text[: session.truncate(session.n_tokens)]
         assert [session.n_tokens for session in sessions] == [len(text) for text in texts]
     assert n_reused > 0 or name in WINDOWS  # of which little may be left to find
+
+
+# ---- a pool with room for less than all contexts -------------------------------------------------
+
+
+def text_of(i: int, n: int) -> list[int]:
+    """Texts that begin differently."""
+    return [(i + 1) % N_VOCAB, *IDS[: n - 1]]
+
+
+def holdings(sessions: list[_native.Session]) -> list[tuple[list[int], list[bytes]]]:
+    """All that sessions are: their tokens, and the KV of their whole blocks."""
+    return [(s.ids(), [s.get_block(i) for i in range(s.n_tokens // BLOCK)]) for s in sessions]
+
+
+@pytest.mark.parametrize("name", ["llama3", *WINDOWS])
+def test_the_pool_is_planned_apart_from_the_sessions(
+    name: str, models: dict[str, _native.Model]
+) -> None:
+    model = models[name]
+    for n_batch in (32, 512):
+        own = kv_bytes(model, n_ctx=512, n_batch=n_batch, n_sessions=2)
+        assert kv_bytes(model, n_ctx=512, n_batch=n_batch, n_sessions=2, kv_tokens=1024) == own
+        many = kv_bytes(model, n_ctx=512, n_batch=n_batch, n_sessions=8, kv_tokens=1024)
+        all_of = kv_bytes(model, n_ctx=512, n_batch=n_batch, n_sessions=8)
+        assert all_of == 4 * own
+        assert many == own if name == "llama3" or n_batch == 512 else own < many < all_of
+    rounded = kv_bytes(model, n_ctx=512, n_batch=512, n_sessions=8, kv_tokens=1024 - BLOCK + 1)
+    assert rounded == many
+    with pytest.raises(_native.ArgumentError, match="a KV pool of 511 tokens, expected at least"):
+        model.plan(n_ctx=512, n_sessions=8, kv_tokens=511)
+
+
+@pytest.mark.parametrize("name", ["llama3", *WINDOWS])
+def test_a_step_without_room_changes_nothing(name: str, models: dict[str, _native.Model]) -> None:
+    model = models[name]
+    judge = Judge(model)
+    engine = _native.Engine(model, n_ctx=256, n_sessions=8, kv_tokens=512, n_logits=8)
+    sessions = [engine.session() for _ in range(8)]
+    with pytest.raises(_native.ContextError, match="room for 8 sessions"):
+        engine.session()
+    texts = [text_of(i, 60 if i == 7 else BLOCK) for i in range(8)]
+    engine.step([(s, text, 1) for s, text in zip(sessions, texts, strict=True)])
+    logits, before = bytes(engine.logits()), holdings(sessions)
+    assert [ids for ids, _ in before] == texts
+    refused: list[tuple[list[tuple[_native.Session, list[int], int]], int]] = [
+        ([(sessions[0], [9], 1)], 1),
+        ([(sessions[7], [9, 9], 1), (sessions[1], [9], 1)], 1),  # the first one alone could
+        ([(sessions[7], [9], 1), (sessions[2], [9], 0), (sessions[7], [9] * 80, 0)], 3),
+        ([(s, [9], 1) for s in sessions], 7),
+    ]
+    for step, n_needed in refused:
+        said = f"the KV pool has 0 free blocks of 64 tokens, expected {n_needed}"
+        with pytest.raises(_native.ContextError, match=said):
+            engine.step(step)
+        assert holdings(sessions) == before and bytes(engine.logits()) == logits
+    with pytest.raises(_native.ContextError, match="0 free blocks of 64 tokens, expected 1"):
+        sessions[0].put_block(IDS[:BLOCK], before[1][1][0])
+    assert holdings(sessions) == before
+
+    sessions.pop(1).close()
+    del texts[1]
+    assert feed(engine, sessions[0], IDS[:50]) == judge([*texts[0], *IDS[:50]])
+    with pytest.raises(_native.ContextError, match="0 free blocks"):
+        engine.step([(sessions[1], [9], 1)])
+    assert holdings(sessions[1:]) == before[2:]
+    sessions[0].truncate(BLOCK)
+    sessions[1].put_block(IDS[:BLOCK], before[1][1][0])  # as though these tokens had that KV
+    assert sessions[1].ids(BLOCK) == IDS[:BLOCK] and sessions[1].ids(1000) == []
+    for i in (2, 6):
+        sessions[1].truncate(BLOCK)
+        assert feed(engine, sessions[i], IDS[:4]) == judge([*texts[i], *IDS[:4]])
+
+
+@pytest.mark.parametrize("name", ["llama3", *WINDOWS])
+def test_a_block_that_is_copied_before_it_is_written_counts(
+    name: str, models: dict[str, _native.Model]
+) -> None:
+    """Two sessions go on in one block that both hold: one copies it, and the other keeps it."""
+    model = models[name]
+    judge = Judge(model)
+    engine = _native.Engine(model, n_ctx=256, n_sessions=4, kv_tokens=256, n_logits=4)
+    one, two, three = (engine.session() for _ in range(3))
+    feed(engine, one, IDS[:128])
+    assert two.reuse(IDS[:128]) == 128
+    assert one.truncate(100) == two.truncate(100) == 100
+    feed(engine, three, text_of(1, 65))
+    before = holdings([one, two, three])
+    both: list[tuple[_native.Session, list[int], int]] = [(one, [7], 1), (two, [8], 1)]
+    for step in (both[:1], both[1:], both):
+        with pytest.raises(_native.ContextError, match="0 free blocks of 64 tokens, expected 1"):
+            engine.step(step)
+        assert holdings([one, two, three]) == before
+    three.truncate(64)
+    engine.step(both)
+    assert bytes(engine.logits()) == judge([*IDS[:100], 7]) + judge([*IDS[:100], 8])
+
+
+@pytest.mark.parametrize("name", list(WINDOWS))
+def test_what_leaves_a_window_makes_room_once_nobody_holds_it(
+    name: str, models: dict[str, _native.Model]
+) -> None:
+    """Two sessions begin alike and go on differently, with as many blocks of the windowed layers
+    as they hold at most: a step takes what both of them give back in it."""
+    model = models[name]
+    judge = Judge(model)
+    engine = _native.Engine(model, n_ctx=512, n_sessions=2, n_batch=64, n_logits=2)
+    sessions = [engine.session(), engine.session()]
+    for n_shared in (64, 128, 192):
+        texts: list[list[int]] = []
+        for s in sessions:
+            s.truncate(0)
+        for at in range(0, 512, 32):
+            other = at if at < n_shared else 500 - at
+            parts = [IDS[at : at + 32], IDS[other : other + 32]]
+            texts = [[*s.ids(), *part] for s, part in zip(sessions, parts, strict=True)]
+            engine.step([(s, part, 1) for s, part in zip(sessions, parts, strict=True)])
+        assert bytes(engine.logits()) == judge(texts[0]) + judge(texts[1])
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("name", ["llama3", *WINDOWS])
+def test_many_sessions_in_a_pool_that_is_often_full(
+    name: str, seed: int, models: dict[str, _native.Model]
+) -> None:
+    """Steps of several sessions are taken whole or refused whole, and never for want of blocks that
+    there are; what is taken has the bits of a session that computes alone."""
+    model, draw = models[name], random.Random(seed)
+    judge = Judge(model)
+    n_blocks, n_taken, n_refused = 8, 0, 0
+    n_batch = draw.choice([48, 64, 200])
+    engine = _native.Engine(
+        model, n_ctx=320, n_batch=n_batch, n_sessions=6, n_logits=6, kv_tokens=n_blocks * BLOCK
+    )
+    sessions = [engine.session() for _ in range(6)]
+    texts: list[list[int]] = [[] for _ in sessions]
+    pieces = [[draw.randrange(N_VOCAB) for _ in range(BLOCK)] for _ in range(3)]
+    for _ in range(150):
+        i = draw.randrange(6)
+        match draw.choice([*["step"] * 8, "cut", "close", "reuse"]):
+            case "step":
+                chosen = draw.sample(range(6), draw.randrange(1, 5))
+                n = n_batch // len(chosen)
+                parts = [
+                    draw.choice(pieces)[at : at + draw.randrange(1, n + 1)]
+                    for at in (len(texts[j]) % BLOCK for j in chosen)
+                ]
+                longer = [[*texts[j], *part] for j, part in zip(chosen, parts, strict=True)]
+                if any(len(text) > 320 for text in longer):
+                    continue
+                before = holdings(sessions)
+                try:
+                    engine.step(
+                        [(sessions[j], part, 1) for j, part in zip(chosen, parts, strict=True)]
+                    )
+                except _native.ContextError:
+                    n_refused += 1
+                    assert holdings(sessions) == before
+                    others = [texts[j] for j in range(6) if j not in chosen]
+                    assert sum(-(-len(text) // BLOCK) for text in [*longer, *others]) > n_blocks
+                    continue
+                n_taken += 1
+                assert bytes(engine.logits()) == b"".join(map(judge, longer))
+                for j, text in zip(chosen, longer, strict=True):
+                    texts[j] = text
+            case "cut":
+                texts[i] = texts[i][: sessions[i].truncate(draw.randrange(len(texts[i]) + 1))]
+            case "close":
+                sessions[i].close()
+                sessions[i], texts[i] = engine.session(), []
+            case "reuse":
+                prompt = [*pieces[0], *draw.choice(pieces), *pieces[1]]
+                texts[i] = prompt[: sessions[i].reuse(prompt[: draw.randrange(len(prompt))])]
+        assert [session.ids() for session in sessions] == texts
+    assert n_taken > 20 and n_refused > 3

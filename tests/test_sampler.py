@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import ctypes
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import native_structs
 import numpy as np
 import numpy.typing as npt
 import pytest
+from golden.tiny_models import TINY_MODELS, write_gguf
 from native_structs import Error, LogitBias
+
+import localllm
+from localllm import _native
+from localllm.errors import UsageError
 
 F32 = np.float32
 FloatArray = npt.NDArray[np.float32]
 
 ARGUMENT, NUMERIC = 1, 8
-PEAK_LOGITS = 32  # LL_PEAK_LOGITS
+STRIP_LOGITS = 32  # of sample/strips.h
 GUARDED = 64  # bytes behind the scratch
+OFF = {name: off for name, _, _, off in _native.sampling()}
 
 
 @dataclass
@@ -43,18 +51,18 @@ class SampleError(Exception):
 
 
 def peaks_of(logits: FloatArray) -> FloatArray:
-    """The largest of each PEAK_LOGITS logits, as the engine leaves them."""
-    padded = np.full(-(-len(logits) // PEAK_LOGITS) * PEAK_LOGITS, -np.inf, F32)
+    """The largest of each STRIP_LOGITS logits, as the engine leaves them."""
+    padded = np.full(-(-len(logits) // STRIP_LOGITS) * STRIP_LOGITS, -np.inf, F32)
     padded[: len(logits)] = logits
-    peaks: FloatArray = padded.reshape(-1, PEAK_LOGITS).max(axis=1) + F32(0)
+    peaks: FloatArray = padded.reshape(-1, STRIP_LOGITS).max(axis=1) + F32(0)
     return peaks
 
 
 class Sampler:
-    """ll_sample with Python's types."""
+    """sampler_draw with Python's types."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
-        self.call = library.ll_sample
+        self.call = library.sampler_draw
         self.call.restype = ctypes.c_bool
         self.call.argtypes = [
             ctypes.POINTER(native_structs.Sampling),
@@ -68,7 +76,7 @@ class Sampler:
             ctypes.POINTER(ctypes.c_int32),
             ctypes.POINTER(Error),
         ]
-        self.scratch_bytes = library.ll_sample_scratch_bytes
+        self.scratch_bytes = library.sampler_scratch_bytes
         self.scratch_bytes.restype = ctypes.c_size_t
         self.scratch_bytes.argtypes = [ctypes.c_uint32]
         self.uniform = library.sampler_uniform
@@ -95,8 +103,8 @@ class Sampler:
         scratch = np.full(n_bytes + GUARDED, 0xA5, np.uint8)  # whatever lay there before
         recent_ids = np.array(recent, np.int32)
         biases = (LogitBias * len(s.biases))(*(LogitBias(*pair) for pair in s.biases))
-        values = {name: value for name, value in vars(s).items() if name != "biases"}
-        settings = native_structs.Sampling(**values, biases=biases, n_biases=len(biases))
+        values = OFF | vars(s) | {"biases": biases, "n_biases": len(biases)}
+        settings = native_structs.Sampling(**values)
         chosen, error = ctypes.c_int32(-1), Error()
         ok = self.call(
             settings,
@@ -474,3 +482,134 @@ def test_recent_tokens_outside_the_vocabulary_fail(sampler: Sampler) -> None:
     with pytest.raises(SampleError) as error:
         sampler(Sampling(repeat_penalty=1.1), np.zeros(4, F32), [4])
     assert error.value.code == ARGUMENT
+
+
+# ---- the list of settings -----------------------------------------------------------------------
+
+
+ROWS = {name: (low, high, off) for name, low, high, off in _native.sampling()}
+GIVEN = {"temperature": 0.7, "top_p": 0.95, "penalty_last_n": 64, "seed": None}  # the defaults
+
+
+def test_python_has_a_field_for_each_setting_and_it_is_off_unless_said() -> None:
+    assert vars(localllm.Sampling()) == {**OFF, **GIVEN, "biases": ()}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_ranges_are_the_same_in_python_and_in_the_engine(name: str, sampler: Sampler) -> None:
+    low, high, _ = ROWS[name]
+    logits = np.zeros(4, F32)
+    for end in (low, high):
+        localllm.Sampling(**{name: end})  # type: ignore[arg-type]
+        sampler(replace(Sampling(), **{name: end}), logits)  # type: ignore[arg-type]
+    whole = isinstance(high, int)
+    beyond = [low - 1, high + 1] if whole else [low - 1e-3, high + 1e-3]
+    for value in beyond:
+        with pytest.raises(UsageError, match=re.escape(f"must lie between {low:g} and {high:g}")):
+            localllm.Sampling(**{name: value})  # type: ignore[arg-type]
+        if name == "seed":
+            continue  # whose type has no others
+        with pytest.raises(SampleError) as error:
+            sampler(replace(Sampling(), **{name: value}), logits)  # type: ignore[arg-type]
+        assert error.value.code == ARGUMENT and f"expected {low:g} to {high:g}" in str(error.value)
+
+
+# ---- the engine's draws -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def model_file(tmp_path_factory: pytest.TempPathFactory) -> _native.Model:
+    path = tmp_path_factory.mktemp("draws") / "tiny.gguf"
+    write_gguf(next(tiny for tiny in TINY_MODELS if tiny.name == "llama3"), path)
+    return _native.Model(str(path))
+
+
+def step_sessions(
+    engine: _native.Engine, lengths: Sequence[int], rng: np.random.Generator
+) -> tuple[list[_native.Session], list[list[int]]]:
+    """Sessions of so many tokens, the last one's logits kept, in this order; and their tokens."""
+    texts = [rng.integers(0, 250, n).tolist() for n in lengths]
+    sessions = [engine.session() for _ in texts]
+    engine.step([(s, text, 1) for s, text in zip(sessions, texts, strict=True)])
+    return sessions, texts
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 5])
+def test_the_engine_draws_as_the_sampler_does(
+    model_file: _native.Model, sampler: Sampler, n_threads: int
+) -> None:
+    """Of a session's tokens and their number, whoever draws beside it and on which thread."""
+    rng = np.random.default_rng(n_threads)
+    lengths = [1, 2, 7, 40, 64, 65, 70]
+    engine = _native.Engine(
+        model_file, n_ctx=128, n_sessions=7, n_batch=512, n_logits=7, n_threads=n_threads
+    )
+    sessions, texts = step_sessions(engine, lengths, rng)
+    logits = np.array(engine.logits())
+    for _ in range(40):
+        chosen = rng.integers(0, 7, rng.integers(1, 30)).tolist()  # also more than rows are kept
+        settings = [random_sampling(rng, logits.shape[1]) for _ in chosen]
+        expected = [
+            sampler(s, logits[i], texts[i], len(texts[i]))
+            for i, s in zip(chosen, settings, strict=True)
+        ]
+        draws = [(sessions[i], i, vars(s)) for i, s in zip(chosen, settings, strict=True)]
+        assert engine.sample(draws) == expected
+        assert engine.sample(draws[:1]) == expected[:1]
+    assert engine.sample([]) == []
+
+
+def test_of_several_draws_the_first_error_is_told(model_file: _native.Model) -> None:
+    engine = _native.Engine(model_file, n_ctx=64, n_sessions=4, n_logits=4, n_threads=3)
+    (one, *others), _ = step_sessions(engine, [3, 4, 5, 6], np.random.default_rng(1))
+    good: dict[str, Any] = {"top_p": 0.9}
+    draws = [(one, 0, good), *((s, 1, {"top_p": 2.0 + i}) for i, s in enumerate(others))]
+    for _ in range(20):
+        with pytest.raises(_native.ArgumentError, match="top_p is 2, expected 0 to 1"):
+            engine.sample(draws * 3)
+    assert engine.sample([(one, 0, good)] * 3) == engine.sample([(one, 0, good)]) * 3
+
+
+def test_draws_that_cannot_be(model_file: _native.Model) -> None:
+    engine, other = (_native.Engine(model_file, n_ctx=64) for _ in range(2))
+    session, stranger = engine.session(), other.session()
+    with pytest.raises(_native.ArgumentError, match="no logits are kept for row 0, of 0"):
+        engine.sample([(session, 0, {})])
+    engine.step([(session, [1, 2], 1)])
+    for row in (1, -1, 2**40):
+        with pytest.raises(_native.ArgumentError, match="no logits are kept for row"):
+            engine.sample([(session, row, {})])
+    with pytest.raises(_native.ArgumentError, match="belongs to another engine"):
+        engine.sample([(stranger, 0, {})])
+    wrong: list[tuple[dict[str, Any], type[Exception]]] = [
+        ({"top_q": 1}, TypeError),
+        ({"temperature": "hot"}, TypeError),
+        ({"top_k": 1.5}, TypeError),
+        ({"top_k": 2**31}, OverflowError),
+        ({"penalty_last_n": -1}, OverflowError),
+        ({"seed": None}, TypeError),
+        ({"seed": -1}, OverflowError),
+        ({"biases": [5]}, TypeError),
+        ({"biases": [(1 << 20, 1.0)]}, _native.ArgumentError),
+    ]
+    for settings, error in wrong:
+        with pytest.raises(error):
+            engine.sample([(session, 0, {}), (session, 0, settings)])
+    with pytest.raises(TypeError):
+        engine.sample([(session, 0)])  # type: ignore[list-item]
+    session.close()
+    with pytest.raises(_native.ArgumentError, match="the session is closed"):
+        engine.sample([(session, 0, {})])
+
+
+def test_scratch_is_planned_for_each_draw_that_may_be_made_at_once(
+    model_file: _native.Model, sampler: Sampler
+) -> None:
+    n_bytes = sampler.scratch_bytes(model_file.info["n_vocab"])
+
+    def tables(n_threads: int, n_logits: int) -> int:
+        return model_file.plan(n_ctx=64, n_threads=n_threads, n_logits=n_logits)["tables_bytes"]
+
+    alone = tables(1, 1)
+    assert tables(8, 1) == tables(1, 8) == alone
+    assert 3 * n_bytes <= tables(4, 8) - alone == tables(8, 4) - alone < 3 * (n_bytes + 64)

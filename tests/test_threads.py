@@ -22,6 +22,9 @@ def library(internals: ctypes.CDLL) -> ctypes.CDLL:
     internals.threads_open.restype = ctypes.c_void_p
     internals.threads_close.argtypes = (ctypes.c_void_p,)
     internals.threads_run_phases.argtypes = (ctypes.c_void_p, NEXT, TASK, ctypes.c_void_p)
+    internals.threads_run_tasks.argtypes = (
+        ctypes.c_void_p, ctypes.c_uint32, TASK, ctypes.c_void_p,
+    )  # fmt: skip
     internals.threads_run.argtypes = (ctypes.c_void_p, WORK, ctypes.c_void_p)
     internals.task_hands_deal.argtypes = (ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint32)
     internals.task_hands_take.argtypes = (
@@ -152,4 +155,21 @@ def test_one_piece_of_work_for_each_thread(library: ctypes.CDLL) -> None:
     ran: list[int] = []
     library.threads_run(pool, WORK(lambda _, i: ran.append(i)), None)
     assert sorted(ran) == [0, 1, 2]
+    library.threads_close(pool)
+
+
+@pytest.mark.parametrize("n_tasks", [1, 2, 3, 50])
+def test_one_phase_of_tasks(library: ctypes.CDLL, n_tasks: int) -> None:
+    """A single task runs where it was asked for."""
+    pool = library.threads_open(3, None)
+    ran: list[tuple[int, int, int]] = []
+
+    def run(_: object, task: int, thread: int) -> None:
+        ran.append((task, thread, threading.get_ident()))
+
+    library.threads_run_tasks(pool, n_tasks, TASK(run), None)
+    assert sorted(task for task, _, _ in ran) == list(range(n_tasks))
+    assert {thread for _, thread, _ in ran} <= {0, 1, 2}
+    if n_tasks == 1:
+        assert ran == [(0, 0, threading.get_ident())]
     library.threads_close(pool)

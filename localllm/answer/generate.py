@@ -1,9 +1,9 @@
 """From ids to text: feed a prompt, draw tokens one by one, and hand out text as it becomes certain.
 
-`Timeline` keeps what a session has been fed, so that a prompt that begins like the last one costs
-only its new tokens. `Generation` draws. Between them and the reader stand three filters that may
-hold text back: half a character, what could become a stop string, and what could become the end of
-the model's reasoning.
+`Timeline` feeds a session, so that a prompt that begins like the last one costs only its new
+tokens. `Generation` draws. Between them and the reader stand three filters that may hold text back:
+half a character, what could become a stop string, and what could become the end of the model's
+reasoning.
 """
 
 from __future__ import annotations
@@ -31,20 +31,22 @@ THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 
 
 class Timeline:
-    """One session and the ids it holds."""
+    """One session, and what it is fed."""
 
     def __init__(self, engine: Engine, prefixes: Prefixes | None = None) -> None:
         self.engine = engine
         self.session = engine.session()
         self.prefixes = prefixes
-        self.ids: list[int] = []
+
+    @property
+    def ids(self) -> list[int]:
+        """The tokens the session holds."""
+        return self.session.ids()
 
     def rewind(self, ids: Sequence[int]) -> int:
         """Makes the session hold what is computed already of the beginning of `ids`, but never all
         of them; returns how many that are."""
-        n_held = self.session.reuse(ids[:-1])
-        self.ids[:] = ids[:n_held]
-        return n_held
+        return self.session.reuse(ids[:-1])
 
     def feed(self, ids: Sequence[int], progress: PrefillProgress | None = None) -> int:
         """Makes the session hold `ids`, with the last one's logits kept; returns how many it had.
@@ -61,7 +63,6 @@ class Timeline:
         n_reused = self.rewind(ids)
         if self.prefixes is not None:
             n_reused = self.prefixes.extend(self.session, ids, n_reused)
-            self.ids[:] = ids[:n_reused]
             self.prefixes.keep(self.session, ids)
         n_new = len(ids) - n_reused
         try:
@@ -82,13 +83,10 @@ class Timeline:
         tokens. Raises: ContextFullError, where it does not fit."""
         self.finish_keeping()
         self.session.truncate(0)
-        self.ids.clear()
         for ids, kv in blocks:
             self.session.put_block(ids, kv)
-            self.ids.extend(ids)
         # Nothing, where the end lacks what layers with a window see.
-        del self.ids[self.session.truncate(len(self.ids)) :]
-        return len(self.ids)
+        return self.session.truncate(self.session.n_tokens)
 
     def keep_some(self) -> None:
         """Keeps a little of the prompt's prefix on the disk, while its answer is being read."""
@@ -101,11 +99,10 @@ class Timeline:
 
     def step(self, ids: Sequence[int], keep_logits: bool = True) -> None:
         self.engine.step([(self.session, ids, int(keep_logits))])
-        self.ids.extend(ids)
 
     @property
     def is_full(self) -> bool:
-        return len(self.ids) >= self.engine.n_ctx
+        return self.session.n_tokens >= self.engine.n_ctx
 
     def close(self) -> None:
         self.session.close()
@@ -310,9 +307,8 @@ class Generation:
             self.timeline.step([id])
 
     def draw_one(self) -> int:
-        ids, sampling = self.timeline.ids, self.sampling
-        recent = ids[-sampling.penalty_last_n :] if sampling.has_penalties else []
-        return self.timeline.engine.sample(0, recent, len(ids), sampling)
+        timeline = self.timeline
+        return timeline.engine.sample([(timeline.session, 0, self.sampling)])[0]
 
     def spell(self, id: int) -> bytes:
         """The token's bytes. Control tokens have none, except those that fence the reasoning."""

@@ -51,8 +51,9 @@ def save(
 ) -> int:
     """Writes a conversation, and the whole blocks of what is computed of it; returns how many
     tokens that are. Raises: OSError."""
-    keys = keys_of(fingerprint(file, engine), timeline.ids)
-    kept = timeline.ids[: len(keys) * BLOCK_TOKENS]
+    ids = timeline.ids
+    keys = keys_of(fingerprint(file, engine), ids)
+    kept = ids[: len(keys) * BLOCK_TOKENS]
     document = {
         "schema_version": SCHEMA_VERSION,
         "messages": [dict(message) for message in messages],

@@ -28,7 +28,7 @@ from localllm.cli.answer import HOW_IT_ENDED, AnswerStream, PrefillMeter, descri
 from localllm.cli.request import has_template, shift
 from localllm.errors import InterruptedByUserError, LocalLLMError, UsageError
 from localllm.folders import state_folder
-from localllm.sampling import RANGES, Sampling
+from localllm.sampling import Sampling, ranges
 
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
@@ -305,7 +305,7 @@ def change_setting(conversation: Conversation, argument: str) -> None:
 
 
 def parse_setting(name: str, text: str) -> float | int:
-    whole = isinstance(RANGES[CHAT_SETTINGS[name]][1], int)
+    whole = isinstance(ranges()[CHAT_SETTINGS[name]][1], int)
     try:
         return int(text) if whole else float(text)
     except ValueError:
@@ -397,7 +397,8 @@ def show_stats(conversation: Conversation, argument: str) -> None:
 
 
 def show_context(conversation: Conversation, argument: str) -> None:
-    used, total = len(conversation.model.timeline.ids), conversation.model.engine.n_ctx
+    model = conversation.model
+    used, total = model.timeline.session.n_tokens, model.engine.n_ctx
     console.note(f"{used} of {total} tokens used")
 
 

@@ -1,4 +1,4 @@
-"""The engine that ships with localllm, and the only importer of localllm._native.
+"""The engine that ships with localllm, as localllm._native has it.
 
 It adds nothing but Python's side of the crossing: text to bytes, options to keywords, and each of
 the engine's exceptions to the class of localllm.errors that people meet, with the cause kept.
@@ -10,10 +10,13 @@ import functools
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from localllm import _native, errors
 from localllm.engines import base
+
+if TYPE_CHECKING:
+    from localllm.sampling import SeededSampling
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -87,23 +90,8 @@ class NativeEngine:
         return self.engine.logits()
 
     @translated
-    def sample(self, row: int, recent: Sequence[int], position: int, sampler: base.Sampler) -> int:
-        return self.engine.sample(
-            row,
-            recent,
-            position,
-            temperature=sampler.temperature,
-            top_k=sampler.top_k,
-            top_p=sampler.top_p,
-            min_p=sampler.min_p,
-            typical_p=sampler.typical_p,
-            repeat_penalty=sampler.repeat_penalty,
-            frequency_penalty=sampler.frequency_penalty,
-            presence_penalty=sampler.presence_penalty,
-            penalty_last_n=sampler.penalty_last_n,
-            seed=sampler.seed,
-            biases=sampler.biases,
-        )
+    def sample(self, draws: Sequence[tuple[base.Session, int, SeededSampling]]) -> list[int]:
+        return self.engine.sample([(session, row, vars(s)) for session, row, s in draws])  # type: ignore[misc]  # sessions are this engine's own
 
     @translated
     def work(self, spans: Sequence[tuple[int, int, int]]) -> base.Work:

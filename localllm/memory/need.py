@@ -27,7 +27,7 @@ MIB = 1 << 20
 GROWTH_ANONYMOUS_BYTES = 17 * MIB // 4
 GROWTH_FILE_BYTES = 5 * MIB
 GROWTH_RESERVED_BYTES = 9 * MIB // 2
-TOKEN_BYTES = 64  # of every token in the context: its number, and its place in two lists
+TOKEN_BYTES = 48  # of every token in the context: its number, and its place in two lists
 STACK_TOUCHED_BYTES = 16 * 1024  # of a thread that computes
 STACK_BYTES = 1 * MIB  # as threads.c sets it
 # The kernel maps this much of a file around a page that is asked for, if it is in memory anyway.

@@ -139,10 +139,10 @@ void threads_run_phases(threads *t, threads_next *next, threads_task *task, void
     }
 }
 
-/* ---- one task for each thread -------------------------------------------------------------- */
+/* ---- a single phase ------------------------------------------------------------------------ */
 
 typedef struct single_phase {
-    threads_work *work;
+    threads_task *task;
     void *arg;
     uint32_t n_left;
 } single_phase;
@@ -156,13 +156,33 @@ static uint32_t open_single(void *arg) {
 
 static void run_single(void *arg, uint32_t task, uint32_t thread) {
     const single_phase *p = arg;
+    p->task(p->arg, task, thread);
+}
+
+void threads_run_tasks(threads *t, uint32_t n_tasks, threads_task *task, void *arg) {
+    if (n_tasks == 1) {
+        task(arg, 0, 0);
+        return;
+    }
+    single_phase p = {.task = task, .arg = arg, .n_left = n_tasks};
+    threads_run_phases(t, open_single, run_single, &p);
+}
+
+/* One task for each thread. */
+typedef struct share_of_work {
+    threads_work *work;
+    void *arg;
+} share_of_work;
+
+static void run_share(void *arg, uint32_t task, uint32_t thread) {
+    const share_of_work *s = arg;
     (void)thread;
-    p->work(p->arg, task);
+    s->work(s->arg, task);
 }
 
 void threads_run(threads *t, threads_work *work, void *arg) {
-    single_phase p = {.work = work, .arg = arg, .n_left = t->n_threads};
-    threads_run_phases(t, open_single, run_single, &p);
+    share_of_work s = {.work = work, .arg = arg};
+    threads_run_tasks(t, t->n_threads, run_share, &s);
 }
 
 /* ---- the pool ------------------------------------------------------------------------------ */

@@ -23,6 +23,9 @@ typedef uint32_t threads_next(void *arg);
 typedef void threads_task(void *arg, uint32_t task, uint32_t thread);
 void threads_run_phases(threads *t, threads_next *next, threads_task *task, void *arg);
 
+/* One phase of so many tasks. A single task is run by the caller, who then wakes nobody. */
+void threads_run_tasks(threads *t, uint32_t n_tasks, threads_task *task, void *arg);
+
 /* Runs work(arg, i) for i in [0, n_threads), each on a thread of its own unless one is late. */
 typedef void threads_work(void *arg, uint32_t thread);
 void threads_run(threads *t, threads_work *work, void *arg);

@@ -10,6 +10,7 @@
 
 #include <stdatomic.h>
 
+#include "base/threads.h"
 #include "format/kv.h"
 #include "model/plan.h"
 
@@ -91,8 +92,8 @@ typedef struct device_kind {
      * layer), IO where the device does not answer. */
     bool (*run)(device *d, const batch *b, ll_error *err);
     /* The logits of the last run's kept rows, [n_kept, n_vocab], and the largest of every
-     * LL_PEAK_LOGITS of them, [n_kept, ceil(n_vocab / LL_PEAK_LOGITS)], as ll_engine_peaks has
-     * them: host memory, valid until the next run. */
+     * STRIP_LOGITS of them, [n_kept, strips_count(n_vocab)], see sample/strips.h: host memory,
+     * valid until the next run. */
     const float *(*logits)(const device *d);
     const float *(*peaks)(const device *d);
 
@@ -113,6 +114,11 @@ typedef struct device_kind {
     /* Likewise ll_engine_set_importance and ll_engine_get_importance. */
     bool (*set_importance)(device *d, bool on, ll_error *err);
     const ll_importance *(*get_importance)(const device *d, size_t *n);
+
+    /* Runs task(arg, i, thread) for i in [0, n_tasks) on host threads, `thread` being below
+     * n_threads; a single task on the calling thread, waking nobody. NULL where the device has no
+     * such threads: the engine then draws one token after the other. */
+    void (*run_tasks)(device *d, uint32_t n_tasks, threads_task *task, void *arg);
 } device_kind;
 
 extern const device_kind *const device_list[]; /* NULL-terminated; the first is the default */

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/system.h"
+#include "engine/draw.h"
 #include "engine/session.h"
 #include "model/work.h"
 
@@ -42,8 +43,12 @@ static bool resolve_options(const model *m, const ll_engine_options *in, device_
     if (out->n_batch > out->n_ctx * (uint64_t)*n_sessions)
         out->n_batch = out->n_ctx * *n_sessions; /* no step could be larger */
     if (out->n_logits > out->n_batch) out->n_logits = out->n_batch;
+    if (in->kv_tokens != 0 && in->kv_tokens < out->n_ctx)
+        return ll_fail(err, LL_ERR_ARGUMENT,
+                       "a KV pool of %u tokens, expected at least the context of %u", in->kv_tokens,
+                       out->n_ctx);
     uint64_t n_blocks = (uint64_t)session_blocks_for(out->n_ctx) * *n_sessions;
-    if (n_blocks > UINT32_MAX / (2 * MAX_GROUPS))
+    if (in->kv_tokens == 0 && n_blocks > UINT32_MAX / (2 * MAX_GROUPS))
         return ll_fail(err, LL_ERR_ARGUMENT, "%u sessions of %u positions are too many",
                        *n_sessions, out->n_ctx);
     return true;
@@ -58,11 +63,21 @@ static uint32_t count_blocks(const plan *p, uint32_t g, const device_options *o)
     return most < all ? most : all;
 }
 
+/* A group's blocks for all sessions. Those of layers with a window are never more than the others:
+ * whoever holds one holds the others' block of the same tokens too. */
+static uint32_t count_pool_blocks(const plan *p, uint32_t g, const device_options *o,
+                                  uint32_t n_sessions, uint32_t kv_tokens) {
+    uint64_t all = (uint64_t)n_sessions * count_blocks(p, g, o);
+    uint32_t room = session_blocks_for(kv_tokens);
+    bool is_smaller = kv_tokens != 0 && (room < all || p->groups[g].window == 0);
+    return is_smaller ? room : (uint32_t)all;
+}
+
 static bool resolve(plan *p, const model *m, const ll_engine_options *in, device_options *out,
                     uint32_t *n_sessions, ll_error *err) {
     if (!resolve_options(m, in, out, n_sessions, err) || !plan_open(p, m, err)) return false;
     for (uint32_t g = 0; g < p->n_groups; g++)
-        out->n_blocks[g] = *n_sessions * count_blocks(p, g, out);
+        out->n_blocks[g] = count_pool_blocks(p, g, out, *n_sessions, in->kv_tokens);
     return true;
 }
 
@@ -84,7 +99,7 @@ bool engine_plan_memory(const model *m, const ll_engine_options *options, ll_mem
     *out = (ll_memory){
         .weight_bytes = m->weight_bytes, .n_ctx = resolved.n_ctx, .n_threads = resolved.n_threads};
     bool ok = kind->plan_memory(&p, &resolved, out, err);
-    out->tables_bytes = tables_bytes(&p, &resolved, n_sessions);
+    out->tables_bytes = tables_bytes(&p, &resolved, n_sessions) + draw_scratch_bytes(m, &resolved);
     plan_close(&p);
     return ok;
 }
@@ -113,7 +128,7 @@ ll_engine *engine_open(const model *m, const ll_engine_options *options, ll_erro
         ok = e->ids != NULL && e->positions != NULL && e->kept != NULL && e->segments != NULL;
         if (!ok) ll_fail(err, LL_ERR_MEMORY, "no memory for batches of %zu rows", n);
     }
-    if (ok) e->device = e->kind->open(&e->plan, &e->options, err);
+    if (ok && draw_open(e, err)) e->device = e->kind->open(&e->plan, &e->options, err);
     if (e->device == NULL) {
         ll_engine_close(e);
         return NULL;
@@ -133,6 +148,7 @@ void ll_engine_close(ll_engine *e) {
     free(e->positions);
     free(e->kept);
     free(e->segments);
+    draw_close(e);
     plan_close(&e->plan);
     free(e);
 }
@@ -170,13 +186,28 @@ static bool check_row(const ll_engine *e, const ll_row *row, uint32_t n_kept, ll
     return true;
 }
 
-static bool build_batch(ll_engine *e, const ll_row *rows, size_t n_rows, batch *b, ll_error *err) {
-    for (uint32_t i = 0; i < n_rows; i++) {
+/* Checks a step's rows, lists the sessions they belong to, and makes room for all of them. */
+static bool reserve_rows(ll_engine *e, const ll_row *rows, size_t n_rows, ll_session **first,
+                         ll_error *err) {
+    uint32_t n_kept = 0;
+    for (size_t i = 0; i < n_rows; i++) {
+        if (!check_row(e, &rows[i], n_kept, err)) return false;
         ll_session *s = rows[i].session;
-        if (!check_row(e, &rows[i], b->n_kept, err)) return false;
-        uint32_t position = s->n_tokens + s->n_pending;
-        if (!session_reserve(s, position + 1, err)) return false;
-        s->n_pending++;
+        n_kept += rows[i].logits;
+        if (s->n_pending++ > 0) continue;
+        s->next_pending = *first;
+        *first = s;
+    }
+    for (ll_session *s = *first; s != NULL; s = s->next_pending)
+        if (!session_check(s, err)) return false;
+    return session_reserve(*first, err);
+}
+
+static void build_batch(ll_engine *e, const ll_row *rows, ll_session *first, batch *b) {
+    for (ll_session *s = first; s != NULL; s = s->next_pending) s->n_pending = 0;
+    for (uint32_t i = 0; i < b->n_rows; i++) {
+        ll_session *s = rows[i].session;
+        uint32_t position = s->n_tokens + s->n_pending++;
         s->ids[position] = rows[i].id;
         e->ids[i] = rows[i].id;
         e->positions[i] = position;
@@ -189,7 +220,6 @@ static bool build_batch(ll_engine *e, const ll_row *rows, size_t n_rows, batch *
         *g = (segment){.first_row = i, .n_rows = 1, .first_position = position};
         for (uint32_t k = 0; k < e->plan.n_groups; k++) g->tables[k] = s->tables[k].blocks;
     }
-    return true;
 }
 
 bool ll_engine_step(ll_engine *e, const ll_row *rows, size_t n_rows, ll_error *err) {
@@ -204,15 +234,16 @@ bool ll_engine_step(ll_engine *e, const ll_row *rows, size_t n_rows, ll_error *e
                .cancel = &e->cancel,
                .poll = e->poll,
                .poll_arg = e->poll_arg};
-    bool ok = build_batch(e, rows, n_rows, &b, err) && e->kind->run(e->device, &b, err);
+    ll_session *first = NULL;
+    bool has_room = reserve_rows(e, rows, n_rows, &first, err);
+    if (has_room) build_batch(e, rows, first, &b);
+    bool ok = has_room && e->kind->run(e->device, &b, err);
     atomic_store(&e->cancel, false);
-    e->n_kept = ok ? b.n_kept : 0;
-    for (size_t i = 0; i < n_rows; i++) {
-        ll_session *s = rows[i].session;
-        if (s == NULL || s->engine != e) continue;
+    if (has_room) e->n_kept = ok ? b.n_kept : 0;
+    for (ll_session *s = first; s != NULL; s = s->next_pending) {
         if (ok) session_commit(s);
         s->n_pending = 0;
-        if (!ok) (void)ll_session_truncate(s, s->n_tokens); /* gives back what was reserved */
+        if (has_room && !ok) (void)ll_session_truncate(s, s->n_tokens); /* what was reserved */
     }
     return ok;
 }
@@ -221,8 +252,6 @@ const float *ll_engine_logits(const ll_engine *e, size_t *n_kept) {
     *n_kept = e->n_kept;
     return e->kind->logits(e->device);
 }
-
-const float *ll_engine_peaks(const ll_engine *e) { return e->kind->peaks(e->device); }
 
 void ll_engine_cancel(ll_engine *e) { atomic_store(&e->cancel, true); }
 

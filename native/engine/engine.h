@@ -23,6 +23,9 @@ struct ll_engine {
     uint32_t *positions, *kept;
     segment *segments;
     uint32_t n_kept; /* of the last step */
+
+    char *draw_scratch; /* see draw.h */
+
     atomic_bool cancel;
     ll_poll *poll;
     void *poll_arg;
@@ -33,6 +36,10 @@ struct ll_engine {
 typedef struct kv_table {
     uint32_t *blocks; /* [blocks of n_ctx] */
     uint32_t first;
+
+    /* While a step's blocks are reserved: what of them this table has let go. */
+    uint32_t n_given_back;
+    uint32_t shared_last; /* what the next token goes into and others hold; NO_KV_BLOCK: none */
 } kv_table;
 
 struct ll_session {
@@ -43,6 +50,7 @@ struct ll_session {
     int32_t *ids;       /* [n_ctx] */
     kv_name *names;     /* [blocks of n_ctx] of the blocks that are full */
     kv_table tables[MAX_GROUPS];
+    ll_session *next_pending; /* of the sessions that the step has rows of */
 };
 
 /* ll_engine_plan and ll_engine_open on the engine's own model. */

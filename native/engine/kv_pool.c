@@ -5,7 +5,7 @@
 #include <stdlib.h>
 
 bool kv_pool_open(kv_pool *p, uint32_t n_blocks, ll_error *err) {
-    *p = (kv_pool){.n_blocks = n_blocks};
+    *p = (kv_pool){.n_blocks = n_blocks, .n_free = n_blocks};
     p->references = calloc(n_blocks, sizeof *p->references);
     p->links = malloc(((size_t)n_blocks + 1) * sizeof *p->links);
     if (p->references == NULL || p->links == NULL) {
@@ -41,12 +41,14 @@ uint32_t kv_pool_take(kv_pool *p) {
         block = p->n_used++;
     }
     p->references[block] = 1;
+    p->n_free--;
     return block;
 }
 
 void kv_pool_drop(kv_pool *p, uint32_t block) {
     assert(p->references[block] > 0);
     if (--p->references[block] > 0) return;
+    p->n_free++;
     uint32_t end = p->n_blocks, newest = p->links[end].older;
     p->links[block] = (kv_link){.older = newest, .newer = end};
     p->links[newest].newer = block;
@@ -55,7 +57,9 @@ void kv_pool_drop(kv_pool *p, uint32_t block) {
 
 void kv_pool_share(kv_pool *p, uint32_t block) {
     assert(block < p->n_used);
-    if (p->references[block]++ == 0) unlink_block(p, block);
+    if (p->references[block]++ > 0) return;
+    p->n_free--;
+    unlink_block(p, block);
 }
 
 bool kv_pool_is_shared(const kv_pool *p, uint32_t block) { return p->references[block] > 1; }

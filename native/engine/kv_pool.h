@@ -17,6 +17,7 @@ typedef struct kv_link {
 typedef struct kv_pool {
     uint32_t n_blocks;
     uint32_t n_used;      /* blocks [n_used, n_blocks) were never taken */
+    uint32_t n_free;      /* blocks without references */
     uint32_t *references; /* [n_blocks] */
     kv_link *links;       /* [n_blocks + 1] a ring of the used blocks without references, through
                              the last one, which is no block */

@@ -77,6 +77,7 @@ void ll_session_close(ll_session *s) {
 }
 
 uint32_t ll_session_n_tokens(const ll_session *s) { return s->n_tokens; }
+const int32_t *ll_session_ids(const ll_session *s) { return s->ids; }
 
 /* The first block of a group that the token behind n_tokens sees. */
 static uint32_t first_seen(const ll_engine *e, uint32_t g, uint32_t n_tokens) {
@@ -99,64 +100,136 @@ uint32_t ll_session_truncate(ll_session *s, uint32_t n_tokens) {
 
 /* ---- room ------------------------------------------------------------------------------------ */
 
+/* Blocks are counted before any is taken: every session lets go of what it will not hold beside the
+ * new ones, and then the pool has enough for all or not. Where it has not, the sessions hold again
+ * what they held: nothing was taken meanwhile, so those blocks are as they were. */
+
+static uint32_t *last_block(const ll_session *s, uint32_t g) {
+    return &s->tables[g].blocks[s->n_tokens / BLOCK_POSITIONS];
+}
+
+static bool writes_last_block(const ll_session *s) { return s->n_tokens % BLOCK_POSITIONS != 0; }
+
+/* How many blocks of a group the session takes to hold n_blocks. */
+static uint32_t count_new(const ll_session *s, uint32_t g, uint32_t n_blocks) {
+    return n_blocks - s->n_blocks + (s->tables[g].shared_last != NO_KV_BLOCK);
+}
+
+/* Lets go of a last block that others hold and the next token is written into, and of blocks that
+ * left the window, as many as are more than a session may hold of n_blocks. */
+static void let_go(ll_session *s, uint32_t g, uint32_t n_blocks) {
+    const ll_engine *e = s->engine;
+    kv_pool *pool = &s->engine->pools[g];
+    kv_table *t = &s->tables[g];
+    uint32_t first = t->first;
+    bool copies = writes_last_block(s) && kv_pool_is_shared(pool, *last_block(s, g));
+    t->shared_last = copies ? *last_block(s, g) : NO_KV_BLOCK;
+    if (copies) kv_pool_drop(pool, t->shared_last);
+    if (n_blocks - first > e->blocks_most[g]) give_back(s, g, n_blocks - e->blocks_most[g]);
+    t->n_given_back = t->first - first;
+}
+
+static void hold_window_again(ll_session *s, uint32_t g) {
+    kv_table *t = &s->tables[g];
+    for (; t->n_given_back > 0; t->n_given_back--)
+        kv_pool_share(&s->engine->pools[g], t->blocks[--t->first]);
+}
+
+/* Whether it was copied meanwhile or not. */
+static void hold_last_again(ll_session *s, uint32_t g) {
+    kv_pool *pool = &s->engine->pools[g];
+    uint32_t *last = last_block(s, g), shared = s->tables[g].shared_last;
+    if (shared == NO_KV_BLOCK) return;
+    if (*last != shared) kv_pool_drop(pool, *last);
+    kv_pool_share(pool, shared);
+    *last = shared;
+}
+
 static uint32_t take_block(ll_engine *e, uint32_t g) {
     uint32_t block = kv_pool_take(&e->pools[g]);
     kv_index_forget(&e->index, g, block);
     return block;
 }
 
-/* Gives back blocks [MAX_GROUPS] that no session holds yet; NO_KV_BLOCK is none. */
-static void drop_fresh(ll_engine *e, const uint32_t *fresh) {
-    for (uint32_t g = 0; g < e->plan.n_groups; g++)
-        if (fresh[g] != NO_KV_BLOCK) kv_pool_drop(&e->pools[g], fresh[g]);
-}
-
-/* Gives the session a block of its own where the next token would go into one that others hold or
- * may find. All copies are made before any of them takes its place. */
-static bool own_last_block(ll_session *s, ll_error *err) {
+/* Gives the session a block of its own for the one it let go of. */
+static bool copy_last(ll_session *s, uint32_t g, ll_error *err) {
     ll_engine *e = s->engine;
-    uint32_t i = s->n_tokens / BLOCK_POSITIONS, fresh[MAX_GROUPS];
-    if (s->n_tokens % BLOCK_POSITIONS == 0 || s->n_pending > 0) return true;
-    for (uint32_t g = 0; g < MAX_GROUPS; g++) fresh[g] = NO_KV_BLOCK;
-    for (uint32_t g = 0; g < e->plan.n_groups; g++) {
-        uint32_t old = s->tables[g].blocks[i];
-        if (!kv_pool_is_shared(&e->pools[g], old)) continue;
-        fresh[g] = take_block(e, g);
-        if (e->kind->copy_block(e->device, g, old, fresh[g], err)) continue;
-        drop_fresh(e, fresh);
-        return false;
-    }
-    for (uint32_t g = 0; g < e->plan.n_groups; g++) {
-        uint32_t *mine = &s->tables[g].blocks[i];
-        if (fresh[g] == NO_KV_BLOCK) {
-            kv_index_forget(&e->index, g, *mine);
-            continue;
-        }
-        kv_pool_drop(&e->pools[g], *mine);
-        *mine = fresh[g];
-    }
-    return true;
+    uint32_t shared = s->tables[g].shared_last;
+    if (shared == NO_KV_BLOCK) return true;
+    *last_block(s, g) = take_block(e, g);
+    return e->kind->copy_block(e->device, g, shared, *last_block(s, g), err);
 }
 
-/* A block of a group for what follows the session's last one. */
-static uint32_t next_block(ll_session *s, uint32_t g) {
-    kv_table *t = &s->tables[g];
-    if (s->n_blocks - t->first == s->engine->blocks_most[g]) give_back(s, g, t->first + 1);
-    return take_block(s->engine, g);
+static bool check_room(const ll_engine *e, uint32_t g, uint32_t n_needed, ll_error *err) {
+    uint32_t n_free = e->pools[g].n_free;
+    if (n_needed <= n_free) return true;
+    return ll_fail(err, LL_ERR_CONTEXT, "the KV pool has %u free blocks of %d tokens, expected %u",
+                   n_free, BLOCK_POSITIONS, n_needed);
 }
 
-bool session_reserve(ll_session *s, uint32_t n_tokens, ll_error *err) {
-    ll_engine *e = s->engine;
-    if (n_tokens > e->options.n_ctx)
-        return ll_fail(err, LL_ERR_CONTEXT, "%u tokens do not fit a context of %u", n_tokens,
-                       e->options.n_ctx);
+static uint32_t blocks_with_pending(const ll_session *s) {
+    return session_blocks_for(s->n_tokens + s->n_pending);
+}
+
+bool session_check(const ll_session *s, ll_error *err) {
+    uint32_t n_ctx = s->engine->options.n_ctx;
+    if (s->n_pending > n_ctx - s->n_tokens)
+        return ll_fail(err, LL_ERR_CONTEXT, "%u tokens do not fit a context of %u",
+                       s->n_tokens + s->n_pending, n_ctx);
     if (!holds_window(s, s->n_tokens))
         return ll_fail(err, LL_ERR_ARGUMENT, "the session lacks what token %u sees", s->n_tokens);
-    if (!own_last_block(s, err)) return false;
-    for (; s->n_blocks < session_blocks_for(n_tokens); s->n_blocks++)
-        for (uint32_t g = 0; g < e->plan.n_groups; g++)
-            s->tables[g].blocks[s->n_blocks] = next_block(s, g);
     return true;
+}
+
+/* All of the sessions let go of what they do of one group; CONTEXT where that is not enough. */
+static bool let_all_go(ll_session *first, uint32_t g, ll_error *err) {
+    uint32_t n_needed = 0;
+    for (ll_session *s = first; s != NULL; s = s->next_pending) {
+        let_go(s, g, blocks_with_pending(s));
+        n_needed += count_new(s, g, blocks_with_pending(s));
+    }
+    return check_room(first->engine, g, n_needed, err);
+}
+
+static bool copy_all_last(ll_session *first, ll_error *err) {
+    for (ll_session *s = first; s != NULL; s = s->next_pending)
+        for (uint32_t g = 0; g < s->engine->plan.n_groups; g++)
+            if (!copy_last(s, g, err)) return false;
+    return true;
+}
+
+/* The first n_groups groups of the sessions hold again what they let go of. Once a block was taken,
+ * what left a window may be another's: that is given back for good. */
+static void undo(ll_session *first, uint32_t n_groups, bool window) {
+    for (ll_session *s = first; s != NULL; s = s->next_pending)
+        for (uint32_t g = 0; g < n_groups; g++) {
+            hold_last_again(s, g);
+            if (window) hold_window_again(s, g);
+        }
+}
+
+/* Takes what there is room for. */
+static void take_all(ll_session *first) {
+    for (ll_session *s = first; s != NULL; s = s->next_pending) {
+        ll_engine *e = s->engine;
+        for (uint32_t g = 0; g < e->plan.n_groups; g++)
+            if (writes_last_block(s)) kv_index_forget(&e->index, g, *last_block(s, g));
+        for (; s->n_blocks < blocks_with_pending(s); s->n_blocks++)
+            for (uint32_t g = 0; g < e->plan.n_groups; g++)
+                s->tables[g].blocks[s->n_blocks] = take_block(e, g);
+    }
+}
+
+bool session_reserve(ll_session *first, ll_error *err) {
+    uint32_t n_groups = first->engine->plan.n_groups, n_done = 0;
+    bool has_room = true;
+    while (has_room && n_done < n_groups) has_room = let_all_go(first, n_done++, err);
+    if (has_room && copy_all_last(first, err)) {
+        take_all(first);
+        return true;
+    }
+    undo(first, n_done, !has_room);
+    return false;
 }
 
 /* ---- sharing --------------------------------------------------------------------------------- */
@@ -310,6 +383,26 @@ static bool check_put(const ll_session *s, const int32_t *ids, size_t n_bytes, l
     return true;
 }
 
+/* Makes room for one more block of the groups that are part of it. */
+static bool reserve_put(ll_session *s, bool whole, ll_error *err) {
+    uint32_t n_blocks = s->n_blocks + 1, g = 0;
+    bool has_room = true;
+    for (; has_room && g < s->engine->plan.n_groups; g++) {
+        if (!is_part(s->engine, g, whole)) continue;
+        let_go(s, g, n_blocks);
+        has_room = check_room(s->engine, g, count_new(s, g, n_blocks), err);
+    }
+    while (!has_room && g-- > 0)
+        if (is_part(s->engine, g, whole)) hold_window_again(s, g);
+    return has_room;
+}
+
+/* Gives back blocks [MAX_GROUPS] that no session holds yet; NO_KV_BLOCK is none. */
+static void drop_fresh(ll_engine *e, const uint32_t *fresh) {
+    for (uint32_t g = 0; g < e->plan.n_groups; g++)
+        if (fresh[g] != NO_KV_BLOCK) kv_pool_drop(&e->pools[g], fresh[g]);
+}
+
 /* Copies each group's part of a block into a fresh one, [MAX_GROUPS], which the session does not
  * hold yet; NO_KV_BLOCK where there is no such part. */
 static bool put_parts(ll_session *s, const char *kv, bool whole, uint32_t *fresh, ll_error *err) {
@@ -317,7 +410,7 @@ static bool put_parts(ll_session *s, const char *kv, bool whole, uint32_t *fresh
     for (uint32_t g = 0; g < MAX_GROUPS; g++) fresh[g] = NO_KV_BLOCK;
     for (uint32_t g = 0; g < e->plan.n_groups; g++) {
         if (!is_part(e, g, whole)) continue;
-        fresh[g] = next_block(s, g);
+        fresh[g] = take_block(e, g);
         if (!e->kind->put_block(e->device, g, fresh[g], kv, err)) {
             drop_fresh(e, fresh);
             return false;
@@ -330,9 +423,10 @@ static bool put_parts(ll_session *s, const char *kv, bool whole, uint32_t *fresh
 bool ll_session_put_block(ll_session *s, const int32_t *ids, const void *kv, size_t n_bytes,
                           ll_error *err) {
     ll_engine *e = s->engine;
+    bool whole = n_bytes == part_bytes(e, true);
     uint32_t fresh[MAX_GROUPS], i = s->n_blocks;
-    if (!check_put(s, ids, n_bytes, err) ||
-        !put_parts(s, kv, n_bytes == part_bytes(e, true), fresh, err))
+    if (!check_put(s, ids, n_bytes, err) || !reserve_put(s, whole, err) ||
+        !put_parts(s, kv, whole, fresh, err))
         return false;
     for (uint32_t g = 0; g < e->plan.n_groups; g++) {
         if (fresh[g] == NO_KV_BLOCK)

@@ -13,9 +13,8 @@ typedef struct engine_object {
     model_object *model;
     size_t n_borrowers;              /* sessions and exported buffers */
     bool is_closed;                  /* asked for; done when n_borrowers is 0 */
-    void *sample_scratch;            /* made at the first draw */
     Py_ssize_t shape[2], strides[2]; /* of the exported logits */
-    PyThreadState *running;          /* of the step in progress */
+    PyThreadState *running;          /* of the step or the draws in progress */
 } engine_object;
 
 typedef struct session_object {
@@ -53,9 +52,9 @@ static int engine_init(PyObject *self, PyObject *args, PyObject *kwargs) {
     module_state *st = module_state_of(self);
     PyObject *model;
     ll_engine_options o = {.n_sessions = 1, .n_logits = 1};
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!|$IIIIIzzzz", names, st->model_type, &model,
-                                     &o.n_ctx, &o.n_sessions, &o.n_batch, &o.n_logits, &o.n_threads,
-                                     &o.device, &o.kernels, &o.kv_k, &o.kv_v))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!|$IIIIIIzzzz", names, st->model_type, &model,
+                                     &o.n_ctx, &o.n_sessions, &o.kv_tokens, &o.n_batch, &o.n_logits,
+                                     &o.n_threads, &o.device, &o.kernels, &o.kv_k, &o.kv_v))
         return -1;
     ll_model *m = model_get_open(model);
     if (m == NULL) return -1;
@@ -82,7 +81,6 @@ static void engine_dealloc(PyObject *self) {
     PyTypeObject *type = Py_TYPE(self);
     e->is_closed = true;
     release_engine(e);
-    free(e->sample_scratch);
     Py_XDECREF((PyObject *)e->model);
     PyObject_Free(self);
     Py_DECREF(type);
@@ -229,15 +227,15 @@ static PyObject *engine_logits(PyObject *self, PyObject *unused) {
     return PyMemoryView_FromObject(self);
 }
 
-/* The last n entries of a sequence of ints; false with an exception set on failure. */
-static bool copy_ids(PyObject *sequence, size_t most, int32_t **out, size_t *n_out) {
+/* A sequence of ints; false with an exception set on failure. */
+static bool copy_ids(PyObject *sequence, int32_t **out, size_t *n_out) {
     Py_ssize_t n_all = PySequence_Size(sequence);
     if (n_all < 0) return false;
-    size_t n = (size_t)n_all < most ? (size_t)n_all : most;
+    size_t n = (size_t)n_all;
     int32_t *ids = malloc((n + 1) * sizeof *ids);
     if (ids == NULL) return PyErr_NoMemory() != NULL;
     for (size_t i = 0; i < n; i++) {
-        PyObject *item = PySequence_GetItem(sequence, n_all - (Py_ssize_t)n + (Py_ssize_t)i);
+        PyObject *item = PySequence_GetItem(sequence, (Py_ssize_t)i);
         ids[i] = item == NULL ? -1 : (int32_t)PyLong_AsLong(item);
         Py_XDECREF(item);
     }
@@ -246,75 +244,83 @@ static bool copy_ids(PyObject *sequence, size_t most, int32_t **out, size_t *n_o
     return !PyErr_Occurred();
 }
 
-static bool copy_biases(PyObject *sequence, ll_logit_bias **out, size_t *n_out) {
-    Py_ssize_t n = sequence == NULL ? 0 : PySequence_Size(sequence);
-    if (n < 0) return false;
-    ll_logit_bias *biases = malloc(((size_t)n + 1) * sizeof *biases);
-    if (biases == NULL) return PyErr_NoMemory() != NULL;
-    *out = biases;
-    *n_out = (size_t)n;
-    for (Py_ssize_t i = 0; i < n; i++) {
-        PyObject *pair = PySequence_GetItem(sequence, i);
-        bool ok = pair != NULL && PyTuple_Check(pair) &&
-                  PyArg_ParseTuple(pair, "if", &biases[i].id, &biases[i].bias);
-        Py_XDECREF(pair);
-        if (!ok && !PyErr_Occurred()) PyErr_SetString(PyExc_TypeError, "expected pairs (id, bias)");
-        if (!ok) return false;
-    }
-    return true;
+typedef struct draw_list {
+    ll_draw *draws;
+    ll_sampling *settings;
+    int32_t *ids;
+    size_t n;
+} draw_list;
+
+static void free_draws(draw_list *list) {
+    for (size_t i = 0; i < list->n; i++) sampling_free(&list->settings[i]);
+    PyMem_Free(list->draws);
+    PyMem_Free(list->settings);
+    PyMem_Free(list->ids);
 }
 
-static PyObject *engine_sample(PyObject *self, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"row",
-                            "recent",
-                            "position",
-                            "temperature",
-                            "top_k",
-                            "top_p",
-                            "min_p",
-                            "typical_p",
-                            "repeat_penalty",
-                            "frequency_penalty",
-                            "presence_penalty",
-                            "penalty_last_n",
-                            "seed",
-                            "biases",
-                            NULL};
-    engine_object *e = (engine_object *)self;
+/* One (session, row, settings) entry of a draw. */
+static bool append_draw(PyObject *self, draw_list *list, PyObject *entry) {
     module_state *st = module_state_of(self);
+    PyObject *session, *given;
     Py_ssize_t row;
-    PyObject *recent, *biases = NULL;
-    unsigned long long position, seed = 0;
-    ll_sampling s = {.top_p = 1, .typical_p = 1, .repeat_penalty = 1};
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "nOK|$fiffffffIKO", names, &row, &recent,
-                                     &position, &s.temperature, &s.top_k, &s.top_p, &s.min_p,
-                                     &s.typical_p, &s.repeat_penalty, &s.frequency_penalty,
-                                     &s.presence_penalty, &s.penalty_last_n, &seed, &biases))
-        return NULL;
-    ll_engine *engine = open_engine(self);
-    if (engine == NULL) return NULL;
-    size_t n_kept, n_recent = 0, n_vocab = (size_t)n_vocab_of(e);
-    const float *logits = ll_engine_logits(engine, &n_kept);
-    if (row < 0 || (size_t)row >= n_kept)
-        return module_raise_argument(st, "no logits are kept for the row");
-    if (e->sample_scratch == NULL)
-        e->sample_scratch = malloc(ll_sample_scratch_bytes((uint32_t)n_vocab));
-    if (e->sample_scratch == NULL) return PyErr_NoMemory();
-    size_t n_peaks = (n_vocab + LL_PEAK_LOGITS - 1) / LL_PEAK_LOGITS;
-    const float *peaks = ll_engine_peaks(engine) + (size_t)row * n_peaks;
-    s.seed = seed;
-    int32_t *ids = NULL, id = -1;
-    ll_logit_bias *bias_list = NULL;
-    ll_error err = {0};
-    bool ok = copy_ids(recent, s.penalty_last_n, &ids, &n_recent) &&
-              copy_biases(biases, &bias_list, &s.n_biases);
-    s.biases = bias_list;
-    if (ok && !ll_sample(&s, logits + (size_t)row * n_vocab, peaks, (uint32_t)n_vocab, ids,
-                         n_recent, position, e->sample_scratch, &id, &err))
-        ok = module_raise(st, &err) != NULL;
-    free(ids);
-    free(bias_list);
-    return ok ? PyLong_FromLong(id) : NULL;
+    if (!PyTuple_Check(entry)) {
+        PyErr_SetString(PyExc_TypeError, "expected a tuple (session, row, settings)");
+        return false;
+    }
+    if (!PyArg_ParseTuple(entry, "O!nO!", st->session_type, &session, &row, &PyDict_Type, &given))
+        return false;
+    const ll_session *s = ((session_object *)session)->session;
+    if (s == NULL) return module_raise_argument(st, "the session is closed") != NULL;
+    uint32_t fitting = row < 0 || row > UINT32_MAX ? UINT32_MAX : (uint32_t)row;
+    ll_sampling *sampling = &list->settings[list->n];
+    list->draws[list->n++] = (ll_draw){.row = fitting, .session = s, .sampling = sampling};
+    return sampling_read(given, sampling);
+}
+
+/* False with an exception set; what there is must be freed in any case. */
+static bool read_draws(PyObject *self, PyObject *entries, draw_list *list) {
+    Py_ssize_t n = PySequence_Size(entries);
+    if (n < 0) return false;
+    list->draws = PyMem_Calloc((size_t)n, sizeof *list->draws);
+    list->settings = PyMem_Calloc((size_t)n, sizeof *list->settings);
+    list->ids = PyMem_Calloc((size_t)n, sizeof *list->ids);
+    if (list->draws == NULL || list->settings == NULL || list->ids == NULL)
+        return PyErr_NoMemory() != NULL;
+    bool ok = true;
+    for (Py_ssize_t i = 0; ok && i < n; i++) {
+        PyObject *entry = PySequence_GetItem(entries, i);
+        ok = entry != NULL && append_draw(self, list, entry);
+        Py_XDECREF(entry);
+    }
+    return ok;
+}
+
+static PyObject *make_ids(const int32_t *ids, size_t n) {
+    PyObject *list = PyList_New((Py_ssize_t)n);
+    for (size_t i = 0; list != NULL && i < n; i++) {
+        PyObject *id = PyLong_FromLong(ids[i]);
+        if (id == NULL || PyList_SetItem(list, (Py_ssize_t)i, id) != 0) Py_CLEAR(list);
+    }
+    return list;
+}
+
+static PyObject *engine_sample(PyObject *self, PyObject *entries) {
+    engine_object *e = (engine_object *)self;
+    if (open_engine(self) == NULL) return NULL;
+    if (e->running != NULL)
+        return module_raise_argument(module_state_of(self), "a step is running");
+    draw_list list = {0};
+    PyObject *drawn = NULL;
+    if (read_draws(self, entries, &list)) {
+        ll_error err = {0};
+        e->running = PyEval_SaveThread();
+        bool ok = ll_engine_sample(e->engine, list.draws, list.n, list.ids, &err);
+        PyEval_RestoreThread(e->running);
+        e->running = NULL;
+        drawn = ok ? make_ids(list.ids, list.n) : module_raise(module_state_of(self), &err);
+    }
+    free_draws(&list);
+    return drawn;
 }
 
 static PyObject *engine_cancel(PyObject *self, PyObject *unused) {
@@ -450,8 +456,7 @@ static PyMethodDef engine_methods[] = {
     {"session", engine_session, METH_NOARGS, "A new, empty session."},
     {"step", engine_step, METH_O, "Feeds rows of sessions, all or nothing."},
     {"logits", engine_logits, METH_NOARGS, "The kept logits of the last step, not copied."},
-    {"sample", (PyCFunction)(void (*)(void))engine_sample, METH_VARARGS | METH_KEYWORDS,
-     "Draws a token from one kept row of logits."},
+    {"sample", engine_sample, METH_O, "Draws a token from each of some kept rows of logits."},
     {"cancel", engine_cancel, METH_NOARGS, "Makes the running step fail, from any thread."},
     {"work", engine_work, METH_O, "What a step of such rows must read and compute."},
     {"set_profile", engine_set_profile, METH_O, "Starts adding up each phase's time, or stops."},
@@ -556,7 +561,7 @@ static PyObject *session_reuse(PyObject *self, PyObject *sequence) {
     ll_session *s = idle_session(self);
     int32_t *ids = NULL;
     size_t n_ids = 0;
-    if (s == NULL || !copy_ids(sequence, SIZE_MAX, &ids, &n_ids)) return NULL;
+    if (s == NULL || !copy_ids(sequence, &ids, &n_ids)) return NULL;
     uint32_t n_held = ll_session_reuse(s, ids, n_ids > UINT32_MAX ? UINT32_MAX : (uint32_t)n_ids);
     free(ids);
     return PyLong_FromUnsignedLong(n_held);
@@ -586,7 +591,7 @@ static PyObject *session_put_block(PyObject *self, PyObject *args) {
     size_t n_ids = 0;
     PyObject *done = NULL;
     ll_error err = {0};
-    if (copy_ids(sequence, SIZE_MAX, &ids, &n_ids)) {
+    if (copy_ids(sequence, &ids, &n_ids)) {
         if (n_ids != LL_BLOCK_TOKENS)
             (void)module_raise_argument(module_state_of(self), "a block of too many or few tokens");
         else if (ll_session_put_block(s, ids, kv.buf, (size_t)kv.len, &err))
@@ -605,7 +610,17 @@ static PyObject *session_get_n_tokens(PyObject *self, void *unused) {
     return s == NULL ? NULL : PyLong_FromUnsignedLong(ll_session_n_tokens(s));
 }
 
+static PyObject *session_ids(PyObject *self, PyObject *args) {
+    ll_session *s = idle_session(self);
+    Py_ssize_t start = 0;
+    if (s == NULL || !PyArg_ParseTuple(args, "|n", &start)) return NULL;
+    size_t n_tokens = ll_session_n_tokens(s), first = start > 0 ? (size_t)start : 0;
+    if (first > n_tokens) first = n_tokens;
+    return make_ids(ll_session_ids(s) + first, n_tokens - first);
+}
+
 static PyMethodDef session_methods[] = {
+    {"ids", session_ids, METH_VARARGS, "The tokens it holds, from one of them on."},
     {"truncate", session_truncate, METH_O, "Drops tokens from the end; returns how many are left."},
     {"reuse", session_reuse, METH_O, "Holds what is known of the beginning of ids."},
     {"get_block", session_get_block, METH_O, "The KV of 64 tokens, as bytes."},

@@ -293,9 +293,9 @@ static PyObject *model_find_token(PyObject *self, PyObject *text) {
 static PyObject *model_plan(PyObject *self, PyObject *args, PyObject *kwargs) {
     static char *names[] = {OPTION_NAMES};
     ll_engine_options o = {.n_sessions = 1, .n_logits = 1};
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$IIIIIzzzz", names, &o.n_ctx, &o.n_sessions,
-                                     &o.n_batch, &o.n_logits, &o.n_threads, &o.device, &o.kernels,
-                                     &o.kv_k, &o.kv_v))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$IIIIIIzzzz", names, &o.n_ctx, &o.n_sessions,
+                                     &o.kv_tokens, &o.n_batch, &o.n_logits, &o.n_threads, &o.device,
+                                     &o.kernels, &o.kv_k, &o.kv_v))
         return NULL;
     ll_model *m = model_get_open(self);
     if (m == NULL) return NULL;

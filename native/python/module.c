@@ -120,6 +120,7 @@ static PyMethodDef module_methods[] = {
      "The arithmetic's version, and the tokens of a KV block."},
     {"end_texts", end_texts, METH_NOARGS, "Texts of tokens that end an answer in any model."},
     {"quants", quants, METH_NOARGS, "The formats of weights: ggml's id, block's values, bytes."},
+    {"sampling", module_sampling, METH_NOARGS, "The sampler's settings: name, ends, off."},
     {"machine", machine, METH_NOARGS, "Usable cores and available kernels."},
     {"device_info", device_info, METH_VARARGS,
      "A device's name and what memory of its own it has."},

@@ -47,10 +47,17 @@ ll_model *model_get_open(PyObject *self);
 /* Closes the model if that was asked for and no engine borrows from it. */
 void model_release(model_object *m);
 
-/* The fields of ll_engine_options as keyword arguments, in the order of "IIIIIzzz". */
+/* sampling(): the rows of LL_SAMPLING. */
+PyObject *module_sampling(PyObject *self, PyObject *unused);
+/* Settings from a dict of them and `biases`, pairs (id, bias); what is not there is off. False with
+ * an exception where one does not exist or is of another type; to be freed in any case. */
+bool sampling_read(PyObject *given, ll_sampling *out);
+void sampling_free(ll_sampling *s);
+
+/* The fields of ll_engine_options as keyword arguments, in the order of "IIIIIIzzzz". */
 #define OPTION_NAMES                                                                               \
-    "n_ctx", "n_sessions", "n_batch", "n_logits", "n_threads", "device", "kernels", "kv_k",        \
-        "kv_v", NULL
+    "n_ctx", "n_sessions", "kv_tokens", "n_batch", "n_logits", "n_threads", "device", "kernels",   \
+        "kv_k", "kv_v", NULL
 
 extern PyType_Spec model_spec, engine_spec, session_spec, quantizer_spec;
 

@@ -153,7 +153,7 @@ static void gather_above(const strips *t, const ranking *r, double least, candid
         uint32_t n;
         const float *x = strips_get(t, i, &n);
         for (uint32_t j = 0; j < n; j++) {
-            c->list[c->n] = (candidate){x[j] + 0.0f, (int32_t)(i * LL_PEAK_LOGITS + j)};
+            c->list[c->n] = (candidate){x[j] + 0.0f, (int32_t)(i * STRIP_LOGITS + j)};
             c->n += ((double)x[j] - best) * r->scale > least;
         }
     }
@@ -173,7 +173,7 @@ static void gather_top_k(const strips *t, size_t top_k, candidates *c) {
         const float *x = strips_get(t, i, &n);
         for (uint32_t j = 0; j < n; j++) {
             if (!(x[j] > above)) continue;
-            c->list[c->n++] = (candidate){x[j] + 0.0f, (int32_t)(i * LL_PEAK_LOGITS + j)};
+            c->list[c->n++] = (candidate){x[j] + 0.0f, (int32_t)(i * STRIP_LOGITS + j)};
             if (c->n < limit) continue;
             uint64_t boundary = find_boundary(&by_logit, c, top_k);
             keep(&by_logit, c, boundary);
@@ -265,26 +265,22 @@ static int32_t pick(const strips *t, const ll_sampling *s, float best, double un
     return draw(&c, s, uniform);
 }
 
-/* ---- ll_sample ----------------------------------------------------------------------------- */
+/* ---- sampler_draw -------------------------------------------------------------------------- */
 
 static bool check(const ll_sampling *s, ll_error *err) {
     const struct {
         const char *name;
-        float value, low, high;
+        double value, low, high; /* the bounds as the setting's own type has them */
     } ranges[] = {
-        {"temperature",       s->temperature,       0,        FLT_MAX},
-        {"top_k",             (float)s->top_k,      0,        FLT_MAX},
-        {"top_p",             s->top_p,             0,        1      },
-        {"min_p",             s->min_p,             0,        1      },
-        {"typical_p",         s->typical_p,         0,        1      },
-        {"repeat_penalty",    s->repeat_penalty,    FLT_MIN,  FLT_MAX},
-        {"frequency_penalty", s->frequency_penalty, -FLT_MAX, FLT_MAX},
-        {"presence_penalty",  s->presence_penalty,  -FLT_MAX, FLT_MAX},
+#define X(type, name, low, high, off)                                                              \
+    {#name, (double)s->name, (double)(type)(low), (double)(type)(high)},
+        LL_SAMPLING(X)
+#undef X
     };
     for (size_t i = 0; i < sizeof ranges / sizeof ranges[0]; i++)
         if (!(ranges[i].value >= ranges[i].low && ranges[i].value <= ranges[i].high))
             return ll_fail(err, LL_ERR_ARGUMENT, "%s is %g, expected %g to %g", ranges[i].name,
-                           (double)ranges[i].value, (double)ranges[i].low, (double)ranges[i].high);
+                           ranges[i].value, ranges[i].low, ranges[i].high);
     return true;
 }
 
@@ -308,13 +304,13 @@ static bool sample(const ll_sampling *s, const float *logits, const float *peaks
     return true;
 }
 
-size_t ll_sample_scratch_bytes(uint32_t n_vocab) {
+size_t sampler_scratch_bytes(uint32_t n_vocab) {
     return n_vocab * sizeof(candidate) + strips_scratch_bytes(n_vocab);
 }
 
-bool ll_sample(const ll_sampling *s, const float *logits, const float *peaks, uint32_t n_vocab,
-               const int32_t *recent, size_t n_recent, uint64_t position, void *scratch,
-               int32_t *id, ll_error *err) {
+bool sampler_draw(const ll_sampling *s, const float *logits, const float *peaks, uint32_t n_vocab,
+                  const int32_t *recent, size_t n_recent, uint64_t position, void *scratch,
+                  int32_t *id, ll_error *err) {
     if (n_vocab == 0 || n_vocab > MAX_VOCAB)
         return ll_fail(err, LL_ERR_ARGUMENT, "%u logits, expected 1 to %d", n_vocab, MAX_VOCAB);
     if (!check(s, err)) return false;

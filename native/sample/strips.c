@@ -9,13 +9,9 @@
 #include "base/exact.h"
 #include "kernels/kernels.h"
 
-static uint32_t count_strips(uint32_t n_vocab) {
-    return (n_vocab + LL_PEAK_LOGITS - 1) / LL_PEAK_LOGITS;
-}
-
 /* [n_vocab] changed logits, [n_vocab] counts, [n] peaks, [n] whether a strip is changed. */
 size_t strips_scratch_bytes(uint32_t n_vocab) {
-    size_t n = count_strips(n_vocab);
+    size_t n = strips_count(n_vocab);
     return n_vocab * (sizeof(float) + sizeof(int32_t)) + n * (sizeof(float) + sizeof(uint8_t));
 }
 
@@ -30,11 +26,11 @@ typedef struct changes {
 
 /* The logit of a token in a strip that may be written. */
 static float *take_logit(const changes *c, int32_t id) {
-    uint32_t strip = (uint32_t)id / LL_PEAK_LOGITS, first = strip * LL_PEAK_LOGITS;
+    uint32_t strip = (uint32_t)id / STRIP_LOGITS, first = strip * STRIP_LOGITS;
     if (!c->are_changed[strip]) {
         uint32_t left = c->n_vocab - first;
         memcpy(c->changed + first, c->logits + first,
-               (left < LL_PEAK_LOGITS ? left : LL_PEAK_LOGITS) * sizeof(float));
+               (left < STRIP_LOGITS ? left : STRIP_LOGITS) * sizeof(float));
         c->are_changed[strip] = 1;
     }
     return &c->changed[id];
@@ -91,7 +87,7 @@ static bool find_peak(const strips *t, uint32_t strip, const kernels *k, float *
     for (uint32_t i = 0; i < n; i++) {
         if (!(x[i] <= FLT_MAX))
             return ll_fail(err, LL_ERR_NUMERIC, "the logit of token %u is %g",
-                           strip * LL_PEAK_LOGITS + i, (double)x[i]);
+                           strip * STRIP_LOGITS + i, (double)x[i]);
         if (x[i] > *peak) *peak = x[i] + 0.0f;
     }
     return true;
@@ -101,7 +97,7 @@ bool strips_open(strips *out, const ll_sampling *s, const float *logits, const f
                  uint32_t n_vocab, const int32_t *recent, size_t n_recent, void *scratch,
                  ll_error *err) {
     *out =
-        (strips){.logits = logits, .peaks = peaks, .n = count_strips(n_vocab), .n_vocab = n_vocab};
+        (strips){.logits = logits, .peaks = peaks, .n = strips_count(n_vocab), .n_vocab = n_vocab};
     changes c = {.logits = logits, .n_vocab = n_vocab, .changed = scratch};
     int32_t *counts = (int32_t *)(void *)(c.changed + n_vocab);
     float *new_peaks = (float *)(void *)(counts + n_vocab);
@@ -138,7 +134,7 @@ int32_t strips_find(const strips *t, float value) {
     while (t->peaks[strip] != value) strip++;
     const float *x = strips_get(t, strip, &n);
     while (i + 1 < n && x[i] != value) i++;
-    return (int32_t)(strip * LL_PEAK_LOGITS + i);
+    return (int32_t)(strip * STRIP_LOGITS + i);
 }
 
 /* Strips that lie side by side are summed in one call; those whose every weight is 0 are not. */

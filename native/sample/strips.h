@@ -1,4 +1,4 @@
-/* strips: a row of logits as the sampler reads it: in strips of LL_PEAK_LOGITS, each with its
+/* strips: a row of logits as the sampler reads it: in strips of STRIP_LOGITS, each with its
  * largest logit, the peak, so that whoever looks for large logits skips whole strips.
  *
  * Biases and penalties change few logits: their strips are copied, changed, and given new peaks;
@@ -8,6 +8,13 @@
 #define LL_SAMPLE_STRIPS_H
 
 #include "localllm.h"
+
+enum { STRIP_LOGITS = 32 };
+
+/* Of a row of logits; the last one may be shorter. */
+static inline uint32_t strips_count(uint32_t n_vocab) {
+    return (n_vocab + STRIP_LOGITS - 1) / STRIP_LOGITS;
+}
 
 typedef struct strips {
     const float *logits;        /* [n_vocab] */
@@ -27,8 +34,8 @@ bool strips_open(strips *out, const ll_sampling *s, const float *logits, const f
 
 /* The logits of strip i, and how many they are. */
 static inline const float *strips_get(const strips *t, uint32_t i, uint32_t *n) {
-    uint32_t first = i * LL_PEAK_LOGITS, left = t->n_vocab - first;
-    *n = left < LL_PEAK_LOGITS ? left : LL_PEAK_LOGITS;
+    uint32_t first = i * STRIP_LOGITS, left = t->n_vocab - first;
+    *n = left < STRIP_LOGITS ? left : STRIP_LOGITS;
     return (t->are_changed != NULL && t->are_changed[i] ? t->changed : t->logits) + first;
 }
 

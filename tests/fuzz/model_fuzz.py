@@ -43,22 +43,10 @@ def use(path: Path, kernels: str) -> None:
     n_ctx = min(MOST_ROWS + 10, model.info["n_ctx_train"])
     engine = _native.Engine(model, n_ctx=n_ctx, n_threads=1, kernels=kernels)
     ids = [i % model.info["n_vocab"] for i in range(min(MOST_ROWS, n_ctx))]
-    engine.step([(engine.session(), ids, 1)])
-    engine.sample(
-        0,
-        ids,
-        0,
-        temperature=0.7,
-        top_k=0,
-        top_p=0.9,
-        min_p=0.0,
-        typical_p=1.0,
-        repeat_penalty=1.1,
-        frequency_penalty=0.0,
-        presence_penalty=0.0,
-        penalty_last_n=64,
-        seed=1,
-    )
+    session = engine.session()
+    engine.step([(session, ids, 1)])
+    settings = {"temperature": 0.7, "top_p": 0.9, "repeat_penalty": 1.1, "penalty_last_n": 64}
+    engine.sample([(session, 0, settings)])
 
 
 def use_split(tiny: TinyModel, folder: Path, n_mutants: int, rng: random.Random) -> Iterator[str]:

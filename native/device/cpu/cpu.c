@@ -231,6 +231,10 @@ static const float *cpu_peaks(const device *opaque) {
     return ((const cpu *)(const void *)opaque)->peaks;
 }
 
+static void cpu_run_tasks(device *opaque, uint32_t n_tasks, threads_task *task, void *arg) {
+    threads_run_tasks(((cpu *)(void *)opaque)->pool, n_tasks, task, arg);
+}
+
 const device_kind device_cpu = {
     .name = "cpu",
     .plan_memory = cpu_plan_memory,
@@ -250,4 +254,5 @@ const device_kind device_cpu = {
     .get_profile = cpu_get_profile,
     .set_importance = cpu_set_importance,
     .get_importance = cpu_get_importance,
+    .run_tasks = cpu_run_tasks,
 };

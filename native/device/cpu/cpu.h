@@ -94,7 +94,7 @@ struct cpu {
     size_t thread_bytes, thread_floats;
 
     float *logits; /* [n_logits, n_vocab] */
-    float *peaks;  /* [n_logits, n_peaks] */
+    float *peaks;  /* [n_logits, n_peaks] of each strip of logits, see sample/strips.h */
     uint32_t n_peaks;
     size_t logits_bytes;
     char *kv[MAX_GROUPS]; /* [n_blocks of the group] of block_bytes */

@@ -9,6 +9,7 @@
 #include "device/cpu/cpu_append.h"
 #include "device/cpu/cpu_memory.h"
 #include "device/cpu/cpu_phases.h"
+#include "sample/strips.h"
 
 typedef struct range {
     uint32_t first, n;
@@ -19,7 +20,7 @@ enum {
     FEWEST_ROWS = 32,
     TASKS_PER_THREAD = 6,
 };
-static_assert(FEWEST_ROWS % LL_PEAK_LOGITS == 0, "the logits of a task are whole groups");
+static_assert(FEWEST_ROWS % STRIP_LOGITS == 0, "the logits of a task are whole strips");
 
 /* Rows of which the thread with the most tasks has more than its part, over all threads. */
 static uint32_t uneven_rows(uint32_t n_rows, uint32_t rows, uint32_t n_threads) {
@@ -298,11 +299,11 @@ void cpu_run_logits(cpu *d, const phase *p, uint32_t task, uint32_t thread) {
     multiply(d, s, s->w[0], r, d->logits + r.first, n_vocab, thread);
     for (uint32_t i = 0; i < cpu_rows_of(d, s)->n; i++) {
         const float *y = d->logits + i * n_vocab;
-        for (uint32_t j = r.first; j < r.first + r.n; j += LL_PEAK_LOGITS) {
+        for (uint32_t j = r.first; j < r.first + r.n; j += STRIP_LOGITS) {
             uint32_t left = r.first + r.n - j;
-            float peak = d->kernels->largest(y + j, left < LL_PEAK_LOGITS ? left : LL_PEAK_LOGITS);
+            float peak = d->kernels->largest(y + j, left < STRIP_LOGITS ? left : STRIP_LOGITS);
             if (isnan(peak)) cpu_note_bad(d, s->layer);
-            d->peaks[(size_t)i * d->n_peaks + j / LL_PEAK_LOGITS] = peak;
+            d->peaks[(size_t)i * d->n_peaks + j / STRIP_LOGITS] = peak;
         }
     }
 }

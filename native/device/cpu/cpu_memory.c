@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/system.h"
+#include "sample/strips.h"
 
 /* Hands out 64-byte aligned pieces of one reservation; with a NULL base it only counts. */
 typedef struct arena {
@@ -105,7 +106,7 @@ static void lay_out(cpu *d, const scratch_need *need, arena *a) {
                          ? NULL
                          : take(a, (size_t)m->n_rot * o->n_batch * sizeof(float));
     lay_out_states(d, a);
-    d->n_peaks = (m->n_vocab + LL_PEAK_LOGITS - 1) / LL_PEAK_LOGITS;
+    d->n_peaks = strips_count(m->n_vocab);
     d->peaks = take(a, (size_t)o->n_logits * d->n_peaks * sizeof(float));
     d->every_row = take(a, o->n_batch * sizeof(uint32_t));
     d->sets[ROWS_ALL].query_runs = take(a, o->n_batch * sizeof(query_run));
