@@ -5,7 +5,7 @@
 
 #include "engine/engine.h"
 #include "format/gguf.h"
-#include "localllm.h"
+#include "localllm_measure.h"
 #include "text/tokenizer.h"
 
 struct ll_model {

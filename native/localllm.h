@@ -1,12 +1,36 @@
-/* localllm.h: the whole C interface of the engine.
+/* localllm.h: models that answer; the C interface of the engine.
  *
  * A model is one GGUF file mapped read-only. An engine runs one model with its threads and its KV
  * pool. A session is one timeline of tokens inside an engine. One step feeds rows (tokens) of any
- * number of sessions at once and leaves the logits of the rows that asked for them.
+ * number of sessions at once and leaves the logits of the rows that asked for them, from which the
+ * next tokens are drawn:
+ *
+ *   ll_error err;
+ *   ll_model *m = ll_model_open(path, &err);
+ *   ll_engine *e = m == NULL ? NULL : ll_engine_open(m, &(ll_engine_options){.n_ctx = 512}, &err);
+ *   ll_session *s = e == NULL ? NULL : ll_session_open(e, &err);
+ *   int32_t ids[512], id;
+ *   ll_row rows[512];
+ *   size_t n = 0;
+ *   bool ok = s != NULL && ll_tokenize(m, "The sky is", 10, LL_PARSE_USER, true, ids, 512, &n,
+ * &err); for (size_t i = 0; i < n; i++) rows[i] = (ll_row){s, ids[i], i + 1 == n}; ll_sampling
+ * greedy = {.top_p = 1, .typical_p = 1, .repeat_penalty = 1}; while (ok && ll_session_n_tokens(s) <
+ * 32) { ok = ll_engine_step(e, rows, n, &err) && ll_engine_sample(e, &(ll_draw){0, s, &greedy}, 1,
+ * &id, &err); if (!ok || ll_token_is_end(m, id)) break; char text[64]; int32_t n_bytes =
+ * ll_token_bytes(m, id, false, text, sizeof text); printf("%.*s", n_bytes < 64 ? n_bytes : 64,
+ * text); rows[0] = (ll_row){s, id, true}; n = 1;
+ *   }
+ *   if (!ok) fprintf(stderr, "%s: %s\n", ll_error_name(err.code), err.message);
+ *   ll_session_close(s);
+ *   ll_engine_close(e);
+ *   ll_model_close(m);
  *
  * Every function that can fail returns false or NULL and fills the ll_error it was given. Nothing
  * prints, exits or aborts. Close functions accept NULL. An engine has one caller at a time;
  * ll_engine_cancel alone may be called from another thread or a signal handler.
+ *
+ * localllm_measure.h says what a file holds, what an engine will take and where its time goes;
+ * localllm_quantize.h writes tensors in other quants.
  */
 #ifndef LOCALLLM_H
 #define LOCALLLM_H
@@ -64,62 +88,6 @@ ll_model *ll_model_open(const char *path, ll_error *err);
 void ll_model_close(ll_model *m);
 const ll_model_info *ll_model_get_info(const ll_model *m);
 
-/* One metadata entry of the file, or one tensor. Strings are borrowed from the mapping and are NOT
- * NUL-terminated. */
-typedef struct ll_string {
-    const char *data;
-    size_t n_bytes;
-} ll_string;
-
-typedef enum ll_value_type { /* GGUF's own numbering */
-                             LL_VALUE_U8,
-                             LL_VALUE_I8,
-                             LL_VALUE_U16,
-                             LL_VALUE_I16,
-                             LL_VALUE_U32,
-                             LL_VALUE_I32,
-                             LL_VALUE_F32,
-                             LL_VALUE_BOOL,
-                             LL_VALUE_STRING,
-                             LL_VALUE_ARRAY,
-                             LL_VALUE_U64,
-                             LL_VALUE_I64,
-                             LL_VALUE_F64
-} ll_value_type;
-
-typedef struct ll_meta {
-    ll_string key;
-    ll_value_type type;         /* of the value; LL_VALUE_ARRAY has element_type and n_elements */
-    ll_value_type element_type; /* of the elements when type is LL_VALUE_ARRAY */
-    uint64_t n_elements;        /* 1 unless an array */
-    const uint8_t *data;        /* unaligned little-endian value; a string's u64 length first */
-    size_t n_bytes;             /* bytes of data inside the file */
-} ll_meta;
-
-typedef struct ll_tensor_info {
-    ll_string name;
-    const char *quant; /* "Q4_K", … */
-    uint32_t n_dims;
-    uint64_t shape[4]; /* GGUF order: shape[0] is the row length */
-    uint64_t n_bytes;
-    uint64_t offset; /* in its file */
-    uint32_t file;   /* of the model's files; from 0 */
-} ll_tensor_info;
-
-uint64_t ll_model_n_meta(const ll_model *m);
-void ll_model_get_meta(const ll_model *m, uint64_t i, ll_meta *out);
-uint64_t ll_model_n_tensors(const ll_model *m);
-void ll_model_get_tensor(const ll_model *m, uint64_t i, ll_tensor_info *out);
-
-/* The stored formats of weights. */
-typedef struct ll_quant_info {
-    const char *name;
-    uint32_t ggml_id, block_dim, block_bytes;
-} ll_quant_info;
-
-/* False where i is none of them. */
-bool ll_quant_get_info(uint32_t i, ll_quant_info *out);
-
 /* ---- text ---------------------------------------------------------------------------------- */
 
 /* The texts of tokens that end an answer whatever a file says of them; NULL where i is none. */
@@ -165,26 +133,6 @@ typedef struct ll_engine_options {
     const char *kv_v;    /* values likewise */
 } ll_engine_options;
 
-/* What an engine will use, before anything is allocated. The allocator reads the same numbers. */
-typedef struct ll_memory {
-    uint64_t weight_bytes; /* file-backed, shared, evictable */
-    uint64_t kv_bytes;     /* reserved; touched only as positions are used */
-    uint64_t block_bytes;  /* of kv_bytes: one block of all layers, see ll_session_get_block */
-    uint64_t scratch_touched_bytes; /* of scratch_bytes, at most, by steps of n_batch rows */
-    uint64_t scratch_bytes;         /* activations and per-thread panels */
-    uint64_t logits_bytes;
-    uint64_t tables_bytes;     /* plan, block tables, the scratch of draws */
-    uint64_t tokenizer_bytes;  /* there since the model was opened */
-    uint64_t importance_bytes; /* beside the others, once importance is asked for */
-    uint64_t device_bytes; /* in the memory of a device that has its own; in none of the above */
-    uint32_t n_ctx;        /* the context these numbers are for */
-    uint32_t n_threads;
-} ll_memory;
-
-bool ll_engine_plan(const ll_model *m, const ll_engine_options *options, ll_memory *out,
-                    ll_error *err);
-/* What an engine has touched so far of its KV, scratch and logits; the rest of `out` is 0. */
-void ll_engine_measure(const ll_engine *e, ll_memory *out);
 ll_engine *ll_engine_open(const ll_model *m, const ll_engine_options *options, ll_error *err);
 void ll_engine_close(ll_engine *e);
 const char *ll_engine_device(const ll_engine *e);
@@ -257,60 +205,6 @@ void ll_engine_cancel(ll_engine *e);
 typedef bool ll_poll(void *arg);
 void ll_engine_set_poll(ll_engine *e, ll_poll *poll, void *arg);
 
-/* ---- work and profile ---------------------------------------------------------------------- */
-
-/* What must be read and computed, whatever the device and its schedule. */
-typedef struct ll_work {
-    uint64_t weight_bytes; /* each weight counts once a step, however many rows share it */
-    uint64_t kv_bytes;     /* keys and values read */
-    uint64_t int8_macs;    /* multiply-adds with weights that take int8 activations */
-    uint64_t float_macs;   /* those with float weights, and those of attention */
-} ll_work;
-
-/* Consecutive rows of one session, the last n_logits of which keep their logits. */
-typedef struct ll_span {
-    uint32_t first_position, n_rows, n_logits;
-} ll_span;
-
-/* The work of one step of these rows, which need not be there; ARGUMENT outside the context. */
-bool ll_engine_get_work(const ll_engine *e, const ll_span *spans, size_t n_spans, ll_work *out,
-                        ll_error *err);
-
-/* One phase of the forward pass: what is done between two meetings of all threads. */
-typedef struct ll_phase_time {
-    const char *step, *phase; /* "qkv", "multiply" */
-    uint32_t layer;           /* the model's n_layers where it belongs to none */
-    double seconds;
-    ll_work work; /* zero in phases that only prepare or join */
-} ll_phase_time;
-
-/* From here on adds up the time and the work of each phase, from zero; off stops adding. Costs one
- * look at the clock per phase. Errors: MEMORY, UNSUPPORTED where the device does not measure. */
-bool ll_engine_set_profile(ll_engine *e, bool on, ll_error *err);
-/* The sums, in the order of the forward pass, none where it was never asked for; valid until the
- * engine is closed. */
-const ll_phase_time *ll_engine_get_profile(const ll_engine *e, size_t *n_phases);
-
-/* ---- importance ---------------------------------------------------------------------------- */
-
-/* What one matrix was multiplied with: sums of squares, column by column. */
-typedef struct ll_importance {
-    char name[64];      /* of the matrix, as in the file */
-    uint32_t n;         /* its columns */
-    uint64_t n_rows;    /* inputs that are in the sums */
-    const double *sums; /* [n]; matrices with one input share them */
-} ll_importance;
-
-/* From here on adds up the squares of every matrix's inputs, from zero; off stops adding and keeps
- * what there is. The additions go in the order of the rows of the steps, so the sums of one text
- * have the same bits whatever the threads, its cuts and the kernels. Rows that keep no logits have
- * no input in the last layer behind its attention. A step that fails leaves part of itself in the
- * sums. Errors: MEMORY, UNSUPPORTED where the device does not collect them. */
-bool ll_engine_set_importance(ll_engine *e, bool on, ll_error *err);
-/* The sums, in the order of the forward pass, none where it was never asked for; valid until the
- * engine is closed. */
-const ll_importance *ll_engine_get_importance(const ll_engine *e, size_t *n);
-
 /* ---- sampler ------------------------------------------------------------------------------- */
 
 /* The settings of a draw: type, name, lowest, highest, and the value that changes nothing. One list
@@ -353,70 +247,5 @@ typedef struct ll_draw {
  * infinity. Of several errors it is the first draw's. */
 bool ll_engine_sample(ll_engine *e, const ll_draw *draws, size_t n_draws, int32_t *ids,
                       ll_error *err);
-
-/* ---- quantizer ----------------------------------------------------------------------------- */
-
-typedef struct ll_quantizer ll_quantizer;
-
-/* Rows of a tensor in a file. */
-typedef struct ll_tensor_source {
-    int fd;
-    uint64_t offset;
-    const char *type; /* a quant's name, or F8_E4M3 */
-    uint64_t n_rows, row_dim;
-    const uint32_t *row_order; /* [n_rows]: row i is the file's row_order[i]; NULL: as they lie */
-    /* Of F8_E4M3, one for scale_rows x scale_cols values; NULL: all are 1. */
-    const float *scales; /* [ceil(n_rows / scale_rows)][ceil(row_dim / scale_cols)] */
-    uint32_t scale_rows, scale_cols;
-} ll_tensor_source;
-
-typedef struct ll_tensor_target {
-    int fd;
-    uint64_t offset;
-    const char *quant;
-    const float *importance; /* [row_dim] how much a column's squared errors count; NULL: all 1 */
-} ll_tensor_target;
-
-/* The sums over a tensor of importance * (x - x')^2 and importance * x^2. */
-typedef struct ll_loss {
-    double error, total;
-} ll_loss;
-
-ll_quantizer *ll_quantizer_open(uint32_t n_threads, ll_error *err); /* 0: usable cores */
-void ll_quantizer_close(ll_quantizer *q);
-/* Reads, quantizes and writes one tensor. poll(arg) is called by the calling thread some tens of
- * milliseconds apart; true ends it with CANCELLED. `loss` NULL: not measured. NUMERIC where a value
- * is not finite or out of the quant's range, IO where a file is too short or cannot be written;
- * part of the target may be written then. */
-bool ll_quantizer_write(ll_quantizer *q, const ll_tensor_source *source,
-                        const ll_tensor_target *target, ll_poll *poll, void *arg, ll_loss *loss,
-                        ll_error *err);
-
-/* ---- machine ------------------------------------------------------------------------------- */
-
-typedef struct ll_machine {
-    uint32_t n_cores;       /* usable: affinity and cgroup quota */
-    const char *kernels[8]; /* names of the kernels this processor runs, best first; NULL ends */
-} ll_machine;
-
-void ll_machine_get(ll_machine *out);
-
-/* Reads `n_bytes` with `n_threads` threads until `seconds` passed; returns bytes per second, 0
- * where there is no memory for it. */
-double ll_machine_read_rate(size_t n_bytes, uint32_t n_threads, double seconds);
-
-/* Multiply-adds per second of `n_threads` threads at once that do nothing else, with the
- * instructions of these kernels for floats or for int8; 0 where this processor does not have
- * them. */
-double ll_machine_peak(const char *kernels, bool is_float, uint32_t n_threads, double seconds);
-
-typedef struct ll_device_info {
-    const char *name;
-    uint64_t free_bytes, total_bytes; /* of its own memory; 0 where it computes in the host's */
-} ll_device_info;
-
-/* A device by the name that ll_engine_options.device has, NULL: the first. Errors: ARGUMENT where
- * there is none of that name, IO where it does not answer. */
-bool ll_device_get_info(const char *name, ll_device_info *out, ll_error *err);
 
 #endif

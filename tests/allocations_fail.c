@@ -16,7 +16,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "localllm.h"
+#include "localllm_measure.h"
+#include "localllm_quantize.h"
 
 /* ---- the allocator ----------------------------------------------------------------------------
  */

@@ -12,7 +12,7 @@
 #include <string.h>
 
 #include "device/cpu/cpu.h"
-#include "localllm.h"
+#include "localllm_measure.h"
 
 enum { N_CTX = 256, N_TRIES = 20, MOST_BYTES = 1 << 20, OWN_BYTES = 12345 };
 

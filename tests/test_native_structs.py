@@ -16,7 +16,7 @@ import pytest
 from conftest import ROOT
 from native_structs import STRUCTS
 
-HEADERS = ("localllm.h", "format/gguf.h", "kernels/kernels.h", "model/plan.h")
+HEADERS = ("localllm_measure.h", "format/gguf.h", "kernels/kernels.h", "model/plan.h")
 
 
 def members(struct: type[ctypes.Structure]) -> list[tuple[str, int, int]]:

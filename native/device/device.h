@@ -12,6 +12,7 @@
 
 #include "base/threads.h"
 #include "format/kv.h"
+#include "localllm_measure.h"
 #include "model/plan.h"
 
 typedef struct device_options {

@@ -9,7 +9,7 @@
 
 #include "base/error.h"
 #include "format/quant.h"
-#include "localllm.h"
+#include "localllm_measure.h"
 
 typedef struct gguf_tensor {
     ll_string name;

@@ -7,7 +7,7 @@
 #include "base/system.h"
 #include "base/threads.h"
 #include "kernels/kernels.h"
-#include "localllm.h"
+#include "localllm_measure.h"
 
 void ll_machine_get(ll_machine *out) {
     *out = (ll_machine){.n_cores = system_usable_cores()};

@@ -3,7 +3,7 @@
  */
 #include "model/work.h"
 
-#include "localllm.h"
+#include "localllm_measure.h"
 
 static void add_bytes(const plan *p, uint32_t id, ll_work *w) {
     if (id == NO_WEIGHT) return;

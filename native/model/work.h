@@ -5,6 +5,7 @@
 #define LL_MODEL_WORK_H
 
 #include "format/kv.h"
+#include "localllm_measure.h"
 #include "model/plan.h"
 
 /* Adds what a step reads and multiplies by weights. A weight is read once, however many rows there

@@ -11,7 +11,8 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
-#include "localllm.h"
+#include "localllm_measure.h"
+#include "localllm_quantize.h"
 
 /* Python's slots hold functions as void pointers, which ISO C alone would not allow. */
 #define SLOT(function) (__extension__(void *)(function))

@@ -9,7 +9,7 @@
 #define LL_QUANTIZE_QUANTIZER_H
 
 #include "format/quant.h"
-#include "localllm.h"
+#include "localllm_quantize.h"
 #include "quantize/encode_table.h"
 
 /* The encoders for this processor. */

@@ -8,7 +8,7 @@
 #ifndef LL_TEXT_PRETOKENIZE_H
 #define LL_TEXT_PRETOKENIZE_H
 
-#include "localllm.h"
+#include "localllm_measure.h"
 
 enum { PRETOKENIZE_STAGES = 4 };
 
