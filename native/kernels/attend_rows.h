@@ -25,14 +25,13 @@
 #include <math.h>
 #include <stdbool.h>
 
+#include "kernels/attend_forms.h"
 #include "kernels/kernels.h"
 
 enum {
-    ROWS = 4,              /* of a block of scores, or of results */
-    SLAB = 16,             /* keys, or dimensions of values, of such a block */
+    SLAB = 16,             /* keys, or dimensions of values, of a block of scores or results */
     VECS = SLAB / VEC_DIM, /* registers of a slab */
     HALF = 8 / VEC_DIM,    /* registers of 8 dimensions, which heads are multiples of */
-    SHARING_ROWS = 64,     /* rows that share one conversion */
 };
 
 /* What lies in scratch. */
@@ -43,15 +42,6 @@ typedef struct attend_scratch {
 } attend_scratch;
 
 static size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
-
-/* What keys or values are found as: converted, or one of the stored types. */
-typedef enum form { F32, F16, Q8, Q4 } form;
-
-#define STORED(X) X(F16) X(Q8) X(Q4)
-
-static const form form_of[KV_TYPE_COUNT] = {[KV_F16] = F16, [KV_Q8_0] = Q8, [KV_Q4_0] = Q4};
-
-VEC_INLINE bool has_scales(form as) { return as == Q8 || as == Q4; }
 
 /* ---- where keys and values lie --------------------------------------------------------------- */
 
@@ -216,23 +206,6 @@ VEC_INLINE void score_block(form as, int n_rows, source k, size_t k_dim, const f
         }
     }
 }
-
-/* call(n) with n as a constant, so that its loops are unrolled and its arrays are registers. */
-#define WITH_CONSTANT_ROWS(n_rows, call)                                                           \
-    switch (n_rows) {                                                                              \
-    case 1:                                                                                        \
-        call(1);                                                                                   \
-        break;                                                                                     \
-    case 2:                                                                                        \
-        call(2);                                                                                   \
-        break;                                                                                     \
-    case 3:                                                                                        \
-        call(3);                                                                                   \
-        break;                                                                                     \
-    default:                                                                                       \
-        call(4);                                                                                   \
-        break;                                                                                     \
-    }
 
 VEC_INLINE void score_rows(form as, size_t n_rows, source k, size_t k_dim, const float *q,
                            size_t q_stride, float scale, float (*p)[KERNELS_CHUNK], size_t key) {

@@ -16,30 +16,21 @@
 #include <stdbool.h>
 #include <string.h>
 
+#include "kernels/attend_forms.h"
 #include "kernels/avx512/avx512_kernels.h"
 #include "kernels/avx512/avx512_vec.h"
 
 enum {
-    N_LANES = 16,
-    ROWS = 4,
-    VECS = 4,
-    LANES = VECS * N_LANES,
-    BLOCK_ROWS = 64, /* rows that share one conversion */
-    LINE = 64,       /* bytes of a cache line */
+    VECS = 4, /* registers of a block of scores, or of results */
+    LANES = VECS * VEC_DIM,
+    LINE = 64, /* bytes of a cache line */
 };
 
 static_assert((int)LANES == (int)KERNELS_CHUNK, "a block of scores has the keys of a chunk");
 
-/* What a block of scores finds keys or values as: converted, or one of the stored types. */
-typedef enum form { F32, F16, Q8, Q4, N_FORMS } form;
-
-static const form form_of[KV_TYPE_COUNT] = {[KV_F16] = F16, [KV_Q8_0] = Q8, [KV_Q4_0] = Q4};
-
-VEC_INLINE bool has_scales(form as) { return as == Q8 || as == Q4; }
-
-/* Query rows of one call, BLOCK_ROWS at most, and where their chunk's numbers lie. Strides count
+/* Query rows of one call, SHARING_ROWS at most, and where their chunk's numbers lie. Strides count
  * elements. */
-typedef struct block {
+typedef struct attention {
     const void *k;               /* [k_dim][KERNELS_CHUNK] */
     const void *v;               /* [KERNELS_CHUNK][v_stride] */
     const uint16_t *k_scales;    /* [blocks of k_dim][KERNELS_CHUNK], where it has them */
@@ -52,7 +43,7 @@ typedef struct block {
     const uint8_t *first, *last; /* [n_rows] */
     attend_state *state;         /* [n_rows] */
     float (*p)[KERNELS_CHUNK];   /* [n_rows] scores, then their exponentials */
-} block;
+} attention;
 
 /* Element i of what is stored at `from`, i even. */
 VEC_INLINE const void *element(form as, const void *from, size_t i) {
@@ -74,9 +65,9 @@ VEC_INLINE __m512 number_of_q4(__m512i codes) {
 }
 
 /* Channel d of 16 keys; of Q8 and Q4, the codes. */
-VEC_INLINE __m512 load_keys(form as, const block *b, size_t d, size_t key) {
-    if (as != Q4) return load(as, element(as, b->k, d * KERNELS_CHUNK + key), 0xffff);
-    const uint8_t *pairs = (const uint8_t *)b->k + d / 2 * KERNELS_CHUNK + key;
+VEC_INLINE __m512 load_keys(form as, const attention *a, size_t d, size_t key) {
+    if (as != Q4) return load(as, element(as, a->k, d * KERNELS_CHUNK + key), 0xffff);
+    const uint8_t *pairs = (const uint8_t *)a->k + d / 2 * KERNELS_CHUNK + key;
     __m512i codes = _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)pairs));
     return number_of_q4(_mm512_srl_epi32(codes, _mm_cvtsi32_si128((int)(d % 2 * 4))));
 }
@@ -91,14 +82,14 @@ VEC_INLINE __m512 load_values(form as, const void *from, __mmask16 m) {
 }
 
 /* The scales of 16 keys in the block of channel d. */
-VEC_INLINE __m512 key_scales(const block *b, size_t d, size_t key) {
-    const uint16_t *scales = b->k_scales + d / KV_BLOCK_DIM * KERNELS_CHUNK + key;
+VEC_INLINE __m512 key_scales(const attention *a, size_t d, size_t key) {
+    const uint16_t *scales = a->k_scales + d / KV_BLOCK_DIM * KERNELS_CHUNK + key;
     return _mm512_cvtph_ps(_mm256_loadu_si256((const void *)scales));
 }
 
 /* The scale of block i of value j. */
-VEC_INLINE __m512 value_scale(const block *b, size_t j, size_t i) {
-    return _mm512_set1_ps(b->v_scales[j * b->n_v_blocks + i]);
+VEC_INLINE __m512 value_scale(const attention *a, size_t j, size_t i) {
+    return _mm512_set1_ps(a->v_scales[j * a->n_v_blocks + i]);
 }
 
 /* ---- the chunk that comes next -------------------------------------------------------------- */
@@ -122,35 +113,35 @@ VEC_INLINE void fetch_scales(form as, size_t n_channels, const void *next) {
 /* ---- scores -------------------------------------------------------------------------------- */
 
 /* p[row ...][key ...] = scale * q . keys, for n_rows rows and 16 * n_vectors keys. */
-VEC_INLINE void score_block(form as, int n_rows, int n_vectors, const block *b, size_t row,
+VEC_INLINE void score_block(form as, int n_rows, int n_vectors, const attention *a, size_t row,
                             size_t key) {
-    const float *q = b->q + row * b->q_stride;
-    const void *next = row == 0 ? b->next_k : NULL; /* once is enough */
+    const float *q = a->q + row * a->q_stride;
+    const void *next = row == 0 ? a->next_k : NULL; /* once is enough */
     __m512 sums[ROWS][VECS];
 #pragma GCC unroll 4
     for (int r = 0; r < n_rows; r++) {
 #pragma GCC unroll 4
         for (int v = 0; v < n_vectors; v++) sums[r][v] = _mm512_setzero_ps();
     }
-    const size_t span = has_scales(as) ? KV_BLOCK_DIM : b->k_dim; /* channels of one scale */
-    for (size_t start = 0; start < b->k_dim; start += span) {
+    const size_t span = has_scales(as) ? KV_BLOCK_DIM : a->k_dim; /* channels of one scale */
+    for (size_t start = 0; start < a->k_dim; start += span) {
         __m512 scales[VECS];
 #pragma GCC unroll 4
         for (size_t v = 0; v < (size_t)n_vectors; v++) {
-            if (has_scales(as)) scales[v] = key_scales(b, start, key + N_LANES * v);
+            if (has_scales(as)) scales[v] = key_scales(a, start, key + VEC_DIM * v);
         }
-        const size_t end = start + span < b->k_dim ? start + span : b->k_dim;
+        const size_t end = start + span < a->k_dim ? start + span : a->k_dim;
         for (size_t d = start; d < end; d++) {
             if (n_vectors == VECS) fetch(as, next, d);
             __m512 keys[VECS];
 #pragma GCC unroll 4
             for (size_t v = 0; v < (size_t)n_vectors; v++) {
-                keys[v] = load_keys(as, b, d, key + N_LANES * v);
+                keys[v] = load_keys(as, a, d, key + VEC_DIM * v);
                 if (has_scales(as)) keys[v] = _mm512_mul_ps(keys[v], scales[v]);
             }
 #pragma GCC unroll 4
             for (size_t r = 0; r < (size_t)n_rows; r++) {
-                __m512 x = _mm512_set1_ps(q[r * b->q_stride + d]);
+                __m512 x = _mm512_set1_ps(q[r * a->q_stride + d]);
 #pragma GCC unroll 4
                 for (int v = 0; v < n_vectors; v++) {
                     sums[r][v] = _mm512_fmadd_ps(x, keys[v], sums[r][v]);
@@ -158,40 +149,28 @@ VEC_INLINE void score_block(form as, int n_rows, int n_vectors, const block *b, 
             }
         }
     }
-    const __m512 scale = _mm512_set1_ps(b->scale);
+    const __m512 scale = _mm512_set1_ps(a->scale);
 #pragma GCC unroll 4
     for (size_t r = 0; r < (size_t)n_rows; r++) {
 #pragma GCC unroll 4
         for (size_t v = 0; v < (size_t)n_vectors; v++) {
-            _mm512_storeu_ps(b->p[row + r] + key + N_LANES * v, _mm512_mul_ps(sums[r][v], scale));
+            _mm512_storeu_ps(a->p[row + r] + key + VEC_DIM * v, _mm512_mul_ps(sums[r][v], scale));
         }
     }
 }
 
-VEC_INLINE void score_rows(form as, int n_vectors, const block *b, size_t key) {
+VEC_INLINE void score_rows(form as, int n_vectors, const attention *a, size_t key) {
     size_t r = 0;
-    for (; r + ROWS <= b->n_rows; r += ROWS) {
-        score_block(as, ROWS, n_vectors, b, r, key);
-    }
-    switch (b->n_rows - r) {
-    case 1:
-        score_block(as, 1, n_vectors, b, r, key);
-        break;
-    case 2:
-        score_block(as, 2, n_vectors, b, r, key);
-        break;
-    case 3:
-        score_block(as, 3, n_vectors, b, r, key);
-        break;
-    default:
-        break;
-    }
+#define SCORE(n) score_block(as, n, n_vectors, a, r, key)
+    for (; r + ROWS <= a->n_rows; r += ROWS) SCORE(ROWS);
+    WITH_CONSTANT_REST(a->n_rows - r, SCORE)
+#undef SCORE
 }
 
 /* ---- softmax ------------------------------------------------------------------------------- */
 
-static uint64_t visible_keys(const block *b, size_t row) {
-    const size_t first = b->first[row], last = b->last[row];
+static uint64_t visible_keys(const attention *a, size_t row) {
+    const size_t first = a->first[row], last = a->last[row];
     return UINT64_MAX >> (KERNELS_CHUNK - (last - first)) << first;
 }
 
@@ -200,8 +179,8 @@ static uint64_t visible_keys(const block *b, size_t row) {
 static float largest(const float *s, uint64_t visible, size_t first) {
     __m512 m = _mm512_set1_ps(-INFINITY);
     for (size_t v = 0; v < VECS; v++) {
-        __mmask16 seen = (__mmask16)(visible >> N_LANES * v);
-        m = _mm512_mask_max_ps(m, seen, m, _mm512_loadu_ps(s + N_LANES * v));
+        __mmask16 seen = (__mmask16)(visible >> VEC_DIM * v);
+        m = _mm512_mask_max_ps(m, seen, m, _mm512_loadu_ps(s + VEC_DIM * v));
     }
     float top = _mm512_reduce_max_ps(m);
     if (top == 0) {
@@ -216,51 +195,51 @@ static void exponentials(float *p, uint64_t visible, attend_state *state) {
     const __m512 m = _mm512_set1_ps(state->m);
     __m512 lanes = _mm512_setzero_ps();
     for (size_t v = 0; v < VECS; v++) {
-        __mmask16 seen = (__mmask16)(visible >> N_LANES * v);
+        __mmask16 seen = (__mmask16)(visible >> VEC_DIM * v);
         if (!seen) continue;
-        __m512 e = vec_exp(_mm512_sub_ps(_mm512_loadu_ps(p + N_LANES * v), m));
-        _mm512_storeu_ps(p + N_LANES * v, e);
+        __m512 e = vec_exp(_mm512_sub_ps(_mm512_loadu_ps(p + VEC_DIM * v), m));
+        _mm512_storeu_ps(p + VEC_DIM * v, e);
         lanes = _mm512_mask_add_ps(lanes, seen, lanes, e);
     }
     state->l = vec_tree16(&lanes);
 }
 
 /* All maxima first: within a row one thing waits for the other, but rows do not wait for rows. */
-static void softmax(const block *b) {
-    for (size_t r = 0; r < b->n_rows; r++)
-        b->state[r].m = largest(b->p[r], visible_keys(b, r), b->first[r]);
-    for (size_t r = 0; r < b->n_rows; r++) exponentials(b->p[r], visible_keys(b, r), &b->state[r]);
+static void softmax(const attention *a) {
+    for (size_t r = 0; r < a->n_rows; r++)
+        a->state[r].m = largest(a->p[r], visible_keys(a, r), a->first[r]);
+    for (size_t r = 0; r < a->n_rows; r++) exponentials(a->p[r], visible_keys(a, r), &a->state[r]);
 }
 
 /* ---- values -------------------------------------------------------------------------------- */
 
 /* o[row ...][dim ...] += p[row ...][j] * v[j], j in [first, last) ascending, for 16 * n_vectors
  * dimensions, or the lanes m of a single vector. */
-VEC_INLINE void value_block(form as, int n_rows, int n_vectors, const block *b, size_t row,
+VEC_INLINE void value_block(form as, int n_rows, int n_vectors, const attention *a, size_t row,
                             size_t first, size_t last, size_t dim, __mmask16 m) {
-    const void *next = row == 0 ? b->next_v : NULL;
+    const void *next = row == 0 ? a->next_v : NULL;
     __m512 sums[ROWS][VECS];
 #pragma GCC unroll 4
     for (size_t r = 0; r < (size_t)n_rows; r++) {
 #pragma GCC unroll 4
         for (size_t v = 0; v < (size_t)n_vectors; v++) {
-            sums[r][v] = _mm512_maskz_loadu_ps(m, b->state[row + r].o + dim + N_LANES * v);
+            sums[r][v] = _mm512_maskz_loadu_ps(m, a->state[row + r].o + dim + VEC_DIM * v);
         }
     }
     for (size_t j = first; j < last; j++) {
-        const void *from = element(as, b->v, j * b->v_stride + dim);
+        const void *from = element(as, a->v, j * a->v_stride + dim);
         if (n_vectors == VECS) fetch(as, next, dim + j);
         __m512 values[VECS];
 #pragma GCC unroll 4
         for (size_t v = 0; v < (size_t)n_vectors; v++) {
-            values[v] = load_values(as, element(as, from, N_LANES * v), m);
+            values[v] = load_values(as, element(as, from, VEC_DIM * v), m);
             if (!has_scales(as)) continue;
             /* dim is a multiple of KV_BLOCK_DIM where there is more than one register */
-            values[v] = _mm512_mul_ps(values[v], value_scale(b, j, dim / KV_BLOCK_DIM + v / 2));
+            values[v] = _mm512_mul_ps(values[v], value_scale(a, j, dim / KV_BLOCK_DIM + v / 2));
         }
 #pragma GCC unroll 4
         for (size_t r = 0; r < (size_t)n_rows; r++) {
-            __m512 x = _mm512_set1_ps(b->p[row + r][j]);
+            __m512 x = _mm512_set1_ps(a->p[row + r][j]);
 #pragma GCC unroll 4
             for (int v = 0; v < n_vectors; v++) {
                 sums[r][v] = _mm512_fmadd_ps(x, values[v], sums[r][v]);
@@ -271,119 +250,109 @@ VEC_INLINE void value_block(form as, int n_rows, int n_vectors, const block *b, 
     for (size_t r = 0; r < (size_t)n_rows; r++) {
 #pragma GCC unroll 4
         for (size_t v = 0; v < (size_t)n_vectors; v++) {
-            _mm512_mask_storeu_ps(b->state[row + r].o + dim + N_LANES * v, m, sums[r][v]);
+            _mm512_mask_storeu_ps(a->state[row + r].o + dim + VEC_DIM * v, m, sums[r][v]);
         }
     }
 }
 
 /* The same for all dimensions. */
-VEC_INLINE void value_dims(form as, int n_rows, const block *b, size_t row, size_t first,
+VEC_INLINE void value_dims(form as, int n_rows, const attention *a, size_t row, size_t first,
                            size_t last) {
     if (first >= last) return;
     size_t dim = 0;
-    for (; dim + LANES <= b->v_dim; dim += LANES) {
-        value_block(as, n_rows, VECS, b, row, first, last, dim, 0xffff);
+    for (; dim + LANES <= a->v_dim; dim += LANES) {
+        value_block(as, n_rows, VECS, a, row, first, last, dim, 0xffff);
     }
-    for (; dim < b->v_dim; dim += N_LANES) {
-        value_block(as, n_rows, 1, b, row, first, last, dim, lanes_below(b->v_dim - dim));
+    for (; dim < a->v_dim; dim += VEC_DIM) {
+        value_block(as, n_rows, 1, a, row, first, last, dim, lanes_below(a->v_dim - dim));
     }
 }
 
 /* Rows see different positions: together where all of them see, each alone before and after. */
-VEC_INLINE void value_ranges(form as, int n_rows, const block *b, size_t row) {
+VEC_INLINE void value_ranges(form as, int n_rows, const attention *a, size_t row) {
     size_t from = 0, to = KERNELS_CHUNK;
     for (size_t r = row; r < row + (size_t)n_rows; r++) {
-        from = b->first[r] > from ? b->first[r] : from;
-        to = b->last[r] < to ? b->last[r] : to;
+        from = a->first[r] > from ? a->first[r] : from;
+        to = a->last[r] < to ? a->last[r] : to;
     }
     if (from > to) from = to = KERNELS_CHUNK; /* nothing in common */
     for (size_t r = row; r < row + (size_t)n_rows; r++) {
-        size_t end = b->last[r] < from ? b->last[r] : from;
-        value_dims(as, 1, b, r, b->first[r], end);
+        size_t end = a->last[r] < from ? a->last[r] : from;
+        value_dims(as, 1, a, r, a->first[r], end);
     }
-    value_dims(as, n_rows, b, row, from, to);
+    value_dims(as, n_rows, a, row, from, to);
     for (size_t r = row; r < row + (size_t)n_rows; r++) {
-        value_dims(as, 1, b, r, to, b->last[r]);
+        value_dims(as, 1, a, r, to, a->last[r]);
     }
 }
 
-VEC_INLINE void value_rows(form as, const block *b) {
+VEC_INLINE void value_rows(form as, const attention *a) {
     size_t r = 0;
-    for (; r + ROWS <= b->n_rows; r += ROWS) value_ranges(as, ROWS, b, r);
-    switch (b->n_rows - r) {
-    case 1:
-        value_ranges(as, 1, b, r);
-        break;
-    case 2:
-        value_ranges(as, 2, b, r);
-        break;
-    case 3:
-        value_ranges(as, 3, b, r);
-        break;
-    default:
-        break;
-    }
+#define VALUES(n) value_ranges(as, n, a, r)
+    for (; r + ROWS <= a->n_rows; r += ROWS) VALUES(ROWS);
+    WITH_CONSTANT_REST(a->n_rows - r, VALUES)
+#undef VALUES
 }
 
-/* ---- a block of rows ----------------------------------------------------------------------- */
+/* ---- all rows ------------------------------------------------------------------------------ */
 
 /* Keys [key0, key1) in multiples of 16; up to 16 of them are one register instead of four. */
-VEC_INLINE void score_keys(form as, const block *b, size_t key0, size_t key1) {
-    if (key1 - key0 <= N_LANES) {
-        score_rows(as, 1, b, key0);
+VEC_INLINE void score_keys(form as, const attention *a, size_t key0, size_t key1) {
+    if (key1 - key0 <= VEC_DIM) {
+        score_rows(as, 1, a, key0);
     } else {
-        score_rows(as, VECS, b, 0);
+        score_rows(as, VECS, a, 0);
     }
 }
 
 /* One function for each form. */
-#define FORMS(X) X(F32) X(F16) X(Q8) X(Q4)
+#define FORMS(X) X(F32) STORED(X)
 #define X(form)                                                                                    \
-    static void score_##form(const block *b, size_t key0, size_t key1) {                           \
-        fetch_scales(form, b->k_dim, b->next_k);                                                   \
-        score_keys(form, b, key0, key1);                                                           \
+    static void score_##form(const attention *a, size_t key0, size_t key1) {                       \
+        fetch_scales(form, a->k_dim, a->next_k);                                                   \
+        score_keys(form, a, key0, key1);                                                           \
     }                                                                                              \
-    static void value_##form(const block *b) {                                                     \
-        fetch_scales(form, b->v_dim, b->next_v);                                                   \
-        value_rows(form, b);                                                                       \
+    static void value_##form(const attention *a) {                                                 \
+        fetch_scales(form, a->v_dim, a->next_v);                                                   \
+        value_rows(form, a);                                                                       \
     }
 FORMS(X)
 #undef X
 
-static void attend_block(form k, form v, const block *b, size_t key0, size_t key1) {
+static void attend_rows(form k, form v, const attention *a, size_t key0, size_t key1) {
 #define X(form) [form] = score_##form,
-    static void (*const score[N_FORMS])(const block *, size_t, size_t) = {FORMS(X)};
+    static void (*const score[N_FORMS])(const attention *, size_t, size_t) = {FORMS(X)};
 #undef X
 #define X(form) [form] = value_##form,
-    static void (*const value[N_FORMS])(const block *) = {FORMS(X)};
+    static void (*const value[N_FORMS])(const attention *) = {FORMS(X)};
 #undef X
-    score[k](b, key0, key1);
-    softmax(b);
-    for (size_t r = 0; r < b->n_rows; r++) memset(b->state[r].o, 0, b->v_dim * sizeof(float));
-    value[v](b);
+    score[k](a, key0, key1);
+    softmax(a);
+    for (size_t r = 0; r < a->n_rows; r++) memset(a->state[r].o, 0, a->v_dim * sizeof(float));
+    value[v](a);
 }
 
 /* ---- conversion ---------------------------------------------------------------------------- */
 
-VEC_INLINE void convert_keys(form as, const block *b, float *to) {
-    for (size_t d = 0; d < b->k_dim; d++) {
-        fetch(as, b->next_k, d);
-        for (size_t j = 0; j < KERNELS_CHUNK; j += N_LANES) {
-            __m512 x = load_keys(as, b, d, j);
-            if (has_scales(as)) x = _mm512_mul_ps(x, key_scales(b, d, j));
+VEC_INLINE void convert_keys(form as, const attention *a, float *to) {
+    for (size_t d = 0; d < a->k_dim; d++) {
+        fetch(as, a->next_k, d);
+        for (size_t j = 0; j < KERNELS_CHUNK; j += VEC_DIM) {
+            __m512 x = load_keys(as, a, d, j);
+            if (has_scales(as)) x = _mm512_mul_ps(x, key_scales(a, d, j));
             _mm512_storeu_ps(to + d * KERNELS_CHUNK + j, x);
         }
     }
 }
 
 /* In rows of 16s. */
-VEC_INLINE void convert_values(form as, const block *b, float *to, size_t to_stride) {
+VEC_INLINE void convert_values(form as, const attention *a, float *to, size_t to_stride) {
     for (size_t j = 0; j < KERNELS_CHUNK; j++) {
-        for (size_t i = j; i < b->v_dim; i += KERNELS_CHUNK) fetch(as, b->next_v, i);
-        for (size_t d = 0; d < b->v_dim; d += N_LANES) {
-            const void *from = element(as, b->v, j * b->v_stride + d);
-            __m512 x = load_values(as, from, lanes_below(b->v_dim - d));
-            if (has_scales(as)) x = _mm512_mul_ps(x, value_scale(b, j, d / KV_BLOCK_DIM));
+        for (size_t i = j; i < a->v_dim; i += KERNELS_CHUNK) fetch(as, a->next_v, i);
+        for (size_t d = 0; d < a->v_dim; d += VEC_DIM) {
+            const void *from = element(as, a->v, j * a->v_stride + d);
+            __m512 x = load_values(as, from, lanes_below(a->v_dim - d));
+            if (has_scales(as)) x = _mm512_mul_ps(x, value_scale(a, j, d / KV_BLOCK_DIM));
             _mm512_storeu_ps(to + j * to_stride + d, x);
         }
     }
@@ -392,34 +361,34 @@ VEC_INLINE void convert_values(form as, const block *b, float *to, size_t to_str
 /* The scales of the chunk's values, in registers of 16: with a KERNELS_CHUNK of them for each block
  * there is no tail. */
 static void convert_scales(const uint16_t *scales, size_t n_blocks, float *to) {
-    for (size_t i = 0; i < n_blocks * KERNELS_CHUNK; i += N_LANES)
+    for (size_t i = 0; i < n_blocks * KERNELS_CHUNK; i += VEC_DIM)
         _mm512_storeu_ps(to + i, load(F16, scales + i, 0xffff));
 }
 
-/* Converts the keys of b into memory, which b then reads. */
-static void convert_chunk_keys(form k, block *b, float *memory) {
+/* Converts the keys of a into memory, which a then reads. */
+static void convert_chunk_keys(form k, attention *a, float *memory) {
 #define X(form)                                                                                    \
-    if (k == form) convert_keys(form, b, memory);
+    if (k == form) convert_keys(form, a, memory);
     FORMS(X)
 #undef X
-    b->k = memory;
+    a->k = memory;
 }
 
 /* The values likewise. */
-static void convert_chunk_values(form v, block *b, float *memory) {
-    const size_t stride = (b->v_dim + N_LANES - 1) / N_LANES * N_LANES;
+static void convert_chunk_values(form v, attention *a, float *memory) {
+    const size_t stride = (a->v_dim + VEC_DIM - 1) / VEC_DIM * VEC_DIM;
 #define X(form)                                                                                    \
-    if (v == form) convert_values(form, b, memory, stride);
+    if (v == form) convert_values(form, a, memory, stride);
     FORMS(X)
 #undef X
-    b->v = memory;
-    b->v_stride = stride;
+    a->v = memory;
+    a->v_stride = stride;
 }
 
-/* Scratch holds the scales of values, the scores of a block of rows, and, for many rows, the chunk
- * as floats. */
+/* Scratch holds the scales of values, the scores of SHARING_ROWS rows, and, for many rows, the
+ * chunk as floats. */
 static size_t all_bytes(size_t k_dim, size_t v_dim) {
-    return (kv_n_blocks(v_dim) + BLOCK_ROWS + k_dim + v_dim + N_LANES) * KERNELS_CHUNK *
+    return (kv_n_blocks(v_dim) + SHARING_ROWS + k_dim + v_dim + VEC_DIM) * KERNELS_CHUNK *
            sizeof(float);
 }
 
@@ -429,7 +398,7 @@ static bool has_room(size_t k_dim, size_t v_dim) {
 
 size_t avx512_attend_scratch(size_t k_dim, size_t v_dim, size_t n_rows) {
     if (n_rows > ROWS && has_room(k_dim, v_dim)) return all_bytes(k_dim, v_dim);
-    const size_t n = n_rows < BLOCK_ROWS ? n_rows : BLOCK_ROWS;
+    const size_t n = n_rows < SHARING_ROWS ? n_rows : SHARING_ROWS;
     return (kv_n_blocks(v_dim) + n) * KERNELS_CHUNK * sizeof(float);
 }
 
@@ -439,46 +408,46 @@ void avx512_attend_direct(const size_t most_direct[KV_TYPE_COUNT], const attend_
                           void *scratch) {
     const size_t k_dim = chunk->k_dim, v_dim = chunk->v_dim, n_v_blocks = kv_n_blocks(v_dim);
     float *const v_scales = scratch, *const scores = v_scales + n_v_blocks * KERNELS_CHUNK;
-    float *const converted = scores + (size_t)BLOCK_ROWS * KERNELS_CHUNK;
+    float *const converted = scores + (size_t)SHARING_ROWS * KERNELS_CHUNK;
     form k = form_of[chunk->k_type], v = form_of[chunk->v_type];
-    block b = {.k = chunk->k,
-               .v = chunk->v,
-               .k_scales = kv_scales(chunk->k_type, chunk->k, k_dim),
-               .v_scales = v_scales,
-               .next_k = chunk->next_k,
-               .next_v = chunk->next_v,
-               .v_stride = v_dim,
-               .k_dim = k_dim,
-               .v_dim = v_dim,
-               .n_v_blocks = n_v_blocks,
-               .q_stride = q_stride,
-               .scale = scale,
-               .p = (float (*)[KERNELS_CHUNK])scores};
+    attention a = {.k = chunk->k,
+                   .v = chunk->v,
+                   .k_scales = kv_scales(chunk->k_type, chunk->k, k_dim),
+                   .v_scales = v_scales,
+                   .next_k = chunk->next_k,
+                   .next_v = chunk->next_v,
+                   .v_stride = v_dim,
+                   .k_dim = k_dim,
+                   .v_dim = v_dim,
+                   .n_v_blocks = n_v_blocks,
+                   .q_stride = q_stride,
+                   .scale = scale,
+                   .p = (float (*)[KERNELS_CHUNK])scores};
     const bool can_convert = has_room(k_dim, v_dim);
     if (has_scales(v))
         convert_scales(kv_scales(chunk->v_type, chunk->v, v_dim), n_v_blocks, v_scales);
     if (can_convert && n_rows > most_direct[chunk->k_type]) {
-        convert_chunk_keys(k, &b, converted);
+        convert_chunk_keys(k, &a, converted);
         k = F32;
     }
     if (can_convert && n_rows > most_direct[chunk->v_type]) {
-        convert_chunk_values(v, &b, converted + k_dim * KERNELS_CHUNK);
+        convert_chunk_values(v, &a, converted + k_dim * KERNELS_CHUNK);
         v = F32;
     }
-    for (size_t r0 = 0; r0 < n_rows; r0 += BLOCK_ROWS) {
-        b.q = q + r0 * q_stride;
-        b.n_rows = n_rows - r0 < BLOCK_ROWS ? n_rows - r0 : BLOCK_ROWS;
-        b.first = first + r0;
-        b.last = last + r0;
-        b.state = state + r0;
+    for (size_t r0 = 0; r0 < n_rows; r0 += SHARING_ROWS) {
+        a.q = q + r0 * q_stride;
+        a.n_rows = n_rows - r0 < SHARING_ROWS ? n_rows - r0 : SHARING_ROWS;
+        a.first = first + r0;
+        a.last = last + r0;
+        a.state = state + r0;
         size_t key0 = KERNELS_CHUNK, key1 = 0; /* what any row sees, in whole registers */
-        for (size_t r = 0; r < b.n_rows; r++) {
-            key0 = b.first[r] < key0 ? b.first[r] : key0;
-            key1 = b.last[r] > key1 ? b.last[r] : key1;
+        for (size_t r = 0; r < a.n_rows; r++) {
+            key0 = a.first[r] < key0 ? a.first[r] : key0;
+            key1 = a.last[r] > key1 ? a.last[r] : key1;
         }
-        key0 = key0 / N_LANES * N_LANES;
-        key1 = (key1 + N_LANES - 1) / N_LANES * N_LANES;
-        attend_block(k, v, &b, key0, key1);
+        key0 = key0 / VEC_DIM * VEC_DIM;
+        key1 = (key1 + VEC_DIM - 1) / VEC_DIM * VEC_DIM;
+        attend_rows(k, v, &a, key0, key1);
     }
 }
 
@@ -498,7 +467,7 @@ void avx512_attend_merge(attend_state *into, const attend_state *from, size_t v_
     const float b = _mm_cvtss_f32(_mm512_castps512_ps128(scale_from));
     into->m = m;
     into->l = fmaf(from->l, b, into->l * a);
-    for (size_t d = 0; d < v_dim; d += N_LANES) {
+    for (size_t d = 0; d < v_dim; d += VEC_DIM) {
         __mmask16 seen = lanes_below(v_dim - d);
         __m512 o = _mm512_mul_ps(_mm512_maskz_loadu_ps(seen, into->o + d), scale_into);
         o = _mm512_fmadd_ps(_mm512_maskz_loadu_ps(seen, from->o + d), scale_from, o);
