@@ -3,6 +3,7 @@
  */
 #include <stdlib.h>
 
+#include "device/device_list.h"
 #include "engine/engine.h"
 #include "format/gguf.h"
 #include "localllm_measure.h"

@@ -7,7 +7,10 @@ The floors are the ones of docs/architecture.md; C file names are unique, so a t
 from __future__ import annotations
 
 import ast
+import ctypes
 import re
+import shutil
+import subprocess
 from collections import Counter
 from pathlib import Path
 
@@ -72,6 +75,32 @@ def test_includes_point_down(file: Path) -> None:
         assert (NATIVE / included).is_file(), f"{here} includes {included}, which is not there"
         same_folder = included.split("/")[0] == here.split("/")[0]
         assert same_folder or c_floor(included) < c_floor(here), f"{here} includes {included}"
+
+
+def test_c_sources_call_in_no_circle(internals: ctypes.CDLL) -> None:
+    """By the symbols of what the compiler made of each: who defines what, and who asks for it."""
+    objects = Path(internals._name).parent / "CMakeFiles/localllm_engine.dir/native"
+    built = {
+        path: NATIVE / path.relative_to(objects).with_suffix("") for path in objects.rglob("*.o")
+    }
+    files = [str(path) for path, source in built.items() if source.is_file()]  # not a moved one's
+    if not files or shutil.which("nm") is None:
+        pytest.skip("no object files beside the library, or no nm to read them")
+    command = ["nm", "-A", "-P", "-g", *files]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    home: dict[str, str] = {}
+    asked: dict[str, set[str]] = {}
+    for line in listed.splitlines():
+        path, _, symbol = line.partition(": ")
+        name, kind = symbol.split()[:2]
+        source = str(Path(path).relative_to(objects).with_suffix(""))
+        if kind == "U":
+            asked.setdefault(source, set()).add(name)
+        else:
+            home[name] = source
+    arrows = {source: {home[n] for n in names if n in home} for source, names in asked.items()}
+    assert arrows["engine/engine.c"] > {"model/plan.c"}
+    assert find_circle({source: to - {source} for source, to in arrows.items()}) == []
 
 
 def test_only_the_module_knows_python() -> None:

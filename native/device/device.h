@@ -1,9 +1,9 @@
-/* device: what executes a plan, and the list of what there is.
+/* device: what executes a plan.
  *
  * A device is handed the plan once: it places the buffers and owns the memory of the KV blocks.
  * All that varies from run to run comes in one small `batch`, so a device may record its work once.
  * Whoever writes one needs this header, model/plan.h (what the steps compute) and model/model.h
- * (the weights); the CPU's, in device/cpu/, is the example.
+ * (the weights); the CPU's, in device/cpu/, is the example; a line in device_list.c makes it known.
  */
 #ifndef LL_DEVICE_DEVICE_H
 #define LL_DEVICE_DEVICE_H
@@ -121,10 +121,5 @@ typedef struct device_kind {
      * such threads: the engine then draws one token after the other. */
     void (*run_tasks)(device *d, uint32_t n_tasks, threads_task *task, void *arg);
 } device_kind;
-
-extern const device_kind *const device_list[]; /* NULL-terminated; the first is the default */
-
-/* The device of that name, the first of the list for NULL; ARGUMENT, naming those there are. */
-const device_kind *device_find(const char *name, ll_error *err);
 
 #endif

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/system.h"
+#include "device/device_list.h"
 #include "engine/draw.h"
 #include "engine/session.h"
 #include "model/work.h"

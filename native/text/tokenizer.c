@@ -86,15 +86,6 @@ size_t tokenizer_memory_bytes(const tokenizer *t) {
 
 /* ---- text to ids --------------------------------------------------------------------------- */
 
-bool text_buffer_reserve(text_buffer *b, size_t n_bytes, ll_error *err) {
-    if (n_bytes <= b->capacity) return true;
-    free(b->data);
-    b->data = malloc(n_bytes);
-    b->capacity = b->data ? n_bytes : 0;
-    if (b->data) return true;
-    return ll_fail(err, LL_ERR_MEMORY, "no memory to tokenize a text of %zu bytes", n_bytes);
-}
-
 static bool encode_text(const tokenizer *t, const char *text, size_t n_bytes, bool control,
                         encode_work *w, ll_error *err) {
     for (size_t at = 0; at < n_bytes;) {

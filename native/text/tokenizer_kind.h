@@ -11,12 +11,8 @@
 #include "text/merger.h"
 #include "text/pretokenize.h"
 #include "text/special.h"
+#include "text/text_buffer.h"
 #include "text/tokenizer.h"
-
-typedef struct text_buffer {
-    char *data;
-    size_t capacity;
-} text_buffer;
 
 /* One encode call's memory and output; starts as all zeros but for ids and capacity. */
 typedef struct encode_work {
@@ -32,9 +28,6 @@ static inline void encode_emit(encode_work *w, int32_t id) {
     if (w->n_ids < w->capacity) w->ids[w->n_ids] = id;
     w->n_ids++;
 }
-
-/* Room for n_bytes; what was in the buffer is lost. */
-bool text_buffer_reserve(text_buffer *b, size_t n_bytes, ll_error *err);
 
 typedef struct tokenizer_kind {
     const char *model; /* value of tokenizer.ggml.model */

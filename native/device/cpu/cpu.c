@@ -8,6 +8,7 @@
 #include "device/cpu/cpu_measure.h"
 #include "device/cpu/cpu_memory.h"
 #include "device/cpu/cpu_phases.h"
+#include "device/cpu/cpu_state.h"
 
 /* ---- the phases there are -------------------------------------------------------------------- */
 

@@ -2,7 +2,7 @@
 #ifndef LL_DEVICE_CPU_CPU_APPEND_H
 #define LL_DEVICE_CPU_CPU_APPEND_H
 
-#include "device/cpu/cpu.h"
+#include "device/cpu/cpu_state.h"
 
 /* Rounds one KV head of every row of the batch, y [n_rows, k_dim] or [n_rows, v_dim], to the type
  * of keys or values and appends it to its session's blocks. */

@@ -3,7 +3,7 @@
 #ifndef LL_DEVICE_CPU_CPU_MEASURE_H
 #define LL_DEVICE_CPU_CPU_MEASURE_H
 
-#include "device/cpu/cpu.h"
+#include "device/cpu/cpu_state.h"
 
 bool cpu_set_profile(device *opaque, bool on, ll_error *err);
 const ll_phase_time *cpu_get_profile(const device *opaque, size_t *n_phases);

@@ -2,7 +2,7 @@
 #ifndef LL_DEVICE_CPU_CPU_MEMORY_H
 #define LL_DEVICE_CPU_CPU_MEMORY_H
 
-#include "device/cpu/cpu.h"
+#include "device/cpu/cpu_state.h"
 
 /* Fills the bytes of scratch, logits and KV of `out` for a device that has a plan, kernels and
  * options and is not open; `need` is the most that any of its phases needs. */

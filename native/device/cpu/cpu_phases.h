@@ -2,7 +2,7 @@
 #ifndef LL_DEVICE_CPU_CPU_PHASES_H
 #define LL_DEVICE_CPU_CPU_PHASES_H
 
-#include "device/cpu/cpu.h"
+#include "device/cpu/cpu_state.h"
 
 /* ---- cpu_rows.c: what goes row by row ---- */
 

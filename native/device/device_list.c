@@ -1,5 +1,5 @@
-/* device: the list. A new device is one more line and one more folder. */
-#include "device/device.h"
+/* device_list: a new device is one more line here and one more folder. */
+#include "device/device_list.h"
 
 #include <string.h>
 
