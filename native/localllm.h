@@ -12,13 +12,20 @@
  *   int32_t ids[512], id;
  *   ll_row rows[512];
  *   size_t n = 0;
- *   bool ok = s != NULL && ll_tokenize(m, "The sky is", 10, LL_PARSE_USER, true, ids, 512, &n,
- * &err); for (size_t i = 0; i < n; i++) rows[i] = (ll_row){s, ids[i], i + 1 == n}; ll_sampling
- * greedy = {.top_p = 1, .typical_p = 1, .repeat_penalty = 1}; while (ok && ll_session_n_tokens(s) <
- * 32) { ok = ll_engine_step(e, rows, n, &err) && ll_engine_sample(e, &(ll_draw){0, s, &greedy}, 1,
- * &id, &err); if (!ok || ll_token_is_end(m, id)) break; char text[64]; int32_t n_bytes =
- * ll_token_bytes(m, id, false, text, sizeof text); printf("%.*s", n_bytes < 64 ? n_bytes : 64,
- * text); rows[0] = (ll_row){s, id, true}; n = 1;
+ *   const char *asked = "The sky is";
+ *   bool ok = s != NULL &&
+ *             ll_tokenize(m, asked, strlen(asked), LL_PARSE_USER, true, ids, 512, &n, &err);
+ *   for (size_t i = 0; i < n; i++) rows[i] = (ll_row){s, ids[i], i + 1 == n};
+ *   ll_sampling greedy = {.top_p = 1, .typical_p = 1, .repeat_penalty = 1};
+ *   while (ok && ll_session_n_tokens(s) < 32) {
+ *       ok = ll_engine_step(e, rows, n, &err) &&
+ *            ll_engine_sample(e, &(ll_draw){0, s, &greedy}, 1, &id, &err);
+ *       if (!ok || ll_token_is_end(m, id)) break;
+ *       char text[64];
+ *       int32_t n_bytes = ll_token_bytes(m, id, false, text, sizeof text);
+ *       printf("%.*s", n_bytes < 64 ? n_bytes : 64, text);
+ *       rows[0] = (ll_row){s, id, true};
+ *       n = 1;
  *   }
  *   if (!ok) fprintf(stderr, "%s: %s\n", ll_error_name(err.code), err.message);
  *   ll_session_close(s);

@@ -36,11 +36,12 @@ def test_the_example_answers(
 ) -> None:
     asked = "What is it?\\n"  # the scripts answer behind a newline
     code = example()
-    assert '"The sky is", 10' in code
-    code = code.replace('"The sky is", 10', f'"{asked}", {len(asked) - 1}')
+    assert code.count('"The sky is"') == 1
+    code = code.replace("The sky is", asked)
     source = f"""
 #include "localllm.h"
 #include <stdio.h>
+#include <string.h>
 int main(int argc, char **argv) {{
     if (argc != 2) return 1;
     const char *path = argv[1];
