@@ -10,7 +10,7 @@ from conftest import ROOT
 
 from localllm import units
 from localllm.errors import ModelNotFoundError, UsageError
-from localllm.models import catalog
+from localllm.models import catalog, catalog_file
 from localllm.models.sources import parse_name
 from localllm.models.sources.hub import Hub
 from localllm.models.sources.pypi import Pypi
@@ -20,7 +20,7 @@ ENTRIES = list(catalog.read().values())
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
-def test_every_entry_is_complete(entry: catalog.Entry) -> None:
+def test_every_entry_is_complete(entry: catalog_file.Entry) -> None:
     assert re.fullmatch(r"[a-z0-9.]+:[a-z0-9.-]+", entry.name)
     assert re.fullmatch(r"[a-z0-9.-]+-(F16|Q\d_[01]|Q\d_K(_[SML])?)\.gguf", entry.file)
     assert entry.about and len(entry.about) <= 80 and "\n" not in entry.about
@@ -31,7 +31,7 @@ def test_every_entry_is_complete(entry: catalog.Entry) -> None:
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
-def test_every_source_of_every_entry_is_usable(entry: catalog.Entry) -> None:
+def test_every_source_of_every_entry_is_usable(entry: catalog_file.Entry) -> None:
     for source in entry.sources:
         if isinstance(source, Hub):
             assert parse_name(f"hf:{source.repo}:{source.quant}") == source

@@ -25,7 +25,7 @@ from localllm.errors import DoesNotFitError
 from localllm.memory import alternatives, fit, paging, process
 from localllm.memory.limits import Counts, Limit
 from localllm.memory.verdict import Fit, judge, settle_options
-from localllm.models import catalog
+from localllm.models import catalog, catalog_file
 from localllm.models.sources import Silent
 from localllm.units import format_bytes
 
@@ -339,8 +339,8 @@ def test_other_quants_that_are_here_best_first(user: Path, tmp_path: Path, large
 def test_a_quant_that_the_catalog_knows(
     user: Path, large: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    entry = catalog.Entry("big:small", "LARGE-q4_0.gguf", (), n_bytes=80 * MIB)
-    bigger = catalog.Entry("big:big", "large-Q8_0.gguf", (), n_bytes=800 * MIB)
+    entry = catalog_file.Entry("big:small", "LARGE-q4_0.gguf", (), n_bytes=80 * MIB)
+    bigger = catalog_file.Entry("big:big", "large-Q8_0.gguf", (), n_bytes=800 * MIB)
     monkeypatch.setattr(catalog, "read", lambda: {e.name: e for e in (bigger, entry)})
     found = offers_for(large, 200 * MIB, 512)
     assert found[0].command == "localllm run big:small -c 512"

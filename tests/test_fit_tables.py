@@ -27,7 +27,7 @@ from localllm.memory.kv_types import KEYS_LIKE, PAIRS, PLAIN, VALUES_LIKE, KvPai
 from localllm.memory.limits import Counts, Limit
 from localllm.memory.need import Need
 from localllm.memory.verdict import Fit, Verdict
-from localllm.models import catalog, quants
+from localllm.models import catalog, catalog_file, quants
 from localllm.models.sources import Silent
 
 MIB = 1 << 20
@@ -297,7 +297,7 @@ def test_of_a_name_of_the_catalog(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     rows = ({"kind": "hub", "repo": "org/model", "quant": "Q8_0"},)
-    entry = catalog.Entry("tiny:model", "model-Q8_0.gguf", rows)
+    entry = catalog_file.Entry("tiny:model", "model-Q8_0.gguf", rows)
     monkeypatch.setattr(catalog, "read", lambda: {entry.name: entry})
     _, said = say_twice(capfd, "tiny:model", "--budget", "100M")
     assert (said["path"], said["quant"]) == (None, "Q8_0")

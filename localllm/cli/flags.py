@@ -73,7 +73,7 @@ ChunkTokens = Annotated[
 Chunks = Annotated[int | None, option("--chunks", help="At most so many; 0: all.", **COUNT)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class EngineFlags:
     """The engine's options that every command takes which opens one, by their names in Given."""
 
@@ -90,7 +90,7 @@ class EngineFlags:
         return EngineOptions.of(**own, **vars(self))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class SamplingFlags:
     """The settings of sampling.Sampling that have a flag, by their names there."""
 

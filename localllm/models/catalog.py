@@ -5,10 +5,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from localllm.errors import ModelNotFoundError, UsageError
 from localllm.folders import config_folder
-from localllm.models.catalog_file import Entry, read_file
+
+if TYPE_CHECKING:
+    from localllm.models.catalog_file import Entry
 
 FILE_NAME = "models.toml"
 MAX_SUGGESTIONS = 5
@@ -24,6 +27,9 @@ def read() -> Mapping[str, Entry]:
 
 @functools.cache
 def merge(shipped: Path, own: Path | None) -> Mapping[str, Entry]:
+    # A model that is here and called by its full name needs no catalog.
+    from localllm.models.catalog_file import read_file
+
     files = [shipped] if own is None else [own, shipped]
     merged: dict[str, Entry] = {}
     for entry in (entry for path in files for entry in read_file(path)):

@@ -7,6 +7,7 @@ A row needs a name and its sources. A source is what one would type (`hf:org/rep
 from __future__ import annotations
 
 import re
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,8 +67,6 @@ def make_one(row: dict[str, Any] | str, name: str) -> Source:
 
 def read_file(path: Path) -> list[Entry]:
     """The entries of a models.toml. Raises: UsageError that names file and row; OSError."""
-    import tomllib  # most runs need no catalog
-
     where = repr(str(path))
     try:
         document = tomllib.loads(path.read_bytes().decode("utf-8-sig"))

@@ -7,7 +7,6 @@ so whatever is listed is whole. Files of anybody else in the folder are listed t
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -172,6 +171,8 @@ def free_name(folder: Path, file: str, name: str) -> str:
     owner = read_manifest(path)
     if owner.name == name if owner else not path.exists():
         return file
+    import hashlib  # costs every start 2 ms, and only pulling comes here
+
     mark = hashlib.sha256(name.encode()).hexdigest()[:6]
     split = parse_split(file)
     if split:
