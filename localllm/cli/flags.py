@@ -1,15 +1,15 @@
 """The flags that several commands share, each defined once, and how any flag is defined.
 
-A dataclass of flags is a group, which a command takes as one parameter (see groups.py).
+A Group of flags is one parameter of a command (see groups.py).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Any, Unpack
 
 import typer
 
+from localllm.cli.groups import Group
 from localllm.engines.options import FLAGS, EngineOptions, Given
 from localllm.units import parse_bytes, parse_count
 
@@ -73,8 +73,7 @@ ChunkTokens = Annotated[
 Chunks = Annotated[int | None, option("--chunks", help="At most so many; 0: all.", **COUNT)]
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class EngineFlags:
+class EngineFlags(Group):
     """The engine's options that every command takes which opens one, by their names in Given."""
 
     kv_k: Annotated[
@@ -90,8 +89,7 @@ class EngineFlags:
         return EngineOptions.of(**own, **vars(self))
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class SamplingFlags:
+class SamplingFlags(Group):
     """The settings of sampling.Sampling that have a flag, by their names there."""
 
     temperature: Annotated[

@@ -1,4 +1,4 @@
-"""Groups of flags: a dataclass whose fields are flags is one parameter of a command.
+"""Groups of flags: a `Group` whose fields are flags is one parameter of a command.
 
 Typer knows no such thing, so it is shown a signature in which the flags stand in the group's place,
 and what it parses is put together again. Parameters are keyword-only there, as their order in the
@@ -8,23 +8,31 @@ help is all that matters, and a group needs no default.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import fields, is_dataclass
 from functools import wraps
 from inspect import Parameter, Signature, signature
 from typing import Any, get_type_hints
 
 
+class Group:
+    """Fields with their defaults, as a dataclass has them; making one costs a start less."""
+
+    def __init__(self, **values: Any) -> None:
+        self.__dict__.update(values)
+
+
 def spread(command: Callable[..., Any]) -> Callable[..., Any]:
     """The command as Typer reads it."""
     hints = get_type_hints(command, include_extras=True)
-    groups: dict[str, type] = {
-        name: hint for name, hint in hints.items() if isinstance(hint, type) and is_dataclass(hint)
+    groups = {
+        name: (hint, get_type_hints(hint, include_extras=True))
+        for name, hint in hints.items()
+        if isinstance(hint, type) and issubclass(hint, Group)
     }
 
     @wraps(command)
     def called(**values: Any) -> Any:
-        for name, group in groups.items():
-            values[name] = group(**{field: values.pop(field) for field in get_type_hints(group)})
+        for name, (group, own) in groups.items():
+            values[name] = group(**{field: values.pop(field) for field in own})
         return command(**values)
 
     parameters = list(spread_parameters(command, hints, groups))
@@ -34,13 +42,15 @@ def spread(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def spread_parameters(
-    command: Callable[..., Any], hints: dict[str, Any], groups: dict[str, Any]
+    command: Callable[..., Any],
+    hints: dict[str, Any],
+    groups: dict[str, tuple[type[Group], dict[str, Any]]],
 ) -> Iterator[Parameter]:
     for name, parameter in signature(command).parameters.items():
         if name not in groups:
             yield parameter.replace(annotation=hints[name], kind=Parameter.KEYWORD_ONLY)
             continue
-        own = get_type_hints(groups[name], include_extras=True)
-        for field in fields(groups[name]):
-            hint, default = own[field.name], field.default
-            yield Parameter(field.name, Parameter.KEYWORD_ONLY, default=default, annotation=hint)
+        group, own = groups[name]
+        for field, hint in own.items():
+            default = getattr(group, field)
+            yield Parameter(field, Parameter.KEYWORD_ONLY, default=default, annotation=hint)

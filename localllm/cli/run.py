@@ -210,8 +210,6 @@ def note_fit(model: Model, asked: int | None, request: Request, origins: Origins
 
 
 def respond(model: Model, request: Request, ask: Ask, load_seconds: float) -> None:
-    from localllm.answer import footprint
-    from localllm.cli import stats
     from localllm.cli.answer import HOW_IT_ENDED, PrefillMeter, describe, stream
 
     meter = PrefillMeter(request.quiet)
@@ -223,6 +221,9 @@ def respond(model: Model, request: Request, ask: Ask, load_seconds: float) -> No
         stream(answer)
     result = answer.result
     if request.stats:
+        from localllm.answer import footprint
+        from localllm.cli import stats
+
         for line in stats.lines(result, footprint.of(model, result)):
             console.note(line)
     elif request.verbose:

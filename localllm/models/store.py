@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +148,7 @@ def read_part(fields: dict[str, Any]) -> SplitPart:
 
 def now() -> str:
     """The time, as a manifest's `pulled_at` has it."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    return time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())
 
 
 def write_manifest(model: Stored) -> None:
