@@ -27,7 +27,7 @@ static_assert(sizeof(tile256) <= (int)TILE_SPAN_BYTES, "a span holds a block");
 /* One matrix product on its way through avx512_tile_matmul. */
 typedef struct walk {
     const tile_quant *q;
-    product p;
+    const product *p;
     size_t n_blocks; /* of a row */
     uint8_t *tiles;  /* [n_slabs][TILE_SPAN_BYTES] */
     uint8_t *tail;   /* copies of the last rows' blocks */
@@ -47,9 +47,9 @@ static void fetch_next(tile_rows rows, size_t n_bytes) {
  * fetched. Rows that are not there are read as zeros from a copy. */
 static void unpack_slab(const walk *k, size_t row0, size_t block0, size_t n_blocks, void *tiles) {
     const size_t n_bytes = n_blocks * k->q->block_bytes;
-    const size_t n_rows = smaller(TILE_ROWS, k->p.n_rows - row0);
-    tile_rows rows = {k->p.rows + row0 * k->p.row_bytes + block0 * k->q->block_bytes,
-                      k->p.row_bytes};
+    const size_t n_rows = smaller(TILE_ROWS, k->p->n_rows - row0);
+    tile_rows rows = {k->p->rows + row0 * k->p->row_bytes + block0 * k->q->block_bytes,
+                      k->p->row_bytes};
     fetch_next(rows, n_bytes);
     if (n_rows < TILE_ROWS) {
         memset(k->tail, 0, TILE_ROWS * n_bytes);
@@ -65,7 +65,7 @@ static void unpack_slab(const walk *k, size_t row0, size_t block0, size_t n_bloc
  * from and go to scratch, but for the first span and the last, which leaves them in y. */
 static void dot_span(const walk *k, size_t row0, size_t col, size_t n_cols, size_t block0,
                      size_t n_blocks, float *rest) {
-    const size_t n_rows = smaller(TILE_SLABS * TILE_ROWS, k->p.n_rows - row0);
+    const size_t n_rows = smaller(TILE_SLABS * TILE_ROWS, k->p->n_rows - row0);
     const size_t n_slabs = (n_rows + TILE_ROWS - 1) / TILE_ROWS, stride = n_slabs * TILE_ROWS;
     const bool is_first = block0 == 0, is_last = block0 + n_blocks == k->n_blocks;
     for (size_t h = 0; h < n_slabs; h++) {
@@ -73,16 +73,17 @@ static void dot_span(const walk *k, size_t row0, size_t col, size_t n_cols, size
     }
     for (size_t c = 0; c < n_cols; c += TILE_COLS) {
         const size_t n = smaller(TILE_COLS, n_cols - c);
-        float *const y = k->p.y + (col + c) * k->p.y_stride + row0, *const sums = rest + c * stride;
+        float *const y = k->p->y + (col + c) * k->p->y_stride + row0, *const sums =
+                                                                          rest + c * stride;
         const bool in_place = is_last && n_rows == stride;
         (*k->q->dots)[n_slabs - 1][n - 1](
-            k->tiles, k->q->zero, block0, n_blocks, k->p.a, k->p.col0 + col + c,
+            k->tiles, k->q->zero, block0, n_blocks, k->p->a, k->p->col0 + col + c,
             (tile_sums){.in = is_first ? NULL : sums,
                         .in_stride = stride,
                         .out = in_place ? y : sums,
-                        .out_stride = in_place ? k->p.y_stride : stride});
+                        .out_stride = in_place ? k->p->y_stride : stride});
         for (size_t i = 0; i < n && is_last && !in_place; i++) {
-            memcpy(y + i * k->p.y_stride, sums + i * stride, n_rows * sizeof(float));
+            memcpy(y + i * k->p->y_stride, sums + i * stride, n_rows * sizeof(float));
         }
     }
 }
@@ -122,12 +123,12 @@ static size_t first_row(slab_group g, size_t s) {
 }
 
 static tile_rows slab_rows(const walk *k, slab_group g, size_t s) {
-    return (tile_rows){k->p.rows + first_row(g, s) * k->p.row_bytes, g.apart * k->p.row_bytes};
+    return (tile_rows){k->p->rows + first_row(g, s) * k->p->row_bytes, g.apart * k->p->row_bytes};
 }
 
 static void store_slab(const walk *k, slab_group g, size_t s, const float *out, size_t stride) {
-    for (size_t c = 0; c < k->p.n_cols; c++) {
-        float *const y = k->p.y + c * k->p.y_stride + first_row(g, s);
+    for (size_t c = 0; c < k->p->n_cols; c++) {
+        float *const y = k->p->y + c * k->p->y_stride + first_row(g, s);
         for (size_t r = 0; r < TILE_ROWS; r++) y[r * g.apart] = out[c * stride + r];
     }
 }
@@ -136,8 +137,8 @@ static void store_slab(const walk *k, slab_group g, size_t s, const float *out, 
 static void stream_slab(const walk *k, slab_group g, size_t s) {
     float out[TILE_STREAM_COLS][TILE_ROWS];
     const tile_rows rows = slab_rows(k, g, s);
-    const uint8_t *ahead = g.is_fetched ? rows.first + TILE_ROWS * k->p.row_bytes : NULL;
-    k->q->stream[k->p.n_cols - 1](rows, ahead, k->p.a, k->p.col0, out);
+    const uint8_t *ahead = g.is_fetched ? rows.first + TILE_ROWS * k->p->row_bytes : NULL;
+    k->q->stream[k->p->n_cols - 1](rows, ahead, k->p->a, k->p->col0, out);
     store_slab(k, g, s, out[0], TILE_ROWS);
 }
 
@@ -145,9 +146,9 @@ static void stream_slab(const walk *k, slab_group g, size_t s) {
 static void tile_slabs(const walk *k, slab_group g, size_t s, size_t n_slabs) {
     float out[FEW_COLS][TILE_SLABS * TILE_ROWS];
     const size_t span = FEW_SPAN_BYTES / k->q->tile_bytes, stride = n_slabs * TILE_ROWS;
-    const uint8_t *ahead = slab_rows(k, g, s).first + n_slabs * TILE_ROWS * k->p.row_bytes;
-    const size_t n_parts = (k->p.n_cols + TILE_COLS - 1) / TILE_COLS;
-    const size_t part = (k->p.n_cols + n_parts - 1) / n_parts;
+    const uint8_t *ahead = slab_rows(k, g, s).first + n_slabs * TILE_ROWS * k->p->row_bytes;
+    const size_t n_parts = (k->p->n_cols + TILE_COLS - 1) / TILE_COLS;
+    const size_t part = (k->p->n_cols + n_parts - 1) / n_parts;
     for (size_t b = 0; b < k->n_blocks; b += span) {
         const size_t n_blocks = smaller(span, k->n_blocks - b);
         const size_t n_bytes = n_blocks * k->q->block_bytes, at = b * k->q->block_bytes;
@@ -162,10 +163,10 @@ static void tile_slabs(const walk *k, slab_group g, size_t s, size_t n_slabs) {
             }
             k->q->unpack(rows, n_blocks, k->tiles + h * TILE_SPAN_BYTES);
         }
-        for (size_t c = 0; c < k->p.n_cols; c += part) {
+        for (size_t c = 0; c < k->p->n_cols; c += part) {
             float *const sums = out[0] + c * stride;
-            (*k->q->dots)[n_slabs - 1][smaller(part, k->p.n_cols - c) - 1](
-                k->tiles, k->q->zero, b, n_blocks, k->p.a, k->p.col0 + c,
+            (*k->q->dots)[n_slabs - 1][smaller(part, k->p->n_cols - c) - 1](
+                k->tiles, k->q->zero, b, n_blocks, k->p->a, k->p->col0 + c,
                 (tile_sums){b ? sums : NULL, sums, stride, stride});
         }
     }
@@ -175,14 +176,14 @@ static void tile_slabs(const walk *k, slab_group g, size_t s, size_t n_slabs) {
 /* Returns the number of rows done; what is no whole slab is left. */
 static size_t walk_slabs(const walk *k) {
     size_t row0 = 0;
-    while (k->p.n_rows - row0 >= TILE_ROWS) {
-        const size_t n_left = (k->p.n_rows - row0) / TILE_ROWS;
-        const size_t apart = lanes_apart(k->p.row_bytes, k->p.n_rows - row0);
+    while (k->p->n_rows - row0 >= TILE_ROWS) {
+        const size_t n_left = (k->p->n_rows - row0) / TILE_ROWS;
+        const size_t apart = lanes_apart(k->p->row_bytes, k->p->n_rows - row0);
         const slab_group g = {.first = row0,
                               .n_slabs = apart > 1 ? apart : smaller(TILE_SLABS, n_left),
                               .apart = apart,
-                              .is_fetched = apart == 1 && k->p.row_bytes < PAGE_BYTES};
-        const size_t step = k->p.n_cols <= TILE_STREAM_COLS ? 1 : TILE_SLABS;
+                              .is_fetched = apart == 1 && k->p->row_bytes < PAGE_BYTES};
+        const size_t step = k->p->n_cols <= TILE_STREAM_COLS ? 1 : TILE_SLABS;
         for (size_t s = 0; s < g.n_slabs; s += step) {
             if (step == 1) {
                 stream_slab(k, g, s);
@@ -203,7 +204,7 @@ size_t avx512_tile_scratch(size_t n_rows, size_t n_cols) {
 void avx512_tile_matmul(const tile_quant *q, const product *p) {
     uint8_t *const scratch = p->scratch;
     const walk k = {.q = q,
-                    .p = *p,
+                    .p = p,
                     .n_blocks = p->a->n / q->block_dim,
                     .tiles = scratch,
                     .tail = scratch + TILES_BYTES,
