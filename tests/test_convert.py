@@ -559,7 +559,9 @@ def test_a_cut_or_changed_file_never_gets_further_than_an_error(tmp_path: Path) 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("name", [K, "model.norm.weight"])
-def test_what_is_not_finite_is_refused_by_name(name: str, value: float, tmp_path: Path) -> None:
+def test_a_weight_that_is_not_finite_is_refused_and_its_tensor_named(
+    name: str, value: float, tmp_path: Path
+) -> None:
     folder = checkpoints.write_tiny(LLAMA, tmp_path / "plain")
     values = tiny_models.make_weights(LLAMA)[name].copy()
     values.flat[values.size // 2] = value

@@ -220,10 +220,10 @@ def test_the_three_verdicts(large: Path) -> None:
         return report_of(large, [Limit("memory", left)], 4096).verdict.fit
 
     need = report_of(large, [], 4096).verdict.need
-    assert fit_of(need.to_come()) is Fit.fits
-    assert fit_of(need.to_come() - 1) is Fit.pages
+    assert fit_of(need.missing_bytes()) is Fit.fits
+    assert fit_of(need.missing_bytes() - 1) is Fit.pages
     pinned = Limit("memory", 0).pinned(need)
-    assert 128 * MIB < pinned < need.to_come() - LARGE_WEIGHTS
+    assert 128 * MIB < pinned < need.missing_bytes() - LARGE_WEIGHTS
     assert fit_of(pinned) is Fit.pages
     assert fit_of(pinned - 1) is Fit.does_not_fit
 

@@ -129,7 +129,7 @@ def test_the_sums_are_checked_before_anything_is_computed(
 ) -> None:
     file = engines.open_model(path)
     options = EngineOptions(n_ctx=64, n_batch=64, n_logits=64)
-    engine_needs = need_of(file, options).to_come(Kind.anonymous)
+    engine_needs = need_of(file, options).missing_bytes(Kind.anonymous)
     sums = imatrix.memory(file).touched_bytes
     file.close()
     (tmp_path / "text").write_text(TEXT)

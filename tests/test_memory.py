@@ -447,7 +447,7 @@ def test_less_is_touched_where_less_is_used() -> None:
     kv = next(part for part in half.components if part.name == "kv cache")
     assert (kv.reserved_bytes, kv.touched_bytes) == (1024 * KV_PER_TOKEN, 512 * KV_PER_TOKEN)
     assert half.touched() == need(1024).touched() - 512 * PER_TOKEN
-    assert half.to_reserve() == need(1024).to_reserve()
+    assert half.missing_address_space() == need(1024).missing_address_space()
 
 
 def test_only_the_rows_of_an_embedding_that_are_used_are_touched() -> None:
@@ -644,8 +644,8 @@ def test_the_context_is_what_the_device_has_room_for() -> None:
 
 def test_another_quant_is_another_copy_on_the_device() -> None:
     half = with_device(64).with_weights(WEIGHTS // 2)
-    assert half.to_come(Kind.device) == WEIGHTS // 2 + 64_000
-    assert half.to_come() == need(64).with_weights(WEIGHTS // 2).to_come()
+    assert half.missing_bytes(Kind.device) == WEIGHTS // 2 + 64_000
+    assert half.missing_bytes() == need(64).with_weights(WEIGHTS // 2).missing_bytes()
 
 
 def test_a_device_without_memory_of_its_own_has_no_limit(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ class Generation:
         self.joiner = Utf8Joiner()
         self.stops = StopStrings(stop)
         self.splitter = splitter
-        self.shown_control = {file.find_token(text) for text in (THINK_OPEN, THINK_CLOSE)}
+        self.fences = {file.find_token(text) for text in (THINK_OPEN, THINK_CLOSE)}
         self.result = Result(n_prompt=len(prompt), seed=sampling.seed)
         self.started_at = self.fed_at = 0.0
         self.is_over = False
@@ -131,7 +131,7 @@ class Generation:
 
     def spell(self, id: int) -> bytes:
         """The token's bytes. Control tokens have none, except those that fence the reasoning."""
-        return self.file.token_bytes(id, control=id in self.shown_control)
+        return self.file.token_bytes(id, control=id in self.fences)
 
 
 def run_alone(

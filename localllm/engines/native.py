@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
-FELT_AS: dict[str, tuple[type[errors.LocalLLMError], str | None]] = {
+MEANINGS: dict[str, tuple[type[errors.LocalLLMError], str | None]] = {
     "ArgumentError": (errors.UsageError, None),
     "IoError": (errors.EngineError, None),
     "FormatError": (errors.IntegrityError, "another copy of the file"),
@@ -36,7 +36,7 @@ FELT_AS: dict[str, tuple[type[errors.LocalLLMError], str | None]] = {
 
 def translate(error: _native.Error, where: str = "") -> errors.LocalLLMError:
     """The exception people meet for one of the engine's."""
-    kind, hint = FELT_AS.get(type(error).__name__, (errors.EngineError, None))
+    kind, hint = MEANINGS.get(type(error).__name__, (errors.EngineError, None))
     return kind(f"{where}{error}", hint)
 
 

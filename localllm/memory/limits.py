@@ -31,7 +31,7 @@ NO_OVERCOMMIT = 2  # every reserved page counts, used or not
 class Counts(enum.Enum):
     """Which bytes a bound sees."""
 
-    to_come = enum.auto()  # what becomes resident from here on; pages of files can be dropped
+    missing = enum.auto()  # what becomes resident from here on; pages of files can be dropped
     resident = enum.auto()  # the whole process, nothing of which is dropped for it
     reserved = enum.auto()  # anonymous address space from here on, touched or not
     device = enum.auto()  # what is taken of a device's own memory, and nothing else
@@ -43,19 +43,21 @@ class Limit:
 
     name: str
     left_bytes: int
-    counts: Counts = Counts.to_come
+    counts: Counts = Counts.missing
 
     def need(self, need: Need) -> int:
         """The bytes of a need that this bound sees."""
-        if self.counts is Counts.to_come:
-            return need.to_come()
+        if self.counts is Counts.missing:
+            return need.missing_bytes()
         if self.counts is Counts.device:
-            return need.to_come(Kind.device)
-        return need.touched() if self.counts is Counts.resident else need.to_reserve()
+            return need.missing_bytes(Kind.device)
+        return need.touched() if self.counts is Counts.resident else need.missing_address_space()
 
     def pinned(self, need: Need) -> int:
         """Those of them that stay when memory is short."""
-        return need.to_come(Kind.anonymous) if self.counts is Counts.to_come else self.need(need)
+        return (
+            need.missing_bytes(Kind.anonymous) if self.counts is Counts.missing else self.need(need)
+        )
 
     def spare(self, need: Need) -> int:
         return self.left_bytes - self.need(need)

@@ -73,11 +73,11 @@ class Need:
         """Resident bytes of the whole process."""
         return sum(c.touched_bytes for c in self.select(kind))
 
-    def to_come(self, kind: Kind | None = None) -> int:
+    def missing_bytes(self, kind: Kind | None = None) -> int:
         """Resident bytes that the process does not have yet."""
         return sum(max(0, c.touched_bytes - c.here_bytes) for c in self.select(kind))
 
-    def to_reserve(self) -> int:
+    def missing_address_space(self) -> int:
         """Anonymous address space that the process does not have yet."""
         return sum(max(0, c.reserved_bytes - c.here_bytes) for c in self.select(Kind.anonymous))
 

@@ -327,15 +327,16 @@ uint32_t ll_session_reuse(ll_session *s, const int32_t *ids, uint32_t n_ids) {
 
 /* ---- KV in and out --------------------------------------------------------------------------- */
 
-/* Whether a block has the KV of this group: all groups, or only those without a window. */
-static bool is_part(const ll_engine *e, uint32_t g, bool whole) {
+/* A whole block has the KV of every group. An early block, from which layers with a window have
+ * taken theirs back, has that of the groups without a window alone. */
+static bool has_group(const ll_engine *e, uint32_t g, bool whole) {
     return whole || e->plan.groups[g].kind == GROUP_FULL;
 }
 
 static size_t part_bytes(const ll_engine *e, bool whole) {
     size_t n_bytes = 0;
     for (uint32_t g = 0; g < e->plan.n_groups; g++)
-        if (is_part(e, g, whole)) n_bytes += e->kind->block_bytes(e->device, g);
+        if (has_group(e, g, whole)) n_bytes += e->kind->block_bytes(e->device, g);
     return n_bytes;
 }
 
@@ -358,7 +359,7 @@ bool ll_session_get_block(const ll_session *s, uint32_t i, void *out, ll_error *
     char *at = out;
     bool whole = has_whole(s, i);
     for (uint32_t g = 0; g < e->plan.n_groups; g++) {
-        if (!is_part(e, g, whole)) continue;
+        if (!has_group(e, g, whole)) continue;
         if (!e->kind->get_block(e->device, g, s->tables[g].blocks[i], at, err)) return false;
         at += e->kind->block_bytes(e->device, g);
     }
@@ -388,12 +389,12 @@ static bool reserve_put(ll_session *s, bool whole, ll_error *err) {
     uint32_t n_blocks = s->n_blocks + 1, g = 0;
     bool has_room = true;
     for (; has_room && g < s->engine->plan.n_groups; g++) {
-        if (!is_part(s->engine, g, whole)) continue;
+        if (!has_group(s->engine, g, whole)) continue;
         let_go(s, g, n_blocks);
         has_room = check_room(s->engine, g, count_new(s, g, n_blocks), err);
     }
     while (!has_room && g-- > 0)
-        if (is_part(s->engine, g, whole)) hold_window_again(s, g);
+        if (has_group(s->engine, g, whole)) hold_window_again(s, g);
     return has_room;
 }
 
@@ -409,7 +410,7 @@ static bool put_parts(ll_session *s, const char *kv, bool whole, uint32_t *fresh
     ll_engine *e = s->engine;
     for (uint32_t g = 0; g < MAX_GROUPS; g++) fresh[g] = NO_KV_BLOCK;
     for (uint32_t g = 0; g < e->plan.n_groups; g++) {
-        if (!is_part(e, g, whole)) continue;
+        if (!has_group(e, g, whole)) continue;
         fresh[g] = take_block(e, g);
         if (!e->kind->put_block(e->device, g, fresh[g], kv, err)) {
             drop_fresh(e, fresh);

@@ -24,8 +24,9 @@ typedef struct changes {
     uint8_t *are_changed;
 } changes;
 
-/* The logit of a token in a strip that may be written. */
-static float *take_logit(const changes *c, int32_t id) {
+/* Where to write the logit of a token: in our copy of its strip, which is made the first time,
+ * since the engine's own logits are read-only. */
+static float *writable_logit(const changes *c, int32_t id) {
     uint32_t strip = (uint32_t)id / STRIP_LOGITS, first = strip * STRIP_LOGITS;
     if (!c->are_changed[strip]) {
         uint32_t left = c->n_vocab - first;
@@ -44,7 +45,7 @@ static bool add_biases(const changes *c, const ll_sampling *s, ll_error *err) {
                            "a logit bias of %g for token %d, expected a number or -inf for a token "
                            "under %u",
                            (double)b.bias, b.id, c->n_vocab);
-        *take_logit(c, b.id) += b.bias;
+        *writable_logit(c, b.id) += b.bias;
     }
     return true;
 }
@@ -67,7 +68,7 @@ static bool apply_penalties(const changes *c, const ll_sampling *s, const int32_
     for (size_t i = 0; i < n_recent; i++) {
         int32_t *count = &counts[recent[i]];
         if (*count == 0) continue; /* done already */
-        float *logit = take_logit(c, recent[i]);
+        float *logit = writable_logit(c, recent[i]);
         *logit = penalized(s, *logit, *count);
         *count = 0;
     }

@@ -15,7 +15,7 @@ from gguf.constants import Keys
 from localllm.convert.checkpoint import Config
 from localllm.convert.gguf_values import f32, u32
 
-# Who is told what a user should know of a conversion.
+# A function that is called with each sentence that a user should read about a conversion.
 Note = Callable[[str], None]
 # Values as they lie in a file, by their keys; "{arch}" in a key stands for the family's.
 Metadata = dict[str, bytes]

@@ -120,9 +120,9 @@ static void lay_out(cpu *d, const scratch_need *need, arena *a) {
 
 /* What a thread touches of its memory at most, whichever tasks it comes to run: the panel for the
  * most demanding kernel, the floats for the largest task, and the row, which holds a normed input.
- */
+ * The row does not begin at a page's start, so it may touch one page more than it fills. */
 static size_t touched_thread_bytes(const cpu *d, const scratch_need *need) {
-    size_t row_bytes = d->model->dim * sizeof(float) + PAGE_BYTES; /* it begins within a page */
+    size_t row_bytes = d->model->dim * sizeof(float) + PAGE_BYTES;
     return whole_pages(need->panel_bytes) + whole_pages(need->n_floats * sizeof(float)) +
            whole_pages(row_bytes);
 }
