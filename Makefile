@@ -74,7 +74,14 @@ clean: ## remove everything that was built
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/installed: $(VENV)/bin/python $(SOURCES)
+# An editable install holds the list of modules, so it is made anew when one comes or moves.
+$(BUILD)/modules: FORCE
+	@mkdir -p $(BUILD) && find localllm -name '*.py' | sort >$@.now
+	@cmp -s $@.now $@ || cp $@.now $@; rm $@.now
+
+FORCE:
+
+$(VENV)/installed: $(VENV)/bin/python $(SOURCES) $(BUILD)/modules
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@
 
