@@ -179,6 +179,7 @@ def fetch_from(
     expected = merge_expected(request, remote)
     name = request.name if request.file else remote.name
     path = folder / free_name(folder, request.file or remote.file_name, name)
+    pulled_at = now()
 
     def describe(fetched: Fetched) -> Stored:
         return Stored(
@@ -191,7 +192,7 @@ def fetch_from(
             source=source.kind,
             origin=remote.origin,
             revision=remote.revision,
-            pulled_at=now(),
+            pulled_at=pulled_at,
         )
 
     def accept(part: Path, fetched: Fetched) -> None:
